@@ -1,0 +1,60 @@
+"""Everything that can go wrong with vimto itself, as opposed to the test it runs.
+
+Only `cli` and `shim` catch these; each ends vimto with `VimtoError.status`, so that a caller can
+tell "the VM was lost" from "the test failed".
+"""
+
+# The status that env(1), timeout(1) and docker use for "the tool failed, not the command".
+VIMTO_FAILED = 125
+
+
+class VimtoError(Exception):
+    """A failure of vimto or of its machine, never of the command that runs in it.
+
+    `message` is one line without a full stop; `lines` are quoted below it (log lines, most
+    recent last); `hint` says what the user can do.
+    """
+
+    status = VIMTO_FAILED
+
+    def __init__(self, message: str, *, hint: str = "", lines: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.lines = lines
+
+
+class UsageError(VimtoError):
+    """The command line cannot be understood."""
+
+
+class ConfigError(VimtoError):
+    """A configuration file or an environment variable cannot be used."""
+
+
+class KernelError(VimtoError):
+    """The kernel does not exist, cannot be read, or lacks what vimto needs."""
+
+
+class ImageError(VimtoError):
+    """An OCI image cannot be fetched, verified or unpacked."""
+
+
+class AgentError(VimtoError):
+    """The guest program cannot be built."""
+
+
+class QemuError(VimtoError):
+    """QEMU is missing, too old, or refused its command line."""
+
+
+class BootError(VimtoError):
+    """The machine did not come up, or not in time; the command has not been started."""
+
+
+class LostVMError(VimtoError):
+    """The machine ended, or fell silent, before the command's status was known."""
+
+
+class CommandError(VimtoError):
+    """A process that vimto started on the host failed."""

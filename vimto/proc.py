@@ -1,0 +1,186 @@
+"""The only place that starts processes.
+
+Three ways, by what the caller needs of the child: `run` waits and keeps its output, `foreground`
+gives it our terminal and signals, `spawn` leaves it running beside us. `run` and `foreground`
+are built on `sh`; `spawn` is on the shim's hot path and uses the standard library alone.
+"""
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from vimto import console, quoting
+from vimto.errors import CommandError
+
+
+class Result(NamedTuple):
+    """What a finished process left: its output and its status (128+N after signal N)."""
+
+    stdout: bytes
+    stderr: bytes
+    status: int
+
+    @property
+    def text(self) -> str:
+        """Stdout as text, without the last newline."""
+        return self.stdout.decode("utf-8", "surrogateescape").removesuffix("\n")
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    input: bytes = b"",
+    check: bool = True,
+) -> Result:
+    """Run `argv` to its end and return its output.
+
+    Stdin is `input`, or `/dev/null`. Raises `CommandError` when the program does not exist and,
+    with `check`, when its status is not zero; the error's lines are the last ten of its stderr.
+    """
+    import sh
+
+    console.debug(f"$ {quoting.show(argv)}")
+    with open(os.devnull, "rb") as null:
+        options: dict[str, object] = {
+            "_env": dict(os.environ if env is None else env),
+            "_in": input or null,
+            "_tty_out": False,
+            "_out_bufsize": 65536,
+            "_err_bufsize": 65536,
+            "_no_pipe": True,
+            "_decode_errors": "surrogateescape",
+            "_return_cmd": True,
+            "_preexec_fn": _default_signals,
+        }
+        if cwd is not None:
+            options["_cwd"] = os.fspath(cwd)
+        try:
+            done = sh.Command(argv[0])(*argv[1:], **options)
+            result = Result(done.stdout, done.stderr, 0)
+        except sh.CommandNotFound as exc:
+            raise CommandError(f"`{argv[0]}` is not installed or not on PATH") from exc
+        except sh.ErrorReturnCode as exc:
+            status = exc.exit_code if exc.exit_code >= 0 else 128 - exc.exit_code
+            result = Result(exc.stdout, exc.stderr, status)
+    if check and result.status:
+        lines = result.stderr.decode("utf-8", "replace").splitlines()
+        raise CommandError(
+            f"`{quoting.show(argv)}` failed with status {result.status}", lines=tuple(lines[-10:])
+        )
+    return result
+
+
+def foreground(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+) -> int:
+    """Run `argv` with our stdin, stdout and stderr and return its status (128+N for signal N).
+
+    A terminal's Ctrl-C reaches the child directly, so SIGINT and SIGQUIT only wake us up;
+    SIGTERM and SIGHUP sent to us are passed on. The child dies with us, even by SIGKILL. Raises
+    `CommandError` when the program does not exist. Must be called from the main thread.
+    """
+    import sh
+
+    console.debug(f"$ {quoting.show(argv)}")
+    try:
+        command = sh.Command(argv[0])
+    except sh.CommandNotFound as exc:
+        raise CommandError(f"`{argv[0]}` is not installed or not on PATH") from exc
+    words = mortal([str(command._path), *argv[1:]])
+    child = sh.Command(words[0])(
+        *words[1:],
+        _env=dict(os.environ if env is None else env),
+        _cwd=None if cwd is None else os.fspath(cwd),
+        _in=0,
+        _out=1,
+        _err=2,
+        _bg=True,
+        _bg_exc=False,
+        _new_session=False,
+        _close_fds=False,
+        _preexec_fn=_default_signals,
+        _return_cmd=True,
+    )
+
+    def forward(number: int, _frame: object) -> None:
+        try:
+            child.signal(number)
+        except ProcessLookupError:
+            pass
+
+    before = {
+        number: signal.signal(number, handler)
+        for number, handler in (
+            # A handler, not SIG_IGN: an ignored signal would stay ignored in the child.
+            (signal.SIGINT, lambda _n, _f: None),
+            (signal.SIGQUIT, lambda _n, _f: None),
+            (signal.SIGTERM, forward),
+            (signal.SIGHUP, forward),
+        )
+    }
+    try:
+        child.wait()
+        return 0
+    except sh.ErrorReturnCode as exc:
+        return int(exc.exit_code if exc.exit_code >= 0 else 128 - exc.exit_code)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _default_signals() -> None:
+    # Python ignores these three; a child must meet them as a shell's child would.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def mortal(argv: Sequence[str]) -> list[str]:
+    """Return `argv` wrapped so that the process dies with the thread that starts it.
+
+    util-linux's setpriv sets PR_SET_PDEATHSIG and replaces itself by the program: no
+    `preexec_fn`, so the cheap posix_spawn(3) road stays open, and no ctypes on the hot path.
+    """
+    return [SETPRIV, "--pdeathsig", "KILL", "--", *argv]
+
+
+SETPRIV = "/usr/bin/setpriv"
+
+
+def spawn(argv: Sequence[str], *, log: int, keep: Sequence[int] = ()) -> int:
+    """Start `argv` beside us and return its pid; the caller must reap it.
+
+    It dies with us. Stdin is `/dev/null`, stdout and stderr are the descriptor `log`, and of our
+    other descriptors it inherits those in `keep` alone, under the same numbers. Raises
+    `CommandError` when it cannot be started; a program that `setpriv` cannot execute ends at
+    once with a message in `log`.
+    """
+    console.debug(f"$ {quoting.show(argv)}")
+    for fd in keep:
+        os.set_inheritable(fd, True)
+    try:
+        return os.posix_spawn(
+            SETPRIV,
+            mortal(argv),
+            dict(os.environ),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, log, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+            ],
+            setpgroup=0,  # a terminal's Ctrl-C is for the test; we end the machine ourselves
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+        )
+    except OSError as exc:
+        raise CommandError(
+            f"`{argv[0]}` cannot be started: {exc.strerror}",
+            hint=f"vimto starts it through {SETPRIV}, of util-linux",
+        ) from exc
+    finally:
+        for fd in keep:
+            os.set_inheritable(fd, False)
