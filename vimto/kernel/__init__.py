@@ -1,0 +1,1 @@
+"""What to boot: from what the user names to the files that QEMU gets."""

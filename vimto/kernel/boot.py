@@ -1,0 +1,370 @@
+"""From a place on disk to the files and drivers of a kernel that can be booted.
+
+Three steps: *locate* finds the image and what belongs to it, *settle* says which drivers come
+from where, and the image itself is made into what QEMU loads fastest. Nothing is fetched.
+"""
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vimto.errors import KernelError
+from vimto.kernel import bzimage, cachedir, modules, tree
+from vimto.kernel.modules import MACHINE, TRANSPORTS, Driver, ModuleIndex, ModulePlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelFiles:
+    """A kernel, ready to boot.
+
+    `kernel` is for QEMU's `-kernel`: an ELF entered through PVH (`pvh`), else the bzImage.
+    `image_root` is the tree to lay over the host's root in the guest, if the kernel came with
+    one. `vmlinux` has debug information. `config` is {"CONFIG_X": "y"}, {} where unknown. While
+    no file of `sources` changes, resolving again would give the same.
+    """
+
+    kernel: Path
+    pvh: bool
+    release: str
+    modules: ModulePlan
+    transport: str
+    image_root: Path | None
+    vmlinux: Path | None
+    config: Mapping[str, str] = field(repr=False)
+    sources: tuple[Path, ...] = field(repr=False)
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """A kernel image and the places where its belongings are looked for."""
+
+    image: Path
+    release: str
+    root: Path
+    modules: Path | None
+    image_root: Path | None
+    watched: tuple[Path, ...] = ()
+
+
+# Where packages, images and build trees put things, below their root; {v} is the release.
+_IMAGES = ("boot/vmlinux", "boot/vmlinuz", "boot/bzImage")
+_VERSIONED_IMAGES = (
+    "boot/vmlinuz-{v}",
+    "usr/lib/modules/{v}/vmlinuz",
+    "lib/modules/{v}/vmlinuz",
+    "boot/vmlinux-{v}",
+)
+_BARE_IMAGES = ("vmlinux", "vmlinuz", "bzImage")
+_BUILT_IMAGES = ("vmlinux", "arch/x86/boot/bzImage")
+_MODULES = ("lib/modules/{v}", "usr/lib/modules/{v}")
+_CONFIGS = (
+    ".config",
+    "boot/config-{v}",
+    "boot/config",
+    "usr/lib/modules/{v}/config",
+    "lib/modules/{v}/config",
+    "lib/modules/{v}/build/.config",
+)
+_DEBUG = (
+    "boot/vmlinux",
+    "boot/vmlinux-{v}",
+    "usr/lib/debug/boot/vmlinux-{v}",
+    "usr/lib/debug/lib/modules/{v}/vmlinux",
+    "usr/lib/debug/usr/lib/modules/{v}/vmlinux",
+    "lib/modules/{v}/build/vmlinux",
+    "vmlinux",
+)
+
+
+def resolve_file(path: Path, *, cache: Path) -> KernelFiles:
+    """Resolve a kernel image; its modules are those of the tree that it lies in, if any.
+
+    Raises `KernelError` for a file that cannot be read, is no kernel, or lacks a driver.
+    """
+    image = Path(os.path.realpath(path))
+    release = bzimage.read_release(image)
+    for root in _roots_above(image):
+        if is_build_tree(root):
+            return _resolve(_build_tree(root, image, release), cache)
+        found = _first(root, _MODULES, release)
+        if found:
+            image_root = None if root == Path("/") else root
+            located = Located(
+                image=image, release=release, root=root, modules=found, image_root=image_root
+            )
+            return _resolve(located, cache)
+    located = Located(
+        image=image, release=release, root=image.parent, modules=None, image_root=None
+    )
+    return _resolve(located, cache)
+
+
+def resolve_tree(root: Path, *, cache: Path) -> KernelFiles:
+    """Resolve a directory: an image's or package's file system, or a kernel build tree.
+
+    Links in it are followed inside it. `boot/vmlinux` wins over `boot/vmlinuz`; of several
+    kernels whose names carry a version the newest wins. Raises `KernelError` as `resolve_file`
+    does, and for a directory without a kernel.
+    """
+    root = Path(os.path.realpath(root))
+    if is_build_tree(root):
+        image = _first(root, _BUILT_IMAGES, "")
+        if image is None:
+            raise KernelError(
+                f"the kernel build tree `{root}` holds no kernel",
+                hint=f"build one with `make -C {root} bzImage`",
+            )
+        return _resolve(_build_tree(root, image, bzimage.read_release(image)), cache)
+    image = _find_image(root)
+    if image is None:
+        raise KernelError(
+            f"there is no kernel in `{root}`",
+            hint="looked for boot/vmlinux, boot/vmlinuz, boot/vmlinuz-*, "
+            "usr/lib/modules/*/vmlinuz, vmlinux, vmlinuz and bzImage",
+        )
+    release = bzimage.read_release(image)
+    found = _first(root, _MODULES, release)
+    if found is None and any((root / name).exists() for name in ("modules.dep", "kernel")):
+        found = root  # the directory is a lib/modules/V itself
+    overlays = root != Path("/") and any(
+        (root / name).is_dir() for name in ("boot", "lib", "usr", "etc")
+    )
+    located = Located(
+        image=image,
+        release=release,
+        root=root,
+        modules=found,
+        image_root=root if overlays else None,
+        watched=tuple(
+            place
+            for name in ("", "boot", "lib/modules", "usr/lib/modules")
+            if (place := tree.find_inside(root, name))
+        ),
+    )
+    return _resolve(located, cache)
+
+
+def resolve_host(*, cache: Path) -> KernelFiles:
+    """Resolve the running kernel, or the newest installed one where its file is gone.
+
+    Raises `KernelError` as `resolve_file` does, and where no kernel is installed.
+    """
+    path = find_host_kernel()
+    if path is None:
+        for path in host_kernels():
+            bzimage.read_head(path)  # raises, and says how to make it readable
+        raise KernelError(
+            "this machine has no kernel installed",
+            hint="`-kernel apt:linux-image-amd64` downloads Debian's without installing it",
+        )
+    return resolve_file(path, cache=cache)
+
+
+def find_host_kernel() -> Path | None:
+    """Return the image of the running kernel, else of the newest one that can be read."""
+    return next((path for path in host_kernels() if os.access(path, os.R_OK)), None)
+
+
+def host_kernels(root: Path = Path("/")) -> Iterator[Path]:
+    """Yield the images of the kernels installed under `root`: the running one, newest first."""
+    running = platform.uname().release
+    releases = [
+        *(name.removeprefix("vmlinuz-") for name in tree.find_names(root, "boot")),
+        *tree.find_names(root, "usr/lib/modules"),
+        *tree.find_names(root, "lib/modules"),
+    ]
+    newest_first = sorted(set(releases) - {running}, key=tree.version_key, reverse=True)
+    for release in (running, *newest_first):
+        found = _first(root, _VERSIONED_IMAGES, release)
+        if found:
+            yield found
+
+
+def is_build_tree(directory: Path) -> bool:
+    """Say whether a kernel has been configured (`make …config`) in `directory`."""
+    # An out-of-tree build (`make O=`) has a Makefile too, but no Kbuild.
+    return (directory / ".config").is_file() and (
+        (directory / "Kbuild").exists() or (directory / "include/config").is_dir()
+    )
+
+
+def _roots_above(image: Path) -> Iterator[Path]:
+    # boot/vmlinuz-V, usr/lib/modules/V/vmlinuz and arch/x86/boot/bzImage: four levels at most.
+    # A kernel's tree has it in a known place, so an unrelated ancestor's modules don't count.
+    for depth, root in enumerate(image.parents[:4]):
+        places = image.relative_to(root).parts[:-1]
+        if (
+            depth == 0
+            or places == ("boot",)
+            or places[-3:-1] == ("lib", "modules")
+            or is_build_tree(root)
+        ):
+            yield root
+
+
+def _build_tree(root: Path, image: Path, release: str) -> Located:
+    return Located(image=image, release=release, root=root, modules=root, image_root=None)
+
+
+def _find_image(root: Path) -> Path | None:
+    versions = {
+        *(name.removeprefix("vmlinuz-") for name in tree.find_names(root, "boot")),
+        *tree.find_names(root, "usr/lib/modules"),
+        *tree.find_names(root, "lib/modules"),
+    }
+    found = _first(root, _IMAGES, "")
+    for version in sorted(versions, key=tree.version_key, reverse=True):
+        found = found or _first(root, _VERSIONED_IMAGES, version)
+    return found or _first(root, _BARE_IMAGES, "")
+
+
+def _first(root: Path, names: tuple[str, ...], release: str) -> Path | None:
+    for name in names:
+        if release or "{v}" not in name:
+            found = tree.find_inside(root, name.format(v=release))
+            if found:
+                return found
+    return None
+
+
+def _resolve(located: Located, cache: Path) -> KernelFiles:
+    kernel, pvh = _bootable(located.image, cache)
+    config, config_file = _read_config(located, kernel)
+    index = modules.read_index(located.modules) if located.modules else None
+    transport, plan = settle_drivers(index, config, name=str(located.image))
+    debug = [
+        path
+        for name in _DEBUG
+        if (path := _first(located.root, (name,), located.release)) and _have_debug_info(path)
+    ]
+    sources = (
+        located.image,
+        *located.watched,
+        *(index.sources if index else ()),
+        *(module.path for module in plan.modules),
+        *([config_file] if config_file else []),
+        *debug[:1],
+    )
+    return KernelFiles(
+        kernel=kernel,
+        pvh=pvh,
+        release=located.release,
+        modules=plan,
+        transport=transport,
+        image_root=located.image_root,
+        vmlinux=debug[0] if debug else None,
+        config=config,
+        sources=tuple(dict.fromkeys(sources)),
+        description=f"Linux {located.release or 'of unknown version'} (`{located.image}`)",
+    )
+
+
+def _have_debug_info(path: Path) -> bool:
+    try:
+        return bzimage.has_debug_info(path)
+    except OSError:  # unreadable: it is only wanted for gdb
+        return False
+
+
+def _read_config(located: Located, kernel: Path) -> tuple[dict[str, str], Path | None]:
+    path = _first(located.root, _CONFIGS, located.release)
+    try:
+        text = path.read_text(errors="replace") if path else ""
+    except OSError:
+        path, text = None, ""
+    text = text or bzimage.read_config(kernel)
+    pairs = (line.partition("=") for line in text.splitlines() if line.startswith("CONFIG_"))
+    return {key: value for key, _, value in pairs}, path
+
+
+def _bootable(image: Path, cache: Path) -> tuple[Path, bool]:
+    head = bzimage.read_head(image)
+    out = cache / "vmlinux" / cachedir.signature(image)
+    if bzimage.is_bzimage(head):
+        try:
+            if not out.exists():
+                with cachedir.locked(out):
+                    if not out.exists():
+                        bzimage.extract_vmlinux(image, out)
+        except bzimage.UnknownCompressionError:
+            return image, False
+        return (out, True) if bzimage.has_pvh_note(out) else (image, False)
+    if not bzimage.is_elf(head):
+        raise KernelError(f"`{image}` is neither an x86 bzImage nor a 64-bit ELF kernel")
+    if not bzimage.has_pvh_note(image):
+        raise KernelError(
+            f"QEMU cannot start `{image}` directly: it was built without CONFIG_PVH",
+            hint="the bzImage of the same build works",
+        )
+    if image.stat().st_size <= bzimage.loaded_size(image) + _NEGLIGIBLE:
+        return image, True
+    if not out.exists():
+        with cachedir.locked(out):
+            if not out.exists():
+                bzimage.strip_vmlinux(image, out)
+    return out, True
+
+
+_NEGLIGIBLE = 1 << 20  # relocations, section headers
+
+
+def settle_drivers(
+    index: ModuleIndex | None, config: Mapping[str, str], *, name: str
+) -> tuple[str, ModulePlan]:
+    """Choose the transport for files and say where each driver of the guest comes from.
+
+    Raises `KernelError`, listing the options that `name` lacks, when there is no way.
+    """
+    lacks: dict[str, list[Driver]] = {}
+    for transport, drivers in TRANSPORTS.items():
+        wanted = (*MACHINE, *drivers)
+        plan = modules.resolve_modules(index, tuple(driver.module for driver in wanted))
+        absent = [driver for driver in wanted if not _have_driver(driver, plan, index, config)]
+        lacks[transport] = [driver for driver in absent if driver.required]
+        # A dependency that is nowhere leaves its module unloadable.
+        names = {modules.normalise(driver.module) for driver in wanted}
+        broken = [missing for missing in plan.missing if missing not in names]
+        if broken:
+            raise KernelError(f"`{name}` lacks modules that others need: {', '.join(broken)}")
+        if not lacks[transport]:
+            missing = tuple(modules.normalise(driver.module) for driver in absent)
+            loaded = {module.name for module in plan.modules}
+            return transport, ModulePlan(
+                modules=plan.modules,
+                builtin=tuple(sorted(names - loaded - set(missing))),
+                missing=missing,
+            )
+    raise _lacking(name, lacks)
+
+
+def _have_driver(
+    driver: Driver, plan: ModulePlan, index: ModuleIndex | None, config: Mapping[str, str]
+) -> bool:
+    name = modules.normalise(driver.module)
+    if any(module.name == name for module in plan.modules):
+        return True
+    if config:
+        return config.get(f"CONFIG_{driver.option}") == "y"
+    # Without a configuration, only a list of what is built in proves that something is not.
+    return name not in plan.missing or (index is not None and not index.builtin)
+
+
+def _lacking(name: str, lacks: Mapping[str, list[Driver]]) -> KernelError:
+    machine = [driver for driver in MACHINE if driver in next(iter(lacks.values()))]
+    if machine:
+        options = ", ".join(f"CONFIG_{driver.option}" for driver in machine)
+        return KernelError(
+            f"`{name}` lacks {options}",
+            hint="as a module it must lie in `lib/modules` of the kernel's tree",
+        )
+    ways = (
+        " and ".join(f"CONFIG_{driver.option}" for driver in drivers) + f" for {transport}"
+        for transport, drivers in lacks.items()
+    )
+    return KernelError(
+        f"`{name}` has no way to the host's files: it supports neither 9p nor virtiofs",
+        hint=f"it needs {', or '.join(ways)}",
+    )
