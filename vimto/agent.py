@@ -1,0 +1,112 @@
+"""The guest program: built from source with the user's own Go, once, into the cache."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vimto import console, proc
+from vimto.errors import AgentError, CommandError
+from vimto.kernel import cachedir
+
+_OLDEST_GO = "1.21"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    """A built guest program; `digest` is its source's, and what it calls itself to the host."""
+
+    path: Path
+    digest: str
+
+
+def find_agent(*, cache: Path, arch: str = "amd64") -> Agent | None:
+    """Return the latest build of the present source, whichever Go made it; None without one."""
+    digest = source_digest(source_directory())
+    built = [*(cache / "agent").glob(f"{arch}-{digest}-*")]
+    if not built:
+        return None
+    return Agent(path=max(built, key=lambda path: path.stat().st_mtime_ns), digest=digest)
+
+
+def build_agent(*, cache: Path, go: str = "go", arch: str = "amd64") -> Agent:
+    """Return the guest program as `go` builds it; no process is started when it is there.
+
+    Built anew for another source, another `go` (by its file's identity), another GOARCH. Raises
+    `AgentError` without a `go` or when the build fails.
+    """
+    source = source_directory()
+    digest = source_digest(source)
+    program = shutil.which(go)
+    if program is None:
+        raise AgentError(
+            f"`{go}` is not installed, and vimto's guest program is built with it",
+            hint=f"install Go {_OLDEST_GO} or newer and have it on PATH",
+        )
+    real = Path(os.path.realpath(program))
+    path = cache / "agent" / f"{arch}-{digest}-{cachedir.signature(real)[:16]}"
+    if not path.exists():
+        with cachedir.locked(path):
+            if not path.exists():
+                console.note("building the guest program (once)")
+                with cachedir.new_file(path, mode=0o755) as temporary:
+                    _build(program, source, temporary, digest=digest, arch=arch)
+    return Agent(path=path, digest=digest)
+
+
+def source_directory() -> Path:
+    """Return where the guest program's source is: in the package, else in the checkout."""
+    package = Path(__file__).resolve().parent
+    for place in (package / "_guest", package.parent / "guest"):
+        if (place / "go.mod").is_file():
+            return place
+    raise AgentError(
+        "the source of vimto's guest program is missing",
+        hint=f"this installation is incomplete: there is no `{package / '_guest'}`",
+    )
+
+
+def source_digest(source: Path) -> str:
+    """Return a digest (16 hex digits) of the names and contents of all that goes into a build."""
+    digest = hashlib.sha256()
+    for path in _source_files(source):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(source)}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def _source_files(source: Path) -> Iterator[Path]:
+    for path in sorted(source.rglob("*")):
+        relevant = path.name in ("go.mod", "go.sum") or (
+            path.suffix in (".go", ".s") and not path.name.endswith("_test.go")
+        )
+        if relevant and "testdata" not in path.parts:
+            yield path
+
+
+def _build(go: str, source: Path, out: Path, *, digest: str, arch: str) -> None:
+    # The user's settings must not leak in: GOFLAGS=-race or a go.work of theirs would.
+    env = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("GO")},
+        **{key: os.environ[key] for key in ("GOCACHE", "GOROOT", "GOPATH") if key in os.environ},
+        "CGO_ENABLED": "0",
+        "GOOS": "linux",
+        "GOARCH": arch,
+        "GOTOOLCHAIN": "local",
+        "GOFLAGS": "",
+        "GOWORK": "off",
+        "GO111MODULE": "on",
+    }
+    if not {"HOME", "XDG_CACHE_HOME", "GOCACHE"} & env.keys():
+        env["GOCACHE"] = str(out.parent / "go-build")  # go refuses to work without a place
+    flags = ["-trimpath", "-buildvcs=false", f"-ldflags=-s -w -X main.buildID={digest}"]
+    try:
+        proc.run([go, "build", *flags, "-o", str(out), "."], env=env, cwd=source)
+    except CommandError as exc:
+        raise AgentError(
+            f"the guest program cannot be built with `{go}`",
+            lines=exc.lines or (exc.message,),
+            hint=f"Go {_OLDEST_GO} or newer is needed",
+        ) from exc
