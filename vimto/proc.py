@@ -8,7 +8,7 @@ are built on `sh`; `spawn` is on the shim's hot path and uses the standard libra
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vimto import console, quoting
 from vimto.errors import CommandError
@@ -58,7 +58,8 @@ def run(
         if cwd is not None:
             options["_cwd"] = os.fspath(cwd)
         try:
-            done = sh.Command(argv[0])(*argv[1:], **options)
+            command: Any = sh.Command(argv[0])
+            done = command(*argv[1:], **options)
             result = Result(done.stdout, done.stderr, 0)
         except sh.CommandNotFound as exc:
             raise CommandError(f"`{argv[0]}` is not installed or not on PATH") from exc
@@ -89,11 +90,12 @@ def foreground(
 
     console.debug(f"$ {quoting.show(argv)}")
     try:
-        command = sh.Command(argv[0])
+        command: Any = sh.Command(argv[0])
     except sh.CommandNotFound as exc:
         raise CommandError(f"`{argv[0]}` is not installed or not on PATH") from exc
     words = mortal([str(command._path), *argv[1:]])
-    child = sh.Command(words[0])(
+    start: Any = sh.Command(words[0])
+    child = start(
         *words[1:],
         _env=dict(os.environ if env is None else env),
         _cwd=None if cwd is None else os.fspath(cwd),

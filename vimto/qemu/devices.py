@@ -1,0 +1,165 @@
+"""Devices: each is one decision, and says what it adds to QEMU's and the kernel's command line.
+
+A word may hold placeholders (`hole`): descriptors and host paths that only the process which
+starts QEMU knows. A command line with holes is the same for every machine of a plan, so it is
+worked out once, and it is what a save is keyed by.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Device(Protocol):
+    """One part of the machine."""
+
+    def argv(self) -> list[str]:
+        """Return the words this device adds to QEMU's command line."""
+        ...
+
+    def kernel_args(self) -> list[str]:
+        """Return the words this device adds to the kernel's command line."""
+        ...
+
+
+def hole(name: str) -> str:
+    """Return the placeholder that `vm.machine.fill` replaces: NUL cannot occur in an argument."""
+    return f"\0{name}\0"
+
+
+def escape(value: str) -> str:
+    """Return `value` as the value of a QEMU option: a comma would end it."""
+    return value.replace(",", ",,")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """`mebibytes` of RAM in one block, whose backing (`ram`) each machine chooses."""
+
+    mebibytes: int
+
+    def argv(self) -> list[str]:
+        return ["-m", f"{self.mebibytes}M", "-object", hole("ram")]
+
+    def kernel_args(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processors:
+    """`count` processors, all that the accelerator can offer of the host's features."""
+
+    count: int
+    accelerator: str
+
+    def argv(self) -> list[str]:
+        # Multi-threaded emulation: without it two guest processors share one host core.
+        accel = "tcg,thread=multi" if self.accelerator == "tcg" else self.accelerator
+        return ["-accel", accel, "-cpu", "max", "-smp", str(self.count)]
+
+    def kernel_args(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class SerialConsole:
+    """The kernel's log, into a descriptor of the process that starts QEMU."""
+
+    verbose: bool
+
+    def argv(self) -> list[str]:
+        path = f"/dev/fd/{hole('console')}"
+        return ["-chardev", f"file,id=console,path={path},append=on", "-serial", "chardev:console"]
+
+    def kernel_args(self) -> list[str]:
+        # Each byte on an emulated UART costs microseconds; an oops raises the level by itself.
+        return ["console=ttyS0", "ignore_loglevel" if self.verbose else "quiet"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentPort:
+    """The virtio-serial port to the guest program, and the monitor beside it."""
+
+    name: str
+
+    def argv(self) -> list[str]:
+        return [
+            *("-device", "virtio-serial-pci,max_ports=2"),
+            *("-chardev", f"socket,id=agent,fd={hole('agent')}"),
+            *("-device", f"virtserialport,chardev=agent,name={escape(self.name)}"),
+            *("-chardev", f"socket,id=monitor,fd={hole('monitor')}"),
+            *("-mon", "chardev=monitor,mode=control"),
+        ]
+
+    def kernel_args(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropySource:
+    """The host's random numbers, so that nothing in the guest waits for entropy."""
+
+    def argv(self) -> list[str]:
+        return [
+            *("-object", "rng-random,id=rng,filename=/dev/urandom"),
+            *("-device", "virtio-rng-pci,rng=rng"),
+        ]
+
+    def kernel_args(self) -> list[str]:
+        return ["random.trust_cpu=on"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NinePSlots:
+    """9p devices for the mount tags `tags`, eight to a PCI slot from `first_slot` on.
+
+    Which directory is behind a tag is a hole: it is no part of a saved machine's state.
+    """
+
+    tags: tuple[str, ...]
+    first_slot: int
+
+    def argv(self) -> list[str]:
+        words = []
+        for index, tag in enumerate(self.tags):
+            slot, function = divmod(index, 8)
+            address = f"addr=0x{self.first_slot + slot:x}.{function}"
+            if function == 0:
+                address += ",multifunction=on"
+            backend = f"local,id={tag},security_model=none,multidevs=remap,path={hole(tag)}"
+            words += ["-fsdev", backend]
+            words += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag},{address}"]
+        return words
+
+    def kernel_args(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class VirtiofsSlots:
+    """virtiofs devices for the mount tags `tags`; a virtiofsd listens on each socket."""
+
+    tags: tuple[str, ...]
+
+    def argv(self) -> list[str]:
+        words = []
+        for tag in self.tags:
+            words += ["-chardev", f"socket,id={tag},path={hole(tag)}"]
+            words += ["-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
+        return words
+
+    def kernel_args(self) -> list[str]:
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserNetwork:
+    """One network card behind QEMU's own NAT: outgoing connections and DNS."""
+
+    def argv(self) -> list[str]:
+        return [
+            *("-netdev", "user,id=net"),
+            *("-device", "virtio-net-pci,netdev=net,romfile="),
+        ]
+
+    def kernel_args(self) -> list[str]:
+        return []

@@ -1,0 +1,45 @@
+"""What `go test -exec` runs, once per test binary: the hot path.
+
+    python -I -S shim.py PID PLAN LIFELINE [--save | WORDS…]
+
+PID is the `vimto go test` that waits for go, PLAN and LIFELINE are descriptors of it: the plan in
+memory, and a pipe that hangs up when it is gone. So no file has to be cleaned up, however either
+of us ends. Imports are the standard library's light ones and our own; a test pins the set.
+"""
+
+import os
+import sys
+
+
+def main(argv: list[str]) -> int:
+    """Run one command in a machine as the plan says and return the status to exit with."""
+    # -I leaves the directory of the script out of the path, and -S site-packages.
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from vimto import console
+    from vimto.errors import VIMTO_FAILED, BootError, VimtoError
+    from vimto.vm.plan import load_plan
+    from vimto.vm.run import Request, make_save, run
+
+    try:
+        pid, plan_fd, lifeline_fd, *words = argv
+        try:
+            with open(f"/proc/{pid}/fd/{plan_fd}", "rb") as file:
+                plan = load_plan(file.read())
+            lifeline = os.open(f"/proc/{pid}/fd/{lifeline_fd}", os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as exc:
+            raise BootError("the vimto that started this run is gone") from exc
+        console.set_verbosity(plan.verbose)
+        if words == ["--save"]:
+            return make_save(plan, lifeline)
+        temporary = os.environ.get("GOTMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+        return run(plan, Request(words, os.getcwd(), os.environb, temporary, lifeline))
+    except VimtoError as exc:
+        console.error(exc)
+        return exc.status
+    except KeyboardInterrupt:
+        return VIMTO_FAILED
+
+
+if __name__ == "__main__":
+    # No interpreter shutdown: nothing is left to do, and it takes as long as half our imports.
+    os._exit(main(sys.argv[1:]))

@@ -1,0 +1,294 @@
+"""The conversation with one guest, from its first word to the command's status.
+
+    BOOTING ──ready──> (run sent) ──> ORDERED ──accepted──> PREPARING ──started──> RUNNING
+                                                     └─────────exit─────────┴──exit──> EXITED
+
+A restored guest begins in ORDERED: it said `ready` before it was saved. Each state but RUNNING
+has a limit of its own. Until `accepted` the order may be given to another machine; after it never.
+"""
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from vimto.errors import BootError, LostVMError, VimtoError
+from vimto.vm import protocol
+from vimto.vm.signals import ENDING, SignalPipe
+from vimto.vm.streams import Input, Output
+
+BOOTING, ORDERED, PREPARING, RUNNING, EXITED = range(5)
+
+# How long our own reader may take for the rest of the output once a signal asked us to end.
+_FLUSH_LIMIT = 1.0
+# A command that ignores this many requests to end is ended with its machine.
+_PATIENCE = 3
+
+
+class Interrupted(VimtoError):
+    """A signal asked us to end before the command was started, or too often after."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.status = 128 + number
+
+
+class Limits(NamedTuple):
+    """Seconds that each state may last; 0 is no limit."""
+
+    boot: float
+    accept: float
+    prepare: float
+    run: float
+
+    def of(self, state: int) -> float:
+        """Return the limit of `state`."""
+        return {BOOTING: self.boot, ORDERED: self.accept, PREPARING: self.prepare}.get(
+            state, self.run if state == RUNNING else 0.0
+        )
+
+
+class Exchange:
+    """Pumps frames between the port and our streams until the guest reports the exit.
+
+    `make_order` is called when the order is due, so that its clock is right. `on_notice` gets
+    (level, text). `on_start` is called once when the command runs. `lifeline` is a descriptor that
+    hangs up when the vimto that planned this run is gone, or -1.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        make_order: Callable[[], dict[str, Any]],
+        limits: Limits,
+        signals: SignalPipe,
+    ) -> None:
+        self.state = BOOTING
+        self.on_notice: Callable[[str, str], None] = lambda _level, _text: None
+        self.on_start: Callable[[], None] = lambda: None
+        self.lifeline = -1
+        self.result: dict[str, Any] = {}
+        self._port = port
+        self._make_order = make_order
+        self._limits = limits
+        self._signals = signals
+        self._reader = protocol.FrameReader()
+        self._outbox = bytearray()
+        self._input: Input | None = None
+        self._outputs: dict[int, Output] = {}
+        self._entered = time.monotonic()
+        self._asked = 0
+        self._flush_until = 0.0
+
+    def attach(self, stdin: Input | None, outputs: dict[int, Output]) -> None:
+        """Take our streams: stdin if the command shall have it, and outputs by stream number."""
+        self._input = stdin
+        self._outputs = outputs
+
+    def send_order(self) -> None:
+        """Give the order now; called for a restored guest before `run`."""
+        self._send(protocol.encode_json(protocol.RUN, self._make_order()))
+        self._enter(ORDERED)
+
+    def run(self) -> dict[str, Any]:
+        """Return the payload of the exit frame once all output is written.
+
+        Raises `BootError` when the machine ended or was silent before `accepted`, `LostVMError`
+        after it, `Interrupted` for signals that nobody is left to handle.
+        """
+        while self.state != EXITED or self._unwritten():
+            poller = select.poll()
+            for fd, events in self._interests():
+                poller.register(fd, events)
+            for fd, events in poller.poll(self._poll_limit()):
+                self._handle(fd, events)
+            self._check_limits()
+        return self.result
+
+    # -- what to wait for
+
+    def _interests(self) -> list[tuple[int, int]]:
+        wanted: list[tuple[int, int]] = [(self._signals.fd, select.POLLIN)]
+        if self.lifeline >= 0:
+            wanted.append((self.lifeline, 0))  # POLLHUP is always reported
+        if self.state != EXITED:
+            events = select.POLLIN | (select.POLLOUT if self._outbox else 0)
+            wanted.append((self._port, events))
+            if self._input and self.state == RUNNING and self._input.wanted:
+                wanted.append((self._input.fd, select.POLLIN))
+        wanted += [(o.fd, select.POLLOUT) for o in self._outputs.values() if o.pending]
+        return wanted
+
+    def _poll_limit(self) -> float | None:
+        deadline = self._flush_until or self._deadline()
+        return max(0.0, deadline - time.monotonic()) * 1000 + 1 if deadline else None
+
+    def _deadline(self) -> float:
+        limit = self._limits.of(self.state)
+        return self._entered + limit if limit else 0.0
+
+    def _unwritten(self) -> bool:
+        return any(output.pending for output in self._outputs.values())
+
+    def _check_limits(self) -> None:
+        now = time.monotonic()
+        if self._flush_until and now > self._flush_until:
+            for output in self._outputs.values():
+                output.broken = True
+            self._outputs = {}
+        deadline = self._deadline()
+        if deadline and now > deadline:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        limit = f"{self._limits.of(self.state):g} s"
+        if self.state == BOOTING:
+            raise BootError(
+                f"the machine did not boot within {limit}",
+                hint="`-boot-timeout` sets the limit; `-v -v` shows the kernel's log",
+            )
+        if self.state == ORDERED:
+            raise BootError(f"the guest did not answer within {limit}")
+        if self.state == PREPARING:
+            raise LostVMError(
+                f"the guest was not prepared within {limit}",
+                hint="a `setup` command may wait for something that does not come",
+            )
+        raise LostVMError(
+            f"the command was still running after {limit}, vimto's own `-timeout`",
+            hint="the machine has been ended; this is no result of the test",
+        )
+
+    # -- what happens
+
+    def _handle(self, fd: int, events: int) -> None:
+        if fd == self._port:
+            if events & select.POLLOUT:
+                self._flush_outbox()
+            if events & ~select.POLLOUT:
+                self._receive()
+        elif fd == self._signals.fd:
+            for number in self._signals.read():
+                self._take_signal(number)
+        elif fd == self.lifeline:
+            raise LostVMError("the vimto that started this run is gone")
+        elif self._input and fd == self._input.fd:
+            self._send(self._input.read_some())
+        else:
+            for output in self._outputs.values():
+                if output.fd == fd:
+                    self._write_output(output)
+
+    def _receive(self) -> None:
+        try:
+            data = os.read(self._port, 1 << 20)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            if self.state in (BOOTING, ORDERED):
+                raise BootError("the machine ended before the command was started")
+            raise LostVMError("the machine ended before the command reported its status")
+        for kind, payload in self._reader.feed(data):
+            self._take_frame(kind, payload)
+            if self.state == EXITED:
+                break
+
+    def _take_frame(self, kind: int, payload: bytes) -> None:
+        if kind in (protocol.STDOUT, protocol.STDERR):
+            stream = kind - protocol.STDOUT + 1
+            output = self._outputs.get(stream)
+            if output is None:
+                self._send(protocol.encode_ack(stream, len(payload)))
+            else:
+                output.put(payload)
+                self._write_output(output)
+        elif kind == protocol.ACK:
+            _, count = protocol.decode_ack(payload)
+            if self._input:
+                self._input.acknowledge(count)
+        elif kind == protocol.NOTICE:
+            notice = protocol.decode_json(payload)
+            self.on_notice(str(notice.get("level", "")), str(notice.get("text", "")))
+        elif kind == protocol.EXIT:
+            self.result = protocol.decode_json(payload)
+            self._enter(EXITED)
+        else:
+            self._take_progress(kind, payload)
+
+    def _take_progress(self, kind: int, payload: bytes) -> None:
+        if kind == protocol.READY and self.state == BOOTING:
+            check_ready(protocol.decode_json(payload))
+            self.send_order()
+        elif kind == protocol.ACCEPTED and self.state == ORDERED:
+            self._enter(PREPARING)
+        elif kind == protocol.STARTED and self.state == PREPARING:
+            self._enter(RUNNING)
+            self.on_start()
+        else:
+            raise LostVMError(f"the guest sent an unexpected frame (kind {kind})")
+
+    def _write_output(self, output: Output) -> None:
+        count = output.write_some()
+        if output.broken:
+            # The command meets the end of its reader as it would on the host: EPIPE.
+            self._send(protocol.encode_ack(output.stream, protocol.READER_GONE))
+            del self._outputs[output.stream]
+        elif count:
+            self._send(protocol.encode_ack(output.stream, count))
+
+    def _take_signal(self, number: int) -> None:
+        if number in ENDING:
+            self._asked += 1
+            if self.state < RUNNING or self._asked >= _PATIENCE:
+                raise Interrupted(number)
+            self._flush_until = time.monotonic() + _FLUSH_LIMIT if self.state == EXITED else 0.0
+        if self.state != RUNNING:
+            return
+        if number == signal.SIGWINCH:
+            self.send_size()
+        else:
+            self._send(protocol.encode(protocol.SIGNAL, bytes((number,))))
+
+    def send_size(self) -> None:
+        """Tell the guest the size of our terminal; without one nothing happens."""
+        try:
+            columns, rows = os.get_terminal_size(0)
+        except OSError:
+            return
+        self._send(protocol.encode_resize(rows, columns))
+
+    # -- sending
+
+    def _enter(self, state: int) -> None:
+        self.state = state
+        self._entered = time.monotonic()
+        if state == EXITED and self._asked:
+            self._flush_until = self._entered + _FLUSH_LIMIT
+
+    def _send(self, frame: bytes) -> None:
+        if self.state != EXITED:
+            self._outbox += frame
+            self._flush_outbox()
+
+    def _flush_outbox(self) -> None:
+        try:
+            while self._outbox:
+                del self._outbox[: os.write(self._port, self._outbox)]
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):
+            self._outbox.clear()  # reading the port says that the machine has ended
+
+
+def check_ready(ready: dict[str, Any]) -> None:
+    """Raise `BootError` unless the guest speaks our protocol."""
+    if ready.get("protocol") != protocol.VERSION:
+        raise BootError(
+            f"the guest speaks version {ready.get('protocol')} of vimto's protocol,"
+            f" the host {protocol.VERSION}",
+            hint="`vimto kernel prune` removes what another version left in the cache",
+        )

@@ -1,0 +1,83 @@
+"""Why a machine was lost: the kernel's last words, turned into a message with a hint."""
+
+from vimto import console
+from vimto.errors import BootError, VimtoError
+from vimto.vm.machine import Machine
+from vimto.vm.plan import Plan
+
+_SHOWN = 20
+# What stands in the kernel's log, and what its user can do about it.
+_CAUSES = (
+    (
+        "Out of memory and no killable processes",
+        "the guest ran out of memory",
+        "`-memory` gives it more",
+    ),
+    (
+        "Attempted to kill init",
+        "the guest program was killed",
+        "",
+    ),
+    (
+        "Unable to mount root fs",
+        "the kernel cannot read an initramfs",
+        "the kernel lacks CONFIG_BLK_DEV_INITRD; `vimto doctor` lists what is missing",
+    ),
+    (
+        "Kernel panic",
+        "kernel panic",
+        "",
+    ),
+    (
+        "could not load PC BIOS",
+        "QEMU's firmware files are not installed",
+        "on Debian and Ubuntu: sudo apt-get install seabios",
+    ),
+    (
+        "Cannot allocate memory",
+        "the host has too little memory for this machine",
+        "`-memory` asks for less; `go test -p 1` runs one machine at a time",
+    ),
+    (
+        "error loading uncompressed kernel without PVH ELF Note",
+        "the kernel cannot be entered directly: it lacks CONFIG_PVH",
+        "use the kernel's bzImage instead of its vmlinux",
+    ),
+)
+
+
+def explain(exc: VimtoError, machine: Machine, plan: Plan) -> VimtoError:
+    """Return `exc` with the reason that the ended or silent `machine` left in its log.
+
+    Waits up to two seconds for QEMU's end, so that its last words are complete.
+    """
+    ended = machine.wait(2.0)
+    lines = machine.read_console()
+    message, hint = exc.message, exc.hint
+    for text, cause, advice in _CAUSES:
+        found = next((line for line in lines if text in line), None)
+        if found is not None:
+            message += f": {cause}{_when(found)}"
+            hint = advice or hint
+            break
+    else:
+        if isinstance(exc, BootError) and not ended:
+            hint = hint or "the kernel may lack a virtio driver; `vimto doctor` lists what it has"
+    message += "\n  this is no failure of the test"
+    return type(exc)(message, hint=hint, lines=_last(lines))
+
+
+def _when(line: str) -> str:
+    """Take `[    1.298113] Kernel panic …` and return ` 1.3 s after boot`, or nothing."""
+    stamp = line.partition("]")[0].removeprefix("[").strip()
+    try:
+        return f" {float(stamp):.1f} s after boot"
+    except ValueError:
+        return ""
+
+
+def _last(lines: list[str]) -> tuple[str, ...]:
+    if console.verbosity() >= 2 or len(lines) <= _SHOWN:
+        return tuple(lines)
+    head = f"(last {_SHOWN} of {len(lines)} console lines; `-v -v` shows all)"
+    return (head, *lines[-_SHOWN:])

@@ -1,0 +1,199 @@
+"""One QEMU process, from its command line to its end; knows nothing of what runs inside.
+
+start_machine ──> Machine: port (frames), monitor (QMP), console (the kernel's log)
+    booted      a kernel is loaded; the agent says `ready` when it waits
+    restored    the saved machine goes on where it waited; it has said `ready` already
+"""
+
+import _socket
+import os
+import select
+import signal
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from vimto import proc
+from vimto.qemu.qmp import Monitor
+from vimto.vm.plan import Plan, Tier
+
+
+class Memory(NamedTuple):
+    """What backs the guest's RAM: nothing (`path` empty), or a file, private or shared."""
+
+    path: str = ""
+    shared: bool = False
+
+    def option(self, mebibytes: int) -> str:
+        """Return the value of QEMU's `-object`."""
+        if not self.path:
+            kind = "memory-backend-memfd,share=on" if self.shared else "memory-backend-ram"
+            return f"{kind},id=ram,size={mebibytes}M"
+        shared = "on" if self.shared else "off"
+        path = escape(self.path)
+        return f"memory-backend-file,id=ram,size={mebibytes}M,mem-path={path},share={shared}"
+
+
+def escape(value: str) -> str:
+    """Return `value` as the value of a QEMU option: a comma would end it."""
+    return value.replace(",", ",,")
+
+
+def fill(words: Sequence[str], values: Mapping[str, str]) -> list[str]:
+    """Return `words` with each hole (a name between NULs) replaced by its value."""
+    filled = []
+    for word in words:
+        parts = word.split("\0")
+        parts[1::2] = [values[name] for name in parts[1::2]]
+        filled.append("".join(parts))
+    return filled
+
+
+def slot_tags(tier: Tier) -> list[str]:
+    """Return the mount tags of a machine's slots, in their order."""
+    holes = [part for word in tier.machine for part in word.split("\0")[1::2]]
+    return [name for name in holes if name not in ("agent", "monitor", "console", "ram")]
+
+
+class Machine:
+    """A running QEMU. Owns its process and three descriptors; `close` ends all of them."""
+
+    def __init__(self, pid: int, port: int, monitor: Monitor, console: int) -> None:
+        self.pid = pid
+        self.port = port
+        self.monitor = monitor
+        self._console = console
+        self.status: int | None = None
+
+    def __enter__(self) -> "Machine":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill QEMU, wait for its end and close the descriptors. Idempotent."""
+        if self.status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self._reap()
+        self.monitor.close()
+        for fd in (self.port, self._console):
+            if fd >= 0:
+                os.close(fd)
+        self.port = self._console = -1
+
+    def wait(self, limit: float) -> bool:
+        """Wait up to `limit` seconds for QEMU to end by itself; say whether it did."""
+        fd = os.pidfd_open(self.pid)
+        try:
+            if not select.select([fd], [], [], limit)[0]:
+                return False
+        finally:
+            os.close(fd)
+        self._reap()
+        return True
+
+    def _reap(self) -> None:
+        if self.status is None:
+            _, self.status = os.waitpid(self.pid, 0)
+
+    def read_console(self) -> list[str]:
+        """Return the lines of the kernel's log, and of QEMU's own complaints, so far."""
+        data = b""
+        while chunk := os.pread(self._console, 1 << 20, len(data)):
+            data += chunk
+        lines = data.decode("utf-8", "replace").replace("\r", "").split("\n")
+        return [line for line in lines if line.strip()]
+
+
+def start_machine(
+    plan: Plan, tier: Tier, slots: Mapping[str, str], memory: Memory, extra: Sequence[str]
+) -> Machine:
+    """Start QEMU for `tier` with the directories `slots` (mount tag to option value).
+
+    `extra` is what makes it boot or restore. Raises `CommandError` when there is no process; a
+    QEMU that ends at once shows as the end of `Machine.port`.
+    """
+    port, port_there = _socket_pair()
+    monitor, monitor_there = _socket_pair()
+    console = os.memfd_create("vimto-console")
+    values = {
+        "agent": str(port_there),
+        "monitor": str(monitor_there),
+        "console": str(console),
+        "ram": memory.option(plan.memory),
+        **slots,
+    }
+    keep = [port_there, monitor_there, console]
+    keep += [int(word.removeprefix("fd:")) for word in extra if word.startswith("fd:")]
+    argv = [*fill(tier.machine, values), *(word for word in extra if not word.startswith("fd:"))]
+    try:
+        pid = proc.spawn(argv, log=console, keep=keep)
+    except BaseException:
+        for fd in (port, monitor, console):
+            os.close(fd)
+        raise
+    finally:
+        os.close(port_there)
+        os.close(monitor_there)
+    os.set_blocking(port, False)
+    return Machine(pid, port, Monitor(monitor), console)
+
+
+def _socket_pair() -> tuple[int, int]:
+    # `socket` costs the hot path as much as all else that it imports together.
+    here, there = _socket.socketpair()
+    return here.detach(), there.detach()
+
+
+def boot_words(plan: Plan) -> list[str]:
+    """Return what makes a machine of `plan` boot its kernel."""
+    return ["-kernel", plan.kernel, "-initrd", plan.initrd, "-append", plan.append]
+
+
+def boot(plan: Plan, tier: Tier, slots: Mapping[str, str]) -> Machine:
+    """Start a machine that boots and will say `ready`."""
+    memory = Memory(shared=plan.fs == "virtiofs")
+    return start_machine(plan, tier, slots, memory, boot_words(plan))
+
+
+def restore(plan: Plan, tier: Tier, slots: Mapping[str, str], *, ram: str, state: int) -> Machine:
+    """Start a machine from a save: the RAM file's path, and an open descriptor of the state.
+
+    It needs no kernel: what QEMU loads for a boot is in the saved RAM. The three commands are
+    sent at once; a state that QEMU refuses shows as the end of `Machine.port`.
+    """
+    machine = start_machine(plan, tier, slots, Memory(ram), ["-incoming", "defer", f"fd:{state}"])
+    machine.monitor.send(
+        {"execute": "qmp_capabilities"},
+        ignore_shared(),
+        {"execute": "migrate-incoming", "arguments": {"uri": f"fd:{state}"}},
+    )
+    return machine
+
+
+def ignore_shared(*, events: bool = False) -> dict[str, object]:
+    """Return the command that leaves file-backed RAM out of the state (it is in its file).
+
+    With `events` QEMU also says when a migration ends.
+    """
+    names = ["x-ignore-shared", "events"] if events else ["x-ignore-shared"]
+    capabilities = [{"capability": name, "state": True} for name in names]
+    return {"execute": "migrate-set-capabilities", "arguments": {"capabilities": capabilities}}
+
+
+def save(machine: Machine, state: int, limit: float) -> None:
+    """Write the waiting `machine`'s devices to the descriptor `state`, then end it.
+
+    The machine must have been started with a shared RAM file, and have inherited `state`. Saved
+    without `stop`, a restored machine runs by itself. Raises `QemuError` when QEMU fails or takes
+    over `limit` seconds.
+    """
+    monitor = machine.monitor
+    monitor.send(
+        {"execute": "qmp_capabilities"},
+        ignore_shared(events=True),
+        {"execute": "migrate", "arguments": {"uri": f"fd:{state}"}},
+    )
+    monitor.wait_migration(limit)
+    monitor.send({"execute": "quit"})
+    machine.wait(limit)

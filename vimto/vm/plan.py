@@ -1,0 +1,81 @@
+"""The plan: all that a machine and its command need, resolved once before anything runs.
+
+`commands.prepare` writes it, the shim reads it, one JSON object. Nothing in it depends on which
+test binary runs, so that forty shims at once have nothing left to decide but their shares.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+from vimto import __version__
+from vimto.errors import ConfigError
+
+
+class Tier(NamedTuple):
+    """A machine with room for `shares` shared directories.
+
+    `machine` is QEMU's command line with holes, without the kernel; `save` the key of its save,
+    empty where machines of this plan are always booted.
+    """
+
+    shares: int
+    machine: list[str]
+    save: str
+
+
+class Plan(NamedTuple):
+    """What `commands.prepare` resolved.
+
+    Paths are absolute. `image` is the tree to lay over the host's root ("" for none), `shares`
+    are (path, read-only) pairs that every machine gets, `user` holds uid, gid and groups,
+    `boot_timeout` and `timeout` are seconds (0: no limit). `kernel_name` is for messages.
+    """
+
+    kernel: str
+    initrd: str
+    append: str
+    kernel_name: str
+    image: str
+    fs: str
+    virtiofsd: str
+    memory: int
+    tiers: list[Tier]
+    saves: str
+    boot_timeout: float
+    timeout: float
+    shares: list[tuple[str, bool]]
+    uid: int
+    gid: int
+    groups: list[int]
+    setup: list[list[str]]
+    teardown: list[list[str]]
+    sysctls: dict[str, str]
+    network: bool
+    forward: list[str]
+    verbose: int
+
+    def tier_for(self, shares: int) -> Tier:
+        """Return the smallest machine that holds `shares`; raises `ConfigError` beyond all."""
+        for tier in self.tiers:
+            if shares <= tier.shares:
+                return tier
+        raise ConfigError(
+            f"{shares} directories are to be shared, {self.tiers[-1].shares} are the most",
+            hint="name a common parent with `-share`: it takes the place of all below it",
+        )
+
+    def dump(self) -> bytes:
+        """Return the plan as `load_plan` reads it."""
+        value = {"version": __version__, **self._asdict()}
+        value["tiers"] = [tier._asdict() for tier in self.tiers]
+        return json.dumps(value).encode("ascii")
+
+
+def load_plan(data: bytes) -> Plan:
+    """Return the plan in `data`; raises `ConfigError` when another vimto wrote it."""
+    value: dict[str, Any] = json.loads(data)
+    if value.pop("version", None) != __version__:
+        raise ConfigError("the plan was written by another version of vimto")
+    value["tiers"] = [Tier(**tier) for tier in value["tiers"]]
+    value["shares"] = [(path, readonly) for path, readonly in value["shares"]]
+    return Plan(**value)

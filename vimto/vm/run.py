@@ -1,0 +1,237 @@
+"""One command in one machine, from its order to its status."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from vimto import console
+from vimto.errors import BootError, LostVMError, QemuError, VimtoError
+from vimto.vm import machine as machines
+from vimto.vm import protocol, shares, snapshot, streams
+from vimto.vm.exchange import Exchange, Limits
+from vimto.vm.loss import explain
+from vimto.vm.machine import Machine
+from vimto.vm.plan import Plan, Tier
+from vimto.vm.signals import SignalPipe
+
+# A restored machine answers in a tenth of a second; a host under load deserves patience.
+_ACCEPT_LIMIT = 20.0
+_PREPARE_LIMIT = 600.0
+# Mount tags that every machine has, before those of its shares.
+ROOT_TAG = "root"
+IMAGE_TAG = "kernel"
+# Ours, and what points at a directory that the guest does not have.
+_HIDDEN_ENVIRONMENT = ("TMPDIR=", "VIMTO_")
+
+
+class Request(NamedTuple):
+    """A command to run: its words, directory and environment, and where go works.
+
+    `temporary` is the directory of go's work directories. `lifeline` hangs up when the vimto
+    that made the plan is gone (-1 for none).
+    """
+
+    argv: list[str]
+    cwd: str
+    environment: Mapping[bytes, bytes]
+    temporary: str
+    lifeline: int = -1
+
+
+def run(plan: Plan, request: Request) -> int:
+    """Run the command in a machine of its own and return its status (128+N after signal N).
+
+    A save that does not come back to life costs a line and a boot, never the result. Raises
+    `BootError` when there is no machine, `LostVMError` when it was lost with the command in it.
+    """
+    found = shares.collapse(
+        [
+            *(shares.Share(path, readonly) for path, readonly in plan.shares),
+            *shares.find_shares(request.argv, request.cwd, request.temporary),
+        ]
+    )
+    tier = plan.tier_for(len(found))
+    with SignalPipe() as signals:
+        session = _Session(plan, tier, found, request, signals)
+        if tier.save:
+            save = snapshot.acquire_save(plan, tier, signals, request.lifeline)
+            if save is not None:
+                try:
+                    return session.run_restored(save)
+                except (BootError, QemuError) as exc:
+                    save.drop()
+                    console.warn(f"the saved machine did not come back, booting: {exc.message}")
+                finally:
+                    save.close()
+        return session.run_booted()
+
+
+def make_save(plan: Plan, lifeline: int) -> int:
+    """Make the save of the plan's smallest machine if there is none; returns a status.
+
+    Runs beside go's compiling. Whoever needs the save waits for its lock; a failure is left for
+    them to report.
+    """
+    with SignalPipe() as signals:
+        try:
+            save = snapshot.acquire_save(plan, plan.tiers[0], signals, lifeline)
+        except VimtoError:
+            return 1
+        if save is not None:
+            save.close()
+    return 0
+
+
+class _Session(NamedTuple):
+    plan: Plan
+    tier: Tier
+    shares: list[shares.Share]
+    request: Request
+    signals: SignalPipe
+
+    def run_booted(self) -> int:
+        with machines.boot(self.plan, self.tier, self._slots()) as machine:
+            exchange = self._exchange(machine)
+            try:
+                return self._converse(exchange)
+            except (BootError, LostVMError) as exc:
+                raise explain(exc, machine, self.plan) from exc
+
+    def run_restored(self, save: snapshot.Save) -> int:
+        with machines.restore(
+            self.plan, self.tier, self._slots(), ram=save.ram, state=save.state
+        ) as machine:
+            exchange = self._exchange(machine)
+            exchange.send_order()
+            try:
+                return self._converse(exchange)
+            except LostVMError as exc:
+                raise explain(exc, machine, self.plan) from exc
+
+    def _slots(self) -> dict[str, str]:
+        """Return what is behind each mount tag; unused ones show the root, read-only."""
+        values = {tag: "/,readonly=on" for tag in machines.slot_tags(self.tier)}
+        if self.plan.image:
+            values[IMAGE_TAG] = machines.escape(self.plan.image) + ",readonly=on"
+        for index, share in enumerate(self.shares):
+            suffix = ",readonly=on" if share.readonly else ""
+            values[f"share{index}"] = machines.escape(share.path) + suffix
+        return values
+
+    def _exchange(self, machine: Machine) -> Exchange:
+        limits = Limits(
+            boot=self.plan.boot_timeout,
+            accept=_ACCEPT_LIMIT,
+            prepare=_PREPARE_LIMIT,
+            run=self.plan.timeout,
+        )
+        exchange = Exchange(machine.port, self._make_order, limits, self.signals)
+        exchange.lifeline = self.request.lifeline
+        exchange.on_notice = show_notice
+        return exchange
+
+    def _converse(self, exchange: Exchange) -> int:
+        modes = streams.describe_all()
+        stdin = streams.Input(0) if modes["stdin"] == "pipe" else None
+        outputs = {
+            fd: streams.Output(fd, fd)
+            for fd, name in ((1, "stdout"), (2, "stderr"))
+            if modes[name] == "pipe"
+        }
+        exchange.attach(stdin, outputs)
+        try:
+            return self._status(exchange.run())
+        finally:
+            for output in outputs.values():
+                output.close()
+
+    def _status(self, result: Mapping[str, Any]) -> int:
+        if result.get("error"):
+            stage = str(result.get("stage", ""))
+            error = VimtoError(str(result["error"]), hint=str(result.get("hint", "")))
+            if stage not in ("start", "command"):
+                raise error
+            console.error(error)
+        if result.get("signal"):
+            return 128 + int(result["signal"])
+        return int(result["status"])
+
+    def _make_order(self) -> dict[str, Any]:
+        plan, request = self.plan, self.request
+        return {
+            "protocol": protocol.VERSION,
+            "argv": [protocol.wire_text(word) for word in request.argv],
+            "env": _environment(request.environment),
+            "dir": protocol.wire_text(request.cwd),
+            "umask": _umask(),
+            "uid": plan.uid,
+            "gid": plan.gid,
+            "groups": plan.groups,
+            **streams.describe_all(),
+            "pty": None,
+            "hostname": f"vimto-{os.urandom(3).hex()}",
+            "time_ns": time.time_ns(),
+            "entropy": _base64(os.urandom(64)),
+            "root": {
+                "fs": plan.fs,
+                "tag": ROOT_TAG,
+                "image": IMAGE_TAG if plan.image else "",
+                "tmpfs_percent": 25,
+                "msize": 512000,
+            },
+            "shares": [
+                {
+                    "fs": plan.fs,
+                    "tag": f"share{index}",
+                    "path": protocol.wire_text(share.path),
+                    "readonly": share.readonly,
+                }
+                for index, share in enumerate(self.shares)
+            ],
+            "sysctls": plan.sysctls,
+            "rlimits": _limits(),
+            "setup": plan.setup,
+            "teardown": plan.teardown,
+            "network": plan.network,
+        }
+
+
+def show_notice(level: str, text: str) -> None:
+    """Show what the guest program has to say: warnings always, `setup` output with `-v`."""
+    if level == "warning":
+        console.warn(text)
+    elif level == "setup":
+        console.write(text)
+    else:
+        console.debug(text)
+
+
+def _environment(environment: Mapping[bytes, bytes]) -> list[str]:
+    entries = (protocol.wire_text(name + b"=" + value) for name, value in environment.items())
+    return [entry for entry in entries if not entry.startswith(_HIDDEN_ENVIRONMENT)]
+
+
+def _umask() -> int:
+    mask = os.umask(0o77)
+    os.umask(mask)
+    return mask
+
+
+def _base64(data: bytes) -> str:
+    import binascii
+
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
+
+
+def _limits() -> dict[str, Sequence[int]]:
+    """Return the limits of the command: ours, but core dumps and locked memory without one."""
+    import resource
+
+    return {
+        "core": (-1, -1),
+        "memlock": (-1, -1),
+        "nofile": resource.getrlimit(resource.RLIMIT_NOFILE),
+        "nproc": (-1, -1),
+        "stack": resource.getrlimit(resource.RLIMIT_STACK),
+    }

@@ -1,0 +1,45 @@
+"""The signals we are sent, as bytes in a pipe that the exchange with the guest polls."""
+
+import os
+import signal
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_TAKEN = (*ENDING, signal.SIGWINCH, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class SignalPipe:
+    """A context manager: inside it the signals arrive in `fd` instead of ending us.
+
+    SIGUSR1 and SIGUSR2 are for the test as well, which may have asked for them.
+    """
+
+    def __init__(self) -> None:
+        self.fd = -1
+        self._write = -1
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> "SignalPipe":
+        self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in _TAKEN:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) stays in force
+                self._before[number] = signal.signal(number, _wake)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        signal.set_wakeup_fd(-1)
+        os.close(self.fd)
+        os.close(self._write)
+
+    def read(self) -> list[int]:
+        """Return the numbers of the signals that came since the last call."""
+        try:
+            return list(os.read(self.fd, 64))
+        except BlockingIOError:
+            return []
+
+
+def _wake(_number: int, _frame: object) -> None:
+    """Do nothing: the wake-up descriptor has the number already."""

@@ -1,0 +1,367 @@
+"""Saves: machines that wait for their first order, kept as files and restored for ever.
+
+    SAVES/KEY/ram    the guest's RAM, sparse; restored machines map it privately
+    SAVES/KEY/state  the devices; a shared lock on it is held for as long as a machine uses the save
+    SAVES/KEY/info   JSON, what the two files must look like, and what the save is for people
+    SAVES/KEY.lock   held by whoever makes KEY
+    SAVES/.KEY.PID   a save being made, or one being removed
+
+An entry never changes: it is made aside and renamed into place. A save that is not what `info`
+says is as good as none.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import select
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from vimto.errors import BootError, QemuError, VimtoError
+from vimto.vm import protocol
+from vimto.vm.exchange import Interrupted, check_ready
+from vimto.vm.machine import (
+    Machine,
+    Memory,
+    boot_words,
+    escape,
+    save,
+    slot_tags,
+    start_machine,
+)
+from vimto.vm.plan import Plan, Tier
+from vimto.vm.signals import ENDING, SignalPipe
+
+# A save of Debian's 6.1 with 1 GiB takes 130 MiB; with less room than this none is tried.
+_ROOM_NEEDED = 512 << 20
+_SAVE_LIMIT = 60.0
+_LOCK_STEP = 0.05
+
+
+class Save:
+    """One entry in use. Owns the lock; `close` lets it go."""
+
+    def __init__(self, path: str, state: int) -> None:
+        self.path = path
+        self.state = state
+
+    @property
+    def ram(self) -> str:
+        """The path of the RAM file."""
+        return os.path.join(self.path, "ram")
+
+    def close(self) -> None:
+        """Let go of the save. Idempotent."""
+        if self.state >= 0:
+            os.close(self.state)
+            self.state = -1
+
+    def drop(self) -> None:
+        """Remove a save that did not come back to life; machines that run from it go on."""
+        self.close()
+        _remove(self.path)
+
+
+def find_save(saves: str, key: str) -> Save | None:
+    """Return the entry `key`, held, or None when there is none that can be trusted.
+
+    An entry that was truncated or altered is removed.
+    """
+    path = os.path.join(saves, key)
+    try:
+        state = os.open(os.path.join(path, "state"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(state, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(state), os.stat(os.path.join(path, "state"))):
+            raise OSError(errno.ESTALE, "removed while it was being locked")
+    except OSError:
+        os.close(state)
+        return None
+    found = Save(path, state)
+    if not _is_whole(found):
+        found.drop()
+        return None
+    try:
+        os.utime(path)  # when it was used last: the oldest are removed first
+    except OSError:
+        pass
+    return found
+
+
+def _is_whole(found: Save) -> bool:
+    try:
+        with open(os.path.join(found.path, "info"), "rb") as file:
+            info = json.load(file)
+        data = os.pread(found.state, os.fstat(found.state).st_size, 0)
+        ram = os.stat(found.ram)
+        return bool(
+            info["state"] == [len(data), zlib.crc32(data)]
+            and info["ram"] == [ram.st_size, ram.st_mtime_ns]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def acquire_save(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> Save | None:
+    """Return the save for `tier`, making it if there is none; None means: boot.
+
+    One maker at a time: others wait for it, as long as a boot may take. Raises `BootError` when
+    the machine does not boot at all, for then nothing is won by trying again.
+    """
+    found = find_save(plan.saves, tier.save)
+    if found is not None:
+        return found
+    lock = _lock(plan, tier, signals, lifeline)
+    if lock < 0:
+        return None
+    try:
+        found = find_save(plan.saves, tier.save)
+        if found is None and _have_room(plan.saves):
+            _make(plan, tier, signals, lifeline)
+            found = find_save(plan.saves, tier.save)
+        return found
+    finally:
+        os.close(lock)
+
+
+def _lock(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> int:
+    """Return the descriptor of the maker's lock, or -1: no such file, or not in time."""
+    try:
+        os.makedirs(plan.saves, exist_ok=True)
+        fd = os.open(f"{plan.saves}/{tier.save}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        return -1
+    deadline = time.monotonic() + plan.boot_timeout
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except OSError:
+            pass
+        # flock(2) has no limit and our signals do not interrupt it; the wait is for seconds.
+        if time.monotonic() > deadline:
+            os.close(fd)
+            return -1
+        wait_for_signal(signals, lifeline, _LOCK_STEP)
+
+
+def wait_for_signal(signals: SignalPipe, lifeline: int, limit: float) -> None:
+    """Sleep for `limit` seconds; raises `Interrupted` or `BootError` when told to end."""
+    fds = [signals.fd] if lifeline < 0 else [signals.fd, lifeline]
+    ready = select.select(fds, [], [], limit)[0]
+    if lifeline in ready:
+        raise BootError("the vimto that started this run is gone")
+    for number in signals.read():
+        if number in ENDING:
+            raise Interrupted(number)
+
+
+def _have_room(saves: str) -> bool:
+    room = os.statvfs(saves)
+    return room.f_bavail * room.f_frsize >= _ROOM_NEEDED
+
+
+def _make(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> None:
+    """Boot a machine, save it and put it in place; a failure to save leaves nothing."""
+    from vimto import console
+    from vimto.vm.loss import explain
+
+    aside = f"{plan.saves}/.{tier.save}.{os.getpid()}"
+    _sweep(plan.saves, f".{tier.save}.")
+    try:
+        os.mkdir(aside)
+        state = os.open(f"{aside}/state", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        return
+    try:
+        empty = f"{aside}/empty"
+        os.mkdir(empty)
+        slots = {tag: escape(empty) for tag in slot_tags(tier)}
+        memory = Memory(f"{aside}/ram", shared=True)
+        extra = [*boot_words(plan), f"fd:{state}"]
+        with start_machine(plan, tier, slots, memory, extra) as machine:
+            try:
+                wait_ready(machine, plan.boot_timeout, signals, lifeline)
+            except BootError as exc:
+                raise explain(exc, machine, plan) from exc
+            save(machine, state, _SAVE_LIMIT)
+        os.rmdir(empty)
+        _write_info(aside, state, plan)
+        os.rename(aside, f"{plan.saves}/{tier.save}")
+    except (OSError, QemuError) as exc:
+        reason = exc.message if isinstance(exc, VimtoError) else exc.strerror
+        console.warn(f"this machine was not saved, the next will boot again: {reason}")
+    finally:
+        os.close(state)
+        _delete(aside)
+
+
+def _write_info(path: str, state: int, plan: Plan) -> None:
+    data = os.pread(state, os.fstat(state).st_size, 0)
+    with open(f"{path}/ram", "rb") as file:
+        os.fdatasync(file.fileno())  # after a crash of the host the file must not be zeros
+        ram = os.fstat(file.fileno())
+    info = {
+        "state": [len(data), zlib.crc32(data)],
+        "ram": [ram.st_size, ram.st_mtime_ns],
+        "kernel": plan.kernel_name,
+        "memory": plan.memory,
+        "created": int(time.time()),
+    }
+    with open(f"{path}/info", "w", encoding="ascii") as file_out:
+        json.dump(info, file_out)
+
+
+def wait_ready(machine: Machine, limit: float, signals: SignalPipe, lifeline: int) -> None:
+    """Wait until the guest says `ready`; raises `BootError`, or `Interrupted` for a signal."""
+    deadline = time.monotonic() + limit
+    reader = protocol.FrameReader()
+    while True:
+        fds = [machine.port, signals.fd, *([lifeline] if lifeline >= 0 else [])]
+        ready = select.select(fds, [], [], max(0.0, deadline - time.monotonic()))[0]
+        if not ready:
+            raise BootError(f"the machine did not boot within {limit:g} s")
+        if machine.port not in ready:
+            wait_for_signal(signals, lifeline, 0)
+            continue
+        try:
+            data = os.read(machine.port, 65536)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise BootError("the machine ended before it was ready")
+        for kind, payload in reader.feed(data):
+            if kind == protocol.READY:
+                check_ready(protocol.decode_json(payload))
+                return
+
+
+class SaveInfo(NamedTuple):
+    """An entry for people: `size` in bytes on disk, `used` in seconds since the epoch."""
+
+    key: str
+    kernel: str
+    memory: int
+    size: int
+    used: float
+    busy: bool
+
+
+def list_saves(saves: str) -> list[SaveInfo]:
+    """Return the entries in `saves`, the one used last first."""
+    found = []
+    for key in _entries(saves):
+        path = os.path.join(saves, key)
+        info: dict[str, Any] = {}
+        try:
+            with open(f"{path}/info", "rb") as file:
+                info = json.load(file)
+            used = os.stat(path).st_mtime
+        except (OSError, ValueError):
+            used = 0.0
+        kernel, memory = str(info.get("kernel", "?")), int(info.get("memory", 0))
+        found.append(SaveInfo(key, kernel, memory, _disk_usage(path), used, _is_busy(path)))
+    return sorted(found, key=lambda save: -save.used)
+
+
+def prune_saves(saves: str, limit: int) -> list[SaveInfo]:
+    """Remove the oldest unused entries until all together take at most `limit` bytes.
+
+    Returns what was removed. What killed makers left is removed as well.
+    """
+    _sweep(saves, ".")
+    entries = list_saves(saves)
+    total = sum(entry.size for entry in entries)
+    removed = []
+    for entry in reversed(entries):
+        if total <= limit:
+            break
+        if not entry.busy and _remove(os.path.join(saves, entry.key)):
+            total -= entry.size
+            removed.append(entry)
+    return removed
+
+
+def _entries(saves: str) -> list[str]:
+    try:
+        names = os.listdir(saves)
+    except OSError:
+        return []
+    return [name for name in names if not name.startswith(".") and not name.endswith(".lock")]
+
+
+def _disk_usage(path: str) -> int:
+    total = 0
+    for name in ("ram", "state", "info"):
+        try:
+            total += os.stat(f"{path}/{name}").st_blocks * 512
+        except OSError:
+            pass
+    return total
+
+
+def _is_busy(path: str) -> bool:
+    return not _with_exclusive_lock(path, lambda: None)
+
+
+def _remove(path: str) -> bool:
+    """Remove an entry that no machine uses; say whether it is gone."""
+
+    def remove() -> None:
+        parent, key = os.path.split(path)
+        aside = f"{parent}/.{key}.{os.getpid()}.removed"
+        os.rename(path, aside)
+        _delete(aside)
+
+    return _with_exclusive_lock(path, remove)
+
+
+def _with_exclusive_lock(path: str, action: Callable[[], None]) -> bool:
+    try:
+        fd = os.open(f"{path}/state", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        action_possible = os.path.isdir(path)
+        if action_possible:
+            action()
+        return action_possible
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        action()
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _sweep(saves: str, prefix: str) -> None:
+    """Remove what makers and removers left that are no longer alive."""
+    try:
+        names = os.listdir(saves)
+    except OSError:
+        return
+    for name in names:
+        if name.startswith(prefix):
+            pid = name.split(".")[2]
+            if not os.path.exists(f"/proc/{pid}"):
+                _delete(os.path.join(saves, name))
+
+
+def _delete(path: str) -> None:
+    for name in ("ram", "state", "info"):
+        try:
+            os.unlink(f"{path}/{name}")
+        except OSError:
+            pass
+    for directory in (f"{path}/empty", path):
+        try:
+            os.rmdir(directory)
+        except OSError:
+            pass

@@ -1,0 +1,143 @@
+"""Our stdin, stdout and stderr as the guest's command sees them."""
+
+import os
+import stat
+from collections import deque
+
+from vimto.vm import protocol
+
+# What poll(2) promises for a pipe it calls writable, when its description is a blocking one.
+_SAFE_WRITE = 4096
+_CHUNK = 256 << 10
+_NULL_DEVICE = os.makedev(1, 3)
+
+
+class Output:
+    """Bytes on their way to one of our descriptors; a slow reader holds up nobody else."""
+
+    def __init__(self, stream: int, fd: int) -> None:
+        self.stream = stream
+        self._queue: deque[memoryview] = deque()
+        self._own = _reopen(fd)
+        self.fd = fd if self._own < 0 else self._own
+        self._limit = _SAFE_WRITE if self._own < 0 and not _is_file(fd) else _CHUNK
+        self.broken = False
+
+    def close(self) -> None:
+        """Close the descriptor that was opened here; the caller's own stays open."""
+        if self._own >= 0:
+            os.close(self._own)
+            self._own = -1
+
+    def put(self, data: bytes) -> None:
+        """Queue bytes; after the reader went away they are dropped."""
+        if not self.broken:
+            self._queue.append(memoryview(data))
+
+    @property
+    def pending(self) -> bool:
+        """Whether bytes wait for the descriptor to become writable."""
+        return bool(self._queue)
+
+    def write_some(self) -> int:
+        """Write what the descriptor takes now and return the number of bytes.
+
+        When the reader is gone, or the disk full, `broken` is set and the queue dropped.
+        """
+        count = 0
+        try:
+            while self._queue:
+                head = self._queue[0][: self._limit]
+                written = os.write(self.fd, head)
+                count += written
+                if written < len(self._queue[0]):
+                    self._queue[0] = self._queue[0][written:]
+                else:
+                    self._queue.popleft()
+                if self._limit == _SAFE_WRITE:
+                    break  # whether the next write would block, only poll can say
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.broken = True
+            self._queue.clear()
+        return count
+
+
+class Input:
+    """Our stdin, read only as fast as the guest's command takes it."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._credit = protocol.STDIN_WINDOW
+        self.ended = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether more may be read now."""
+        return not self.ended and self._credit > 0
+
+    def read_some(self) -> bytes:
+        """Read what is there and return it as a frame; end of file is an empty one."""
+        try:
+            data = os.read(self.fd, min(self._credit, _CHUNK))
+        except BlockingIOError:
+            return b""
+        except OSError:
+            data = b""
+        self._credit -= len(data)
+        self.ended = not data
+        return protocol.encode(protocol.STDIN, data)
+
+    def acknowledge(self, count: int) -> None:
+        """Take back credit for bytes that the command has been given."""
+        self._credit += count
+
+
+def _reopen(fd: int) -> int:
+    """Return a non-blocking description of the same pipe or terminal, or -1.
+
+    O_NONBLOCK belongs to the description, which we share with whoever started us (a shell, go):
+    setting it on `fd` itself would break them.
+    """
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and os.isatty(fd)):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+            return os.open(f"/proc/self/fd/{fd}", flags)
+    except OSError:
+        pass
+    return -1
+
+
+def _is_file(fd: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:
+        return False
+
+
+def describe(fd: int) -> str:
+    """Return how the command should get this stream: `closed`, `null` or `pipe`.
+
+    A test can tell `/dev/null` from a pipe, and go gives its tests `/dev/null`.
+    """
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return "closed"
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL_DEVICE:
+        return "null"
+    return "pipe"
+
+
+def describe_all() -> dict[str, str]:
+    """Return the order's `stdin`, `stdout` and `stderr`.
+
+    Where our stdout and stderr are one pipe (as go has it), the command gets one as well, so that
+    the order of its lines is kept.
+    """
+    modes = {name: describe(fd) for fd, name in enumerate(("stdin", "stdout", "stderr"))}
+    if modes["stdout"] == modes["stderr"] == "pipe" and os.path.sameopenfile(1, 2):
+        modes["stderr"] = "stdout"
+    return modes
