@@ -1,0 +1,373 @@
+"""Kernels from the distribution's own packages, downloaded without installing them.
+
+The machine's apt does the work (its mirrors, its proxies, its keys) with state of its own below
+the cache directory, so that it needs no root and no earlier `apt-get update`, and leaves the
+machine's own lists alone:
+
+    apt/state/SUITE/          lists, configuration, downloads under way; one user at a time (lock)
+    apt/index/REFERENCE.json  what a reference was found to be, and when
+    apt/NAME_VERSION_ARCH/    usr/lib/modules/… and boot/…, immutable
+"""
+
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vimto import console, proc
+from vimto.errors import CommandError, KernelError
+from vimto.kernel import cachedir, deb, sources, tree
+from vimto.kernel.reference import AptKernel
+
+DAY = 24 * 3600.0
+
+# A second reference to the same suite needs no second look at the mirror.
+_LISTS_FRESH = 600.0
+
+# The packages that a kernel is made of. Debian's image package holds everything up to 6.x; 7.x
+# and Ubuntu split it. `linux-base`, without a dash behind it, is something else.
+_PARTS = re.compile(r"linux-(image|modules|binary|base)-[a-z0-9+.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnpackedPackage:
+    """A kernel package's files in `directory`, which is laid out like `/` and never changes.
+
+    `package` is the one with the kernel's version in its name, whatever metapackage led there.
+    """
+
+    directory: Path
+    package: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """One entry of the archive's index; `size` in bytes."""
+
+    name: str
+    version: str
+    architecture: str
+    depends: tuple[str, ...]
+    size: int
+
+    def __str__(self) -> str:
+        # apt writes an epoch's colon in the same way; it would also end an overlay's directory.
+        version = self.version.replace(":", "%3a")
+        return f"{self.name}_{version}_{self.architecture}"
+
+
+def find_package(
+    reference: AptKernel, *, cache: Path, fresh: float = DAY
+) -> UnpackedPackage | None:
+    """Return what `reference` was found to be at most `fresh` seconds ago, if it's still there.
+
+    A reference with a version never grows stale. Nothing is fetched and no process is started.
+    """
+    path = _index_file(reference, cache)
+    try:
+        entry = json.loads(path.read_text())
+        found = UnpackedPackage(
+            directory=cache / "apt" / entry["directory"],
+            package=entry["package"],
+            version=entry["version"],
+        )
+        age = time.time() - entry["checked"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not found.directory.is_dir() or not (reference.version or abs(age) <= fresh):
+        return None
+    return found
+
+
+def fetch_package(reference: AptKernel, *, cache: Path, fresh: float = DAY) -> UnpackedPackage:
+    """Return the unpacked package of `reference`, downloading what is not there.
+
+    Many processes may ask at once; one works, the others wait. When the archive cannot be
+    reached, what was found earlier serves on, with a warning. Raises `KernelError` without apt,
+    for an unknown package or suite, and for a package that holds no kernel.
+    """
+    apt = _Apt(reference, cache)
+    with cachedir.locked(apt.state):
+        found = find_package(reference, cache=cache, fresh=fresh)
+        if found:
+            return found
+        try:
+            found = _fetch(apt, reference, cache)
+        except KernelError as exc:
+            stale = find_package(reference, cache=cache, fresh=math.inf)
+            if not stale:
+                raise
+            console.warn(f"`{reference}` may have a newer version than the one here: {exc.message}")
+            return stale
+        _write_index(found, reference, cache)
+    return found
+
+
+def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) -> Path:
+    """Return the `vmlinux` with debug information that belongs to `package`, downloading it.
+
+    Of its debug package (0.3 to 1.2 GB) nothing but that file is kept. Raises `KernelError` as
+    `fetch_package` does.
+    """
+    apt = _Apt(reference, cache)
+    with cachedir.locked(apt.state):
+        directory = cache / "apt" / package.directory.name.replace("_", "-dbg_", 1)
+        if not directory.is_dir():
+            apt.update()
+            found = apt.show(f"{package.package}-dbg", package.version)
+            with cachedir.new_directory(directory) as temporary:
+                if not _unpack(apt, found, [found], temporary):
+                    raise KernelError(f"the package `{found.name}` holds no `vmlinux`")
+        return next(path for path in sorted(directory.rglob("vmlinux*")) if path.is_file())
+
+
+def _fetch(apt: "_Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
+    apt.update()
+    parts = list(apt.parts(reference))
+    # A metapackage leads to the image package proper, always by a name that goes on longer.
+    image = next(
+        (part for part in reversed(parts) if part.name.startswith("linux-image-")), parts[0]
+    )
+    directory = cache / "apt" / str(image)
+    if not directory.is_dir():
+        with cachedir.new_directory(directory) as temporary:
+            _unpack(apt, image, parts, temporary)
+            _check_kernel(temporary, image)
+            _index_modules(temporary)
+    return UnpackedPackage(directory=directory, package=image.name, version=image.version)
+
+
+def _unpack(apt: "_Apt", named: Package, parts: list[Package], into: Path) -> int:
+    debug = named.name.endswith("-dbg")
+    choose = _choose_vmlinux if debug else _choose_kernel
+    size = sum(part.size for part in parts)
+    console.note(f"downloading {named.name} ({size / 1e6:.0f} MB)")
+    with tempfile.TemporaryDirectory(prefix="download-", dir=apt.state) as downloads:
+        files = apt.download(parts, Path(downloads))
+        console.note(f"unpacking {named.name}")
+        return sum(deb.extract_deb(file, into, choose, only_one=debug) for file in files)
+
+
+def _choose_kernel(name: str) -> str:
+    # Where `/lib` is a link to `usr/lib`, as on every merged system, a `lib` of the package laid
+    # over the guest's root would hide the C library.
+    if name.startswith("lib/modules/"):
+        return f"usr/{name}"
+    if name.startswith(("usr/lib/modules/", "boot/vmlinuz", "boot/config")):
+        return name
+    return ""
+
+
+def _choose_vmlinux(name: str) -> str:
+    return name if name.rsplit("/", 1)[-1].startswith("vmlinux") else ""
+
+
+def _check_kernel(directory: Path, image: Package) -> None:
+    images = [*directory.glob("boot/vmlinuz*"), *directory.glob("usr/lib/modules/*/vmlinuz")]
+    if not images:
+        raise KernelError(
+            f"the package `{image.name}` holds no kernel",
+            hint="a kernel's package is called linux-image-…, as `apt-cache search` shows",
+        )
+
+
+def _index_modules(directory: Path) -> None:
+    # A package leaves depmod(8) to its installation. Only the guest's modprobe(8) needs its
+    # work, so a machine without it loses that alone.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    depmod = shutil.which("depmod", path=path)
+    for release in tree.find_names(directory, "usr/lib/modules") if depmod else ():
+        with tempfile.TemporaryDirectory(prefix="vimto-") as base:
+            # Old ones look in BASE/lib/modules, new ones in BASE/usr/lib/modules.
+            Path(base, "lib").symlink_to(directory / "usr/lib")
+            Path(base, "usr").symlink_to(directory / "usr")
+            proc.run([str(depmod), "-b", base, release], check=False)
+
+
+def _index_file(reference: AptKernel, cache: Path) -> Path:
+    name = urllib.parse.quote(f"{reference}-{platform.machine()}", safe="")
+    return cache / "apt" / "index" / f"{name}.json"
+
+
+def _write_index(found: UnpackedPackage, reference: AptKernel, cache: Path) -> None:
+    entry = {
+        "directory": found.directory.name,
+        "package": found.package,
+        "version": found.version,
+        "checked": time.time(),
+    }
+    with cachedir.new_file(_index_file(reference, cache)) as temporary:
+        temporary.write_text(json.dumps(entry))
+
+
+class _Apt:
+    """The machine's apt with its state in our cache, for one suite (or the machine's own ones)."""
+
+    def __init__(self, reference: AptKernel, cache: Path) -> None:
+        self.suite = reference.release
+        self.state = cache.absolute() / "apt" / "state" / (self.suite or "own")
+        self._complaints: tuple[str, ...] = ()
+
+    def update(self) -> None:
+        """Bring the package lists up to date; whatever goes wrong shows in `show`."""
+        stamp = self.state / "updated"
+        if stamp.exists() and abs(time.time() - stamp.stat().st_mtime) < _LISTS_FRESH:
+            return
+        self._configure()
+        result = self._run(["apt-get", "-q", "update"])
+        text = result.stderr.decode("utf-8", "replace")
+        self._complaints = tuple(line for line in text.splitlines() if line[:2] in ("E:", "W:"))
+        if result.status == 0 and not self._complaints:
+            stamp.touch()
+
+    def show(self, name: str, version: str = "") -> Package:
+        """Return the archive's entry for `name`; raises `KernelError` if there is none."""
+        query = f"{name}={version}" if version else name
+        result = self._run(["apt-cache", "show", "--no-all-versions", query])
+        fields = _parse_stanza(result.text)
+        if result.status or fields.get("Package") != name:
+            raise self._unknown(query)
+        return Package(
+            name=name,
+            version=fields["Version"],
+            architecture=fields.get("Architecture", "all"),
+            depends=tuple(_dependencies(fields.get("Depends", ""))),
+            size=int(fields.get("Size", "0")),
+        )
+
+    def parts(self, reference: AptKernel) -> Iterator[Package]:
+        """Yield the packages that make up the kernel of `reference`, that one first."""
+        todo = [(reference.package, reference.version)]
+        seen: set[str] = set()
+        while todo:
+            name, version = todo.pop(0)
+            if name not in seen:
+                seen.add(name)
+                package = self.show(name, version)
+                yield package
+                todo += [(need, "") for need in package.depends if _PARTS.fullmatch(need)]
+
+    def download(self, parts: list[Package], into: Path) -> list[Path]:
+        """Download the packages into `into`; apt checks them against its signed index."""
+        names = [f"{part.name}={part.version}" for part in parts]
+        result = self._run(["apt-get", "-q", "download", *names], cwd=into)
+        files = sorted(into.glob("*.deb"))
+        if result.status or len(files) != len(parts):
+            lines = result.stderr.decode("utf-8", "replace").splitlines()
+            raise KernelError(
+                f"`{parts[0].name}` cannot be downloaded",
+                lines=tuple(lines[-6:]),
+                hint="is the network up, and does `apt-get update` work?",
+            )
+        return files
+
+    def _unknown(self, query: str) -> KernelError:
+        where = f"the suite `{self.suite}`" if self.suite else "apt's sources"
+        if self._complaints:
+            hint = "the package lists could not be fetched: is the network up"
+            hint += f", and is `{self.suite}` a suite?" if self.suite else "?"
+        else:
+            hint = "`apt-cache search ^linux-image-` lists names; `apt:PACKAGE/SUITE` asks another"
+        return KernelError(
+            f"there is no package `{query}` in {where}", lines=self._complaints[-6:], hint=hint
+        )
+
+    def _run(self, argv: list[str], *, cwd: Path | None = None) -> proc.Result:
+        env = {**os.environ, "APT_CONFIG": str(self.state / "apt.conf"), "LC_ALL": "C.UTF-8"}
+        try:
+            return proc.run(argv, env=env, cwd=cwd, check=False)
+        except CommandError as exc:
+            raise KernelError(
+                exc.message,
+                hint="kernels from packages need Debian's or Ubuntu's apt on this machine; "
+                "`-kernel` also takes a file, a directory or an image",
+            ) from exc
+
+    def _configure(self) -> None:
+        for name in ("lists/partial", "cache/archives/partial", "empty", "sources"):
+            cachedir.make_directory(self.state / name)
+        dump = self._own_configuration()
+        own = sources.read_sources(_source_files(dump))
+        if self.suite:
+            own = sources.choose_sources(own, self.suite, codename=_codename())
+        (self.state / "sources/vimto.sources").write_text(sources.render_sources(own))
+        (self.state / "status").write_text("")
+        settings = {
+            "Dir::State": self.state,
+            "Dir::State::lists": self.state / "lists/",
+            # What is installed here is of no matter to a kernel that is not.
+            "Dir::State::status": self.state / "status",
+            "Dir::Cache": self.state / "cache",
+            "Dir::Cache::archives": "archives/",
+            "Dir::Etc::main": "/dev/null",
+            "Dir::Etc::parts": self.state / "empty",
+            "Dir::Etc::sourcelist": "/dev/null",
+            "Dir::Etc::sourceparts": self.state / "sources",
+            # The cache may lie in a home directory that apt's own user cannot enter.
+            "APT::Sandbox::User": "root",
+            "Acquire::Languages": "none",
+        }
+        if self.suite:  # the machine's preferences are about its own suites
+            settings["Dir::Etc::preferences"] = "/dev/null"
+            settings["Dir::Etc::preferencesparts"] = self.state / "empty"
+        lines = [*_kept(dump), *(f'{key} "{value}";' for key, value in settings.items())]
+        (self.state / "apt.conf").write_text("\n".join(lines) + "\n")
+
+    def _own_configuration(self) -> list[str]:
+        try:
+            return proc.run(["apt-config", "dump"]).text.splitlines()
+        except CommandError as exc:
+            raise KernelError(
+                "this machine has no apt, which kernels from packages need",
+                hint="`-kernel` also takes a file, a directory or an image",
+                lines=exc.lines,
+            ) from exc
+
+
+def _kept(dump: list[str]) -> list[str]:
+    # How this machine reaches its archive (proxies, certificates, credentials, compression), but
+    # not which other indexes its desktop wants, nor the commands it runs after an update.
+    return [
+        line
+        for line in dump
+        if line.startswith(("Acquire::", "APT::Architecture", "Dir::Etc::", "Dir::Bin::"))
+        and not line.startswith(("Acquire::IndexTargets", "Acquire::Languages"))
+    ]
+
+
+def _source_files(dump: list[str]) -> list[Path]:
+    settings = dict(re.findall(r'^(Dir\S*) "(.*)";$', "\n".join(dump), re.MULTILINE))
+    base = Path(settings.get("Dir", "/"), settings.get("Dir::Etc", "etc/apt"))
+    parts = base / settings.get("Dir::Etc::sourceparts", "sources.list.d")
+    files = [base / settings.get("Dir::Etc::sourcelist", "sources.list")]
+    return files + sorted([*parts.glob("*.list"), *parts.glob("*.sources")])
+
+
+def _codename() -> str:
+    try:
+        return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    except OSError:
+        return ""
+
+
+def _parse_stanza(text: str) -> Mapping[str, str]:
+    first = text.split("\n\n", 1)[0]
+    pairs = (line.partition(": ") for line in first.splitlines() if not line.startswith(" "))
+    return {key: value for key, _, value in pairs}
+
+
+def _dependencies(text: str) -> Iterator[str]:
+    # Of alternatives (`a | b`) the first is the archive's choice.
+    for group in text.split(","):
+        name = group.split("|")[0].split("(")[0].strip().partition(":")[0]
+        if name:
+            yield name

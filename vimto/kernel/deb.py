@@ -1,0 +1,129 @@
+"""Debian packages: taking chosen files out of a `.deb` without installing it.
+
+deb(5): an ar(1) archive whose member `data.tar.*` holds the files. It's read as a stream, so that
+a 1.2 GB package of debug symbols costs neither memory nor disk, and reading ends with the last
+file that is wanted.
+"""
+
+import gzip
+import io
+import lzma
+import os
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+from vimto.errors import KernelError
+
+
+class Choose(Protocol):
+    """Decides where in the target a package's file goes; "" for nowhere."""
+
+    def __call__(self, name: str, /) -> str: ...
+
+
+def extract_deb(deb: Path, into: Path, choose: Choose, *, only_one: bool = False) -> int:
+    """Write the files of `deb` that `choose` accepts below `into` and return how many.
+
+    `into` must be ours alone and hold no links. Owners, set-id bits, devices and times are not
+    kept; links are made last, so that no file can be written through one. With `only_one` it
+    ends at the first regular file. Raises `KernelError` for a damaged package.
+    """
+    try:
+        with open(deb, "rb") as file, ExitStack() as stack:
+            data = stack.enter_context(_open_data(file))
+            archive = stack.enter_context(tarfile.open(fileobj=data, mode="r|"))
+            return _extract(archive, into, choose, only_one)
+    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError) as exc:
+        raise KernelError(f"the package `{deb.name}` is damaged: {exc}") from exc
+
+
+def _extract(archive: tarfile.TarFile, into: Path, choose: Choose, only_one: bool) -> int:
+    links: list[tuple[Path, str]] = []
+    count = 0
+    for member in archive:
+        name = os.path.normpath(member.name)
+        if name.startswith(("/", "..")):
+            raise ValueError(f"it holds the name {member.name}")
+        target = choose(name)
+        if not target:
+            continue
+        path = into / target
+        if member.issym():
+            links.append((path, member.linkname))
+        elif member.isdir():
+            path.mkdir(parents=True, exist_ok=True)
+        elif member.isreg():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(archive, member, path)
+            count += 1
+            if only_one:
+                break
+    for path, goal in links:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.lexists(path):
+            path.symlink_to(goal)
+    return count
+
+
+def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    content = archive.extractfile(member)
+    assert content is not None  # a regular file has content
+    mode = 0o755 if member.mode & 0o100 else 0o644
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    with open(fd, "wb") as file:
+        shutil.copyfileobj(content, file, 1 << 20)
+
+
+def _open_data(file: BinaryIO) -> BinaryIO:
+    if file.read(8) != b"!<arch>\n":
+        raise ValueError("it is no ar archive")
+    while header := file.read(60):
+        name = header[:16].decode("ascii", "replace").strip().rstrip("/")
+        size = int(header[48:58])
+        if name.startswith("data.tar"):
+            opener = _OPENERS.get(name.removeprefix("data.tar"))
+            if opener is None:
+                raise ValueError(f"it is compressed in an unknown way ({name})")
+            return opener(io.BufferedReader(_Part(file, size), 1 << 18))
+        file.seek(size + size % 2, os.SEEK_CUR)
+    raise ValueError("it holds no files")
+
+
+def _open_zstd(file: BinaryIO) -> BinaryIO:
+    try:
+        from compression import zstd  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:  # Python < 3.14
+        from backports import zstd
+    return cast(BinaryIO, zstd.ZstdFile(file))
+
+
+_OPENERS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
+    "": lambda file: file,
+    ".gz": lambda file: cast(BinaryIO, gzip.GzipFile(fileobj=file)),
+    ".xz": lambda file: cast(BinaryIO, lzma.LZMAFile(file)),  # noqa: SIM115 (a caller closes it)
+    ".zst": _open_zstd,
+}
+
+
+class _Part(io.RawIOBase):
+    # The next `size` bytes of a file: decompressors look for another stream behind theirs, and
+    # ar's padding is none.
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        data = self._file.read(min(len(view), self._left))
+        view[: len(data)] = data
+        self._left -= len(data)
+        return len(data)
