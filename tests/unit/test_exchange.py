@@ -1,0 +1,276 @@
+"""The conversation with a guest, with this test in the guest's place."""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from vimto.errors import BootError, LostVMError
+from vimto.vm import protocol
+from vimto.vm.exchange import Exchange, Interrupted, Limits
+from vimto.vm.signals import SignalPipe
+from vimto.vm.streams import Input, Output
+
+LIMITS = Limits(boot=20, accept=20, prepare=20, run=0)
+READY = protocol.encode_json(protocol.READY, {"protocol": protocol.VERSION})
+ACCEPTED = protocol.encode_json(protocol.ACCEPTED, {})
+STARTED = protocol.encode_json(protocol.STARTED, {"pid": 1})
+EXIT = protocol.encode_json(protocol.EXIT, {"status": 3, "signal": 0})
+
+
+class Guest:
+    """The other end of the port, and the frames that came there."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.end = end
+        self.reader = protocol.FrameReader()
+        self.frames: list[tuple[int, bytes]] = []
+
+    def expect(self, kind: int) -> bytes:
+        while not self.frames:
+            data = self.end.recv(1 << 20)
+            assert data, "the host hung up"
+            self.frames += self.reader.feed(data)
+        found, payload = self.frames.pop(0)
+        assert found == kind
+        return payload
+
+
+class Talk:
+    """An exchange and its guest; `play` runs a guest's part beside the exchange."""
+
+    def __init__(self, signals: SignalPipe, limits: Limits = LIMITS) -> None:
+        here, there = socket.socketpair()
+        here.setblocking(False)
+        self.here = here
+        self.guest = Guest(there)
+        self.exchange = Exchange(here.fileno(), lambda: {"argv": ["x"]}, limits, signals)
+
+    def play(self, part: Callable[[Guest], None]) -> dict[str, Any]:
+        failure: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                part(self.guest)
+            except BaseException as exc:
+                failure.append(exc)
+                self.guest.end.close()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            return self.exchange.run()
+        finally:
+            thread.join()
+            self.here.close()
+            self.guest.end.close()
+            if failure:
+                raise failure[0]
+
+
+@pytest.fixture
+def signals() -> Iterator[SignalPipe]:
+    with SignalPipe() as pipe:
+        yield pipe
+
+
+def start(guest: Guest) -> None:
+    guest.end.sendall(READY)
+    assert json.loads(guest.expect(protocol.RUN)) == {"argv": ["x"]}
+    guest.end.sendall(ACCEPTED + STARTED)
+
+
+def test_from_ready_to_exit(signals: SignalPipe) -> None:
+    notices: list[tuple[str, str]] = []
+    talk = Talk(signals)
+    talk.exchange.on_notice = lambda level, text: notices.append((level, text))
+
+    def part(guest: Guest) -> None:
+        start(guest)
+        guest.end.sendall(
+            protocol.encode_json(protocol.NOTICE, {"level": "info", "text": "t"}) + EXIT
+        )
+
+    assert talk.play(part) == {"status": 3, "signal": 0}
+    assert notices == [("info", "t")]
+
+
+def test_output_is_written_and_acknowledged(signals: SignalPipe) -> None:
+    read, write = os.pipe()
+    talk = Talk(signals)
+    talk.exchange.attach(None, {1: Output(1, write)})
+
+    def part(guest: Guest) -> None:
+        start(guest)
+        guest.end.sendall(protocol.encode(protocol.STDOUT, b"abc"))
+        assert protocol.decode_ack(guest.expect(protocol.ACK)) == (1, 3)
+        guest.end.sendall(EXIT)
+
+    talk.play(part)
+    assert os.read(read, 10) == b"abc"
+    os.close(read)
+    os.close(write)
+
+
+def test_a_reader_that_is_gone_is_reported(signals: SignalPipe) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    talk = Talk(signals)
+    talk.exchange.attach(None, {1: Output(1, write)})
+
+    def part(guest: Guest) -> None:
+        start(guest)
+        guest.end.sendall(protocol.encode(protocol.STDOUT, b"abc"))
+        assert protocol.decode_ack(guest.expect(protocol.ACK)) == (1, protocol.READER_GONE)
+        guest.end.sendall(EXIT)
+
+    assert talk.play(part)["status"] == 3
+    os.close(write)
+
+
+def test_a_pipe_that_is_never_read_does_not_hold_up_stderr(signals: SignalPipe) -> None:
+    full_read, full_write = os.pipe()
+    read, write = os.pipe()
+    talk = Talk(signals)
+    talk.exchange.attach(None, {1: Output(1, full_write), 2: Output(2, write)})
+
+    def part(guest: Guest) -> None:
+        start(guest)
+        block = protocol.encode(protocol.STDOUT, bytes(protocol.MAX_STREAM))
+        guest.end.sendall(block * 4 + protocol.encode(protocol.STDERR, b"err") + EXIT)
+        assert os.read(read, 10) == b"err"
+        left = protocol.MAX_STREAM * 4
+        while left:  # only now somebody reads
+            left -= len(os.read(full_read, 1 << 20))
+
+    talk.play(part)
+    for fd in (full_read, full_write, read, write):
+        os.close(fd)
+
+
+def test_stdin_waits_for_credit(signals: SignalPipe) -> None:
+    read, write = os.pipe()
+    talk = Talk(signals)
+    talk.exchange.attach(Input(read), {})
+    feeder = threading.Thread(
+        target=lambda: (os.write(write, bytes(protocol.STDIN_WINDOW + 5)), os.close(write))
+    )
+
+    def part(guest: Guest) -> None:
+        start(guest)
+        feeder.start()
+        got = 0
+        while got < protocol.STDIN_WINDOW:
+            got += len(guest.expect(protocol.STDIN))
+        assert got == protocol.STDIN_WINDOW
+        guest.end.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            guest.end.recv(1)
+        guest.end.setblocking(True)
+        guest.end.sendall(protocol.encode_ack(0, 100))
+        assert len(guest.expect(protocol.STDIN)) == 5
+        assert guest.expect(protocol.STDIN) == b""
+        guest.end.sendall(EXIT)
+
+    talk.play(part)
+    feeder.join()
+    os.close(read)
+
+
+def test_a_signal_is_forwarded(signals: SignalPipe) -> None:
+    talk = Talk(signals)
+
+    def part(guest: Guest) -> None:
+        start(guest)
+        guest.end.sendall(protocol.encode_json(protocol.NOTICE, {}))
+        os.kill(os.getpid(), 15)
+        assert guest.expect(protocol.SIGNAL) == b"\x0f"
+        guest.end.sendall(EXIT)
+
+    talk.play(part)
+
+
+def test_a_signal_before_the_start_ends_us(signals: SignalPipe) -> None:
+    def part(guest: Guest) -> None:
+        guest.end.sendall(READY)
+        guest.expect(protocol.RUN)
+        os.kill(os.getpid(), 2)
+
+    with pytest.raises(Interrupted) as caught:
+        Talk(signals).play(part)
+    assert caught.value.status == 130
+
+
+def test_a_command_that_ignores_three_requests_is_ended(signals: SignalPipe) -> None:
+    def part(guest: Guest) -> None:
+        start(guest)
+        for _ in range(2):
+            os.kill(os.getpid(), 15)
+            assert guest.expect(protocol.SIGNAL) == b"\x0f"
+        os.kill(os.getpid(), 15)
+
+    with pytest.raises(Interrupted) as caught:
+        Talk(signals).play(part)
+    assert caught.value.status == 143
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_the_end_of_the_machine_is_no_status(signals: SignalPipe, started: bool) -> None:
+    def part(guest: Guest) -> None:
+        if started:
+            start(guest)
+        guest.end.close()
+
+    with pytest.raises(LostVMError if started else BootError, match="the machine ended before"):
+        Talk(signals).play(part)
+
+
+def test_silence_has_a_limit_in_every_state(signals: SignalPipe) -> None:
+    quick = Limits(boot=0.05, accept=0.05, prepare=0.05, run=0.05)
+    with pytest.raises(BootError, match="did not boot within"):
+        Talk(signals, quick).play(lambda _guest: None)
+    with pytest.raises(BootError, match="did not answer within"):
+        Talk(signals, quick).play(lambda guest: guest.end.sendall(READY))
+    with pytest.raises(LostVMError, match="not prepared within"):
+        Talk(signals, quick).play(lambda guest: guest.end.sendall(READY + ACCEPTED))
+    with pytest.raises(LostVMError, match="still running after"):
+        Talk(signals, quick).play(lambda guest: guest.end.sendall(READY + ACCEPTED + STARTED))
+
+
+def test_a_lifeline_that_hangs_up_ends_the_run(signals: SignalPipe) -> None:
+    read, write = os.pipe()
+    talk = Talk(signals)
+    talk.exchange.lifeline = read
+
+    def part(guest: Guest) -> None:
+        start(guest)
+        os.close(write)
+
+    with pytest.raises(LostVMError, match="is gone"):
+        talk.play(part)
+    os.close(read)
+
+
+def test_another_protocol_is_refused(signals: SignalPipe) -> None:
+    frame = protocol.encode_json(protocol.READY, {"protocol": 99})
+    with pytest.raises(BootError, match="version 99"):
+        Talk(signals).play(lambda guest: guest.end.sendall(frame))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        STARTED,
+        protocol.encode(protocol.READY, b"[]"),
+        protocol.encode(protocol.ACK, b"xx"),
+        b"\xff\xff\xff\xff\x06",
+        protocol.encode(99, b""),
+    ],
+)
+def test_garbage_loses_the_machine(signals: SignalPipe, data: bytes) -> None:
+    with pytest.raises(LostVMError):
+        Talk(signals).play(lambda guest: guest.end.sendall(data))
