@@ -192,16 +192,12 @@ def is_build_tree(directory: Path) -> bool:
 
 
 def _roots_above(image: Path) -> Iterator[Path]:
-    # boot/vmlinuz-V, usr/lib/modules/V/vmlinuz and arch/x86/boot/bzImage: four levels at most.
-    # A kernel's tree has it in a known place, so an unrelated ancestor's modules don't count.
-    for depth, root in enumerate(image.parents[:4]):
+    # A kernel lies in a known place of its tree, five levels deep at most, so the modules of an
+    # unrelated directory further up don't count.
+    for root in image.parents[:5]:
         places = image.relative_to(root).parts[:-1]
-        if (
-            depth == 0
-            or places == ("boot",)
-            or places[-3:-1] == ("lib", "modules")
-            or is_build_tree(root)
-        ):
+        among_modules = places[-3:-1] == ("lib", "modules") and root.name != "usr"
+        if places in ((), ("boot",)) or among_modules or is_build_tree(root):
             yield root
 
 

@@ -230,8 +230,8 @@ def has_pvh_note(vmlinux: Path) -> bool:
     with open(vmlinux, "rb") as file:
         for segment in _segments(file):
             if segment.kind == _PT_NOTE:
-                file.seek(segment.offset)
-                if (b"Xen\0", _XEN_PHYS32_ENTRY) in _notes(file.read(segment.size)):
+                notes = _notes(_read_at(file, segment.offset, segment.size))
+                if (b"Xen\0", _XEN_PHYS32_ENTRY) in notes:
                     return True
     return False
 
@@ -269,17 +269,15 @@ def has_debug_info(vmlinux: Path) -> bool:
     """Say whether the file is an ELF with DWARF debug information."""
     with open(vmlinux, "rb") as file:
         head = file.read(64)
-        if not is_elf(head):
+        if len(head) < 64 or not is_elf(head):
             return False
         start = struct.unpack_from("<Q", head, 0x28)[0]
         size, count, names = struct.unpack_from("<HHH", head, 0x3A)
-        file.seek(start)
-        table = file.read(size * count)
-        if not start or len(table) < size * (names + 1):
+        table = _read_at(file, start, size * count)
+        if size < 64 or len(table) < size * (names + 1):
             return False
         offset, length = struct.unpack_from("<QQ", table, names * size + 0x18)
-        file.seek(offset)
-        return b".debug_info\0" in file.read(length)
+        return b".debug_info\0" in _read_at(file, offset, length)
 
 
 def _segments(file: BinaryIO) -> Iterator[Segment]:
@@ -289,12 +287,20 @@ def _segments(file: BinaryIO) -> Iterator[Segment]:
         return
     start = struct.unpack_from("<Q", head, 0x20)[0]
     size, count = struct.unpack_from("<HH", head, 0x36)
-    file.seek(start)
-    table = file.read(size * count)
-    for at in range(0, len(table) - 55, size or 56):
+    table = _read_at(file, start, size * count)
+    for at in range(0, len(table) - 55, max(size, 56)):
         kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", table, at)
         if kind in (_PT_LOAD, _PT_NOTE):
             yield Segment(kind, offset, length)
+
+
+def _read_at(file: BinaryIO, offset: int, size: int) -> bytes:
+    # A damaged header may point anywhere: what is not there is empty.
+    end = file.seek(0, 2)
+    if offset > end or not offset:
+        return b""
+    file.seek(offset)
+    return file.read(min(size, end - offset))
 
 
 def _notes(data: bytes) -> Iterator[tuple[bytes, int]]:
@@ -306,6 +312,10 @@ def _notes(data: bytes) -> Iterator[tuple[bytes, int]]:
 
 
 @contextmanager
-def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        yield data
+def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
+    with open(path, "rb") as file:
+        if file.seek(0, 2) == 0:  # mmap(2) refuses an empty file
+            yield b""
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data

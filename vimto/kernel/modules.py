@@ -188,7 +188,7 @@ def _section(data: bytes, wanted: bytes, name: Path) -> bytes:
             at = strings + header[0]
             if data[at : data.index(b"\0", at)] == wanted:
                 return data[header[4] : header[4] + header[5]]
-    except (ValueError, IndexError, struct.error) as exc:
+    except (ValueError, IndexError, OverflowError, struct.error) as exc:
         raise KernelError(f"the kernel module `{name}` is damaged: {exc}") from exc
     return b""
 

@@ -1,0 +1,87 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from vimto import agent, proc
+from vimto.errors import AgentError
+
+MAIN = 'package main\n\nvar buildID string\n\nfunc main() { println("agent", buildID) }\n'
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    source = tmp_path / "guest"
+    source.mkdir()
+    (source / "go.mod").write_text("module vimto/guest\n\ngo 1.21\n")
+    (source / "main.go").write_text(MAIN)
+    monkeypatch.setattr(agent, "source_directory", lambda: source)
+    return source
+
+
+needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="no Go here")
+
+
+@needs_go
+def test_the_program_knows_its_source(source: Path, tmp_path: Path) -> None:
+    assert agent.find_agent(cache=tmp_path / "cache") is None
+    built = agent.build_agent(cache=tmp_path / "cache")
+    assert proc.run([str(built.path)]).stderr.decode() == f"agent {built.digest}\n"
+    assert built.digest == agent.source_digest(source)
+    assert agent.find_agent(cache=tmp_path / "cache") == built
+
+
+@needs_go
+def test_the_second_time_no_process_is_started(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = agent.build_agent(cache=tmp_path)
+    monkeypatch.setattr(proc, "run", None)
+    assert agent.build_agent(cache=tmp_path) == first
+    (source / "main_test.go").write_text("package main\n")
+    assert agent.build_agent(cache=tmp_path) == first
+
+
+@needs_go
+def test_the_users_go_settings_do_not_leak_in(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOFLAGS", "-mod=vendor -race")
+    monkeypatch.setenv("GOOS", "plan9")
+    monkeypatch.setenv("GOWORK", "/nonexistent/go.work")
+    monkeypatch.setenv("GO111MODULE", "off")
+    assert agent.build_agent(cache=tmp_path).path.exists()
+
+
+@needs_go
+def test_a_failed_build_shows_the_compilers_words(source: Path, tmp_path: Path) -> None:
+    (source / "main.go").write_text("package main\n\nfunc main() { nonsense() }\n")
+    with pytest.raises(AgentError) as caught:
+        agent.build_agent(cache=tmp_path / "cache")
+    assert any("nonsense" in line for line in caught.value.lines)
+    assert [*(tmp_path / "cache/agent").glob("amd64-*")] == []
+
+
+@pytest.mark.usefixtures("source")
+def test_without_go(tmp_path: Path) -> None:
+    with pytest.raises(AgentError, match="go-of-nobody"):
+        agent.build_agent(cache=tmp_path, go="go-of-nobody")
+
+
+def test_the_digest_covers_names_and_contents(source: Path) -> None:
+    digests = {agent.source_digest(source)}
+    (source / "main.go").write_text(MAIN + "\n")
+    digests.add(agent.source_digest(source))
+    (source / "main.go").rename(source / "other.go")
+    digests.add(agent.source_digest(source))
+    (source / "sub").mkdir()
+    (source / "sub/x.go").write_text("package sub\n")
+    digests.add(agent.source_digest(source))
+    assert len(digests) == 4
+    (source / "sub/x_test.go").write_text("package sub\n")
+    (source / "README").write_text("")
+    assert agent.source_digest(source) in digests
+
+
+def test_the_source_is_found_in_the_checkout() -> None:
+    assert (agent.source_directory() / "go.mod").is_file()

@@ -1,0 +1,264 @@
+import os
+import platform
+from pathlib import Path
+
+import kernel_parts as parts
+import pytest
+
+from vimto.errors import KernelError
+from vimto.kernel import boot
+
+RELEASE = "6.7.8-made"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A tree as a distribution's package has it."""
+    root = tmp_path / "root"
+    (root / "boot").mkdir(parents=True)
+    (root / f"boot/vmlinuz-{RELEASE}").write_bytes(parts.make_bzimage(parts.make_vmlinux()))
+    (root / f"boot/config-{RELEASE}").write_text("CONFIG_9P_FS=m\n# CONFIG_X is not set\n")
+    parts.fill_modules(root / "lib/modules" / RELEASE, parts.NINE_P)
+    return root
+
+
+def names(files: boot.KernelFiles) -> list[str]:
+    return [module.name for module in files.modules.modules]
+
+
+def test_a_package(root: Path, cache: Path) -> None:
+    files = boot.resolve_tree(root, cache=cache)
+    assert files.kernel.read_bytes() == parts.make_vmlinux()
+    assert files.kernel.is_relative_to(cache)
+    assert files.pvh
+    assert files.release == RELEASE
+    assert files.transport == "9p"
+    assert files.image_root == root
+    assert files.vmlinux is None
+    assert files.config == {"CONFIG_9P_FS": "m"}
+    assert names(files).index("9pnet") < names(files).index("9p")
+    assert files.modules.missing == ()
+    assert root / f"boot/config-{RELEASE}" in files.sources
+    assert RELEASE in files.description
+
+
+def test_a_file_finds_the_modules_of_its_tree(root: Path, cache: Path) -> None:
+    files = boot.resolve_file(root / f"boot/vmlinuz-{RELEASE}", cache=cache)
+    assert names(files)
+    assert files.image_root == root
+
+
+def test_the_image_may_lie_among_its_modules(root: Path, cache: Path) -> None:
+    (root / "usr").mkdir()
+    (root / "lib").rename(root / "usr/lib")
+    image = root / f"usr/lib/modules/{RELEASE}/vmlinuz"
+    (root / f"boot/vmlinuz-{RELEASE}").rename(image)
+    for files in (
+        boot.resolve_tree(root, cache=cache),
+        boot.resolve_file(image, cache=cache),
+    ):
+        assert names(files)
+        assert files.image_root == root
+    files = boot.resolve_tree(image.parent, cache=cache)
+    assert names(files)
+    assert files.image_root is None
+
+
+def test_extraction_happens_once(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = boot.resolve_tree(root, cache=cache)
+    monkeypatch.setattr(boot.bzimage, "extract_vmlinux", None)
+    assert boot.resolve_tree(root, cache=cache) == first
+
+
+def test_a_changed_kernel_is_extracted_again(root: Path, cache: Path) -> None:
+    first = boot.resolve_tree(root, cache=cache)
+    other = parts.make_vmlinux(banner=parts.BANNER + b"another")
+    (root / f"boot/vmlinuz-{RELEASE}").write_bytes(parts.make_bzimage(other, how="xz"))
+    second = boot.resolve_tree(root, cache=cache)
+    assert second.kernel != first.kernel
+    assert second.kernel.read_bytes() == other
+
+
+def test_vmlinux_wins_and_is_stripped(root: Path, cache: Path) -> None:
+    vmlinux = root / "boot/vmlinux"
+    vmlinux.write_bytes(parts.make_vmlinux(debug=True))
+    (root / "boot/vmlinuz").symlink_to(f"/boot/vmlinuz-{RELEASE}")
+    files = boot.resolve_tree(root, cache=cache)
+    assert files.vmlinux == vmlinux
+    assert files.kernel.is_relative_to(cache)
+    assert files.kernel.stat().st_size < 4096
+    assert files.pvh
+    vmlinux.unlink()
+    files = boot.resolve_tree(root, cache=cache)
+    assert f"vmlinuz-{RELEASE}" in files.description
+
+
+def test_a_small_vmlinux_is_booted_as_it_is(root: Path, cache: Path) -> None:
+    (root / "boot/vmlinux").write_bytes(parts.make_vmlinux())
+    assert boot.resolve_tree(root, cache=cache).kernel == root / "boot/vmlinux"
+
+
+def test_the_newest_kernel_wins(root: Path, cache: Path) -> None:
+    for release in ("6.7.10-made", "6.7.9-made"):
+        image = parts.make_bzimage(parts.make_vmlinux(), release=release)
+        (root / f"boot/vmlinuz-{release}").write_bytes(image)
+        parts.fill_modules(root / "lib/modules" / release, parts.NINE_P)
+    assert boot.resolve_tree(root, cache=cache).release == "6.7.10-made"
+
+
+def test_without_pvh_the_bzimage_is_booted(root: Path, cache: Path) -> None:
+    image = root / f"boot/vmlinuz-{RELEASE}"
+    image.write_bytes(parts.make_bzimage(parts.make_vmlinux(pvh=False)))
+    files = boot.resolve_tree(root, cache=cache)
+    assert (files.kernel, files.pvh) == (image, False)
+    image.write_bytes(parts.wrap_payload(b"\x89LZO" + b"x" * 99))
+    files = boot.resolve_tree(root, cache=cache)
+    assert (files.kernel, files.pvh) == (image, False)
+
+
+def test_an_elf_without_pvh_is_refused(root: Path, cache: Path) -> None:
+    (root / "boot/vmlinux").write_bytes(parts.make_vmlinux(pvh=False))
+    with pytest.raises(KernelError, match="CONFIG_PVH"):
+        boot.resolve_tree(root, cache=cache)
+
+
+def test_a_link_does_not_lead_to_the_hosts_kernel(tmp_path: Path, cache: Path) -> None:
+    root = tmp_path / "root"
+    (root / "boot").mkdir(parents=True)
+    outside = tmp_path / "outside"
+    outside.write_bytes(parts.make_bzimage(parts.make_vmlinux()))
+    (root / "boot/vmlinuz").symlink_to(outside)
+    with pytest.raises(KernelError, match="no kernel"):
+        boot.resolve_tree(root, cache=cache)
+
+
+def test_a_bare_file_counts_as_having_all_built_in(tmp_path: Path, cache: Path) -> None:
+    image = tmp_path / "somewhere/bzImage"
+    image.parent.mkdir()
+    image.write_bytes(parts.make_bzimage(parts.make_vmlinux()))
+    files = boot.resolve_file(image, cache=cache)
+    assert files.modules.modules == ()
+    assert "9p" in files.modules.builtin
+    assert files.image_root is None
+    assert files.transport == "9p"
+
+
+def test_unless_its_own_configuration_says_otherwise(tmp_path: Path, cache: Path) -> None:
+    image = tmp_path / "bzImage"
+    have = ["VIRTIO_PCI", "VIRTIO_CONSOLE", "OVERLAY_FS", "FUSE_FS", "VIRTIO_FS"]
+    config = "".join(f"CONFIG_{name}=y\n" for name in have) + "CONFIG_9P_FS=m\n"
+    image.write_bytes(parts.make_bzimage(parts.make_vmlinux(config=config)))
+    files = boot.resolve_file(image, cache=cache)
+    assert files.transport == "virtiofs"
+    assert "virtio_rng" in files.modules.missing
+    assert files.config["CONFIG_9P_FS"] == "m"
+    config = config.replace("CONFIG_VIRTIO_CONSOLE=y\n", "")
+    image.write_bytes(parts.make_bzimage(parts.make_vmlinux(config=config)))
+    with pytest.raises(KernelError, match="lacks CONFIG_VIRTIO_CONSOLE"):
+        boot.resolve_file(image, cache=cache)
+
+
+def test_virtiofs_serves_where_9p_is_missing(root: Path, cache: Path) -> None:
+    modules = root / "lib/modules" / RELEASE
+    for path in modules.glob("kernel/9p*"):
+        path.unlink()
+    (modules / "modules.builtin").write_text("kernel/fs/fuse/fuse.ko\n")
+    (modules / "kernel/virtiofs.ko").write_bytes(parts.make_module())
+    (root / f"boot/config-{RELEASE}").unlink()
+    files = boot.resolve_tree(root, cache=cache)
+    assert files.transport == "virtiofs"
+    assert "fuse" in files.modules.builtin
+    assert "virtiofs" in names(files)
+
+
+def test_neither_9p_nor_virtiofs_is_an_error(root: Path, cache: Path) -> None:
+    for path in (root / "lib/modules" / RELEASE).glob("kernel/9p*"):
+        path.unlink()
+    with pytest.raises(KernelError, match="neither 9p nor virtiofs") as caught:
+        boot.resolve_tree(root, cache=cache)
+    assert "CONFIG_NET_9P_VIRTIO" in caught.value.hint
+
+
+def test_a_module_whose_dependency_is_missing(root: Path, cache: Path) -> None:
+    (root / "lib/modules" / RELEASE / "kernel/9pnet.ko").unlink()
+    with pytest.raises(KernelError, match="9pnet"):
+        boot.resolve_tree(root, cache=cache)
+
+
+def test_a_directory_without_a_kernel(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(KernelError, match="no kernel in") as caught:
+        boot.resolve_tree(tmp_path, cache=cache)
+    assert "boot/vmlinuz" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n", b"\x7fELF\x01\x01" + b"\0" * 99])
+def test_a_file_that_is_no_kernel(tmp_path: Path, cache: Path, content: bytes) -> None:
+    path = tmp_path / "bzImage"
+    path.write_bytes(content)
+    with pytest.raises(KernelError, match="neither"):
+        boot.resolve_file(path, cache=cache)
+
+
+def test_a_build_tree(tmp_path: Path, cache: Path) -> None:
+    tree = tmp_path / "linux"
+    image = tree / "arch/x86/boot/bzImage"
+    image.parent.mkdir(parents=True)
+    (tree / "Kbuild").write_text("")
+    (tree / ".config").write_text("CONFIG_VIRTIO_NET=y\n")
+    with pytest.raises(KernelError, match="holds no kernel"):
+        boot.resolve_tree(tree, cache=cache)
+    image.write_bytes(parts.make_bzimage(parts.make_vmlinux()))
+    (tree / "vmlinux").write_bytes(parts.make_vmlinux(debug=True))
+    modules = {name: needs for name, needs in parts.NINE_P.items() if name != "virtio_net"}
+    parts.fill_modules(tree / "drivers", modules)
+    for files in (
+        boot.resolve_tree(tree, cache=cache),
+        boot.resolve_file(image, cache=cache),
+    ):
+        assert files.pvh
+        assert files.vmlinux == tree / "vmlinux"
+        assert files.image_root is None
+        assert "9p" in names(files)
+        assert "virtio_net" in files.modules.builtin
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_kernel_is_refused_by_the_system(root: Path, cache: Path) -> None:
+    image = root / f"boot/vmlinuz-{RELEASE}"
+    image.chmod(0)
+    with pytest.raises(KernelError, match="cannot be read"):
+        boot.resolve_file(image, cache=cache)
+
+
+def test_an_unreadable_kernel_comes_with_a_way_out(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(KernelError, match="cannot be read") as caught:
+        boot.resolve_file(root / f"boot/vmlinuz-{RELEASE}", cache=cache)
+    assert "chmod" in caught.value.hint
+
+
+def test_the_running_kernel_comes_first(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for release in ("6.7.10-made", "6.7.2-made"):
+        (root / f"boot/vmlinuz-{release}").write_bytes(b"")
+    found = [path.name for path in boot.host_kernels(root)]
+    assert found == ["vmlinuz-6.7.10-made", f"vmlinuz-{RELEASE}", "vmlinuz-6.7.2-made"]
+    uname = platform.uname()._replace(release="6.7.2-made")
+    monkeypatch.setattr(platform, "uname", lambda: uname)
+    assert next(boot.host_kernels(root)).name == "vmlinuz-6.7.2-made"
+
+
+def test_no_kernel_on_the_host(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boot, "host_kernels", lambda: iter(()))
+    assert boot.find_host_kernel() is None
+    with pytest.raises(KernelError, match="no kernel installed"):
+        boot.resolve_host(cache=cache)
