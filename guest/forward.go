@@ -1,0 +1,214 @@
+package main
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// maxDial bounds a connection attempt: a full backlog must not leave the host's client waiting.
+const maxDial = 30 * time.Second
+
+// channels are the forwarded connections. Each has its own window, so that an idle one, or one whose
+// end in the guest does not read, holds up no other.
+type channels struct {
+	port *port
+	mu   sync.Mutex
+	open map[uint32]*channel
+}
+
+type channel struct {
+	id     uint32
+	conn   net.Conn // nil until dialled
+	queue  *queue   // from the host to conn
+	credit *credit  // from conn to the host
+	sent   bool     // we sent close: conn has no more to read
+	got    bool     // the host sent close
+}
+
+func newChannels(p *port) *channels {
+	return &channels{port: p, open: map[uint32]*channel{}}
+}
+
+// dial begins to connect, in the background, to what an open frame names.
+func (c *channels) dial(payload []byte) error {
+	var request open
+	if err := json.Unmarshal(payload, &request); err != nil {
+		return fmt.Errorf("open frame: %w", err)
+	}
+	ch := &channel{id: request.ID, queue: newQueue(channelWindow), credit: newCredit(channelWindow)}
+	c.mu.Lock()
+	_, taken := c.open[ch.id]
+	if !taken {
+		c.open[ch.id] = ch
+	}
+	c.mu.Unlock()
+	if taken {
+		return fmt.Errorf("channel %d is open already", ch.id)
+	}
+	go c.serve(ch, request)
+	return nil
+}
+
+func (c *channels) serve(ch *channel, request open) {
+	conn, err := net.DialTimeout(request.Network, request.Address, maxDial)
+	answer := opened{ID: ch.id}
+	if err != nil {
+		answer.Error = err.Error()
+		c.forget(ch)
+	}
+	if c.port.sendJSON(kindOpened, answer) != nil || err != nil {
+		return
+	}
+	c.mu.Lock()
+	ch.conn = conn
+	gone := c.open[ch.id] != ch // a reset came meanwhile
+	c.mu.Unlock()
+	if gone {
+		conn.Close()
+		return
+	}
+	go c.deliver(ch)
+	c.collect(ch)
+}
+
+// collect sends what conn has to say.
+func (c *channels) collect(ch *channel) {
+	const headroom = headerSize + 4
+	frame := make([]byte, headroom+64<<10)
+	for {
+		room := ch.credit.wait()
+		if room == 0 {
+			return
+		}
+		n, err := ch.conn.Read(frame[headroom:min(headroom+room, len(frame))])
+		if n > 0 {
+			ch.credit.spend(n)
+			binary.LittleEndian.PutUint32(frame[headerSize:], ch.id)
+			seal(frame[:headroom+n], kindData)
+			if c.port.write(frame[:headroom+n]) != nil {
+				return
+			}
+		}
+		if err != nil {
+			c.finish(ch, &ch.sent, err)
+			return
+		}
+	}
+}
+
+// deliver writes what the host sends into conn.
+func (c *channels) deliver(ch *channel) {
+	for {
+		chunk, ok := ch.queue.take()
+		if !ok {
+			break
+		}
+		if _, err := ch.conn.Write(chunk); err != nil {
+			c.abort(ch, err.Error())
+			return
+		}
+		ch.queue.consumed(len(chunk))
+		if c.port.write(dataAckFrame(ch.id, len(chunk))) != nil {
+			return
+		}
+	}
+	if half, ok := ch.conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+	c.finish(ch, &ch.got, nil)
+}
+
+// finish notes that one direction has ended, in order: with both the channel is gone. err is what
+// ended reading from conn; anything but an orderly end resets the channel.
+func (c *channels) finish(ch *channel, direction *bool, err error) {
+	if err != nil && !errors.Is(err, io.EOF) {
+		c.abort(ch, err.Error())
+		return
+	}
+	c.mu.Lock()
+	here := c.open[ch.id] == ch
+	*direction = true
+	both := ch.sent && ch.got
+	c.mu.Unlock()
+	if both {
+		c.forget(ch)
+		ch.conn.Close()
+	}
+	if here && direction == &ch.sent {
+		_ = c.port.send(kindClose, binary.LittleEndian.AppendUint32(nil, ch.id))
+	}
+}
+
+// abort tells the host, once, that the channel is gone.
+func (c *channels) abort(ch *channel, reason string) {
+	if c.forget(ch) {
+		c.release(ch)
+		_ = c.port.send(kindReset, append(binary.LittleEndian.AppendUint32(nil, ch.id), reason...))
+	}
+}
+
+// forget takes the channel out and says whether it was there.
+func (c *channels) forget(ch *channel) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	here := c.open[ch.id] == ch
+	if here {
+		delete(c.open, ch.id)
+	}
+	return here
+}
+
+func (c *channels) release(ch *channel) {
+	ch.queue.drop()
+	ch.credit.close()
+	c.mu.Lock()
+	conn := ch.conn
+	c.mu.Unlock()
+	if conn != nil {
+		conn.Close()
+	}
+}
+
+// handle takes a frame about a channel. One that is gone may still be spoken of: the host's frame and
+// our reset can cross.
+func (c *channels) handle(k kind, payload []byte) error {
+	if len(payload) < 4 {
+		return fmt.Errorf("frame of kind %d has %d bytes", k, len(payload))
+	}
+	id, rest := binary.LittleEndian.Uint32(payload), payload[4:]
+	c.mu.Lock()
+	ch := c.open[id]
+	c.mu.Unlock()
+	if ch == nil {
+		return nil
+	}
+	switch k {
+	case kindData:
+		return ch.queue.put(rest)
+	case kindDataAck:
+		if len(rest) != 4 {
+			return fmt.Errorf("data-ack frame has %d bytes", len(payload))
+		}
+		return ch.credit.add(binary.LittleEndian.Uint32(rest))
+	case kindClose:
+		ch.queue.end()
+	case kindReset:
+		c.forget(ch)
+		c.release(ch)
+	}
+	return nil
+}
+
+func dataAckFrame(id uint32, n int) []byte {
+	frame := make([]byte, headerSize+8)
+	binary.LittleEndian.PutUint32(frame[headerSize:], id)
+	binary.LittleEndian.PutUint32(frame[headerSize+4:], uint32(n))
+	seal(frame, kindDataAck)
+	return frame
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+)
+
+// protocolVersion is the number both sides put into their first frame.
+const protocolVersion = 1
+
+// kind says what a frame is; tests/golden/wire holds one of each.
+type kind uint8
+
+const (
+	kindReady   kind = 1
+	kindRun     kind = 2
+	kindStarted kind = 3
+	kindStdin   kind = 4
+	kindAck     kind = 5
+	kindStdout  kind = 6
+	kindStderr  kind = 7
+	kindSignal  kind = 8
+	kindResize  kind = 9
+	kindNotice  kind = 10
+	kindExit    kind = 11
+	kindOpen    kind = 12
+	kindOpened  kind = 13
+	kindData    kind = 14
+	kindDataAck kind = 15
+	kindClose   kind = 16
+	kindReset   kind = 17
+)
+
+const (
+	// headerSize is the length field (u32, little-endian) and the kind.
+	headerSize = 5
+	maxStream  = 256 << 10
+	maxJSON    = 16 << 20
+
+	stdinWindow   = 256 << 10
+	outputWindow  = 1 << 20
+	channelWindow = 256 << 10
+)
+
+// limit returns the largest payload a frame of this kind may have, or -1 for an unknown kind.
+func (k kind) limit() int {
+	switch k {
+	case kindReady, kindRun, kindStarted, kindNotice, kindExit, kindOpen, kindOpened:
+		return maxJSON
+	case kindStdin, kindStdout, kindStderr, kindData, kindReset:
+		return maxStream
+	case kindAck:
+		return 5
+	case kindSignal:
+		return 1
+	case kindResize, kindClose:
+		return 4
+	case kindDataAck:
+		return 8
+	}
+	return -1
+}
+
+// seal writes the header of a frame whose payload already lies at frame[headerSize:].
+func seal(frame []byte, k kind) {
+	binary.LittleEndian.PutUint32(frame, uint32(len(frame)-headerSize))
+	frame[4] = byte(k)
+}
+
+// encode returns one frame with a copy of payload.
+func encode(k kind, payload []byte) []byte {
+	frame := make([]byte, headerSize+len(payload))
+	copy(frame[headerSize:], payload)
+	seal(frame, k)
+	return frame
+}
+
+// encodeJSON returns one frame with v as its payload. v is one of this package's message types,
+// which always marshal.
+func encodeJSON(k kind, v any) []byte {
+	payload, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return encode(k, payload)
+}
+
+// parseHeader returns the kind and the payload's length, or an error if the limits are exceeded.
+func parseHeader(header []byte) (kind, int, error) {
+	size, k := binary.LittleEndian.Uint32(header), kind(header[4])
+	limit := k.limit()
+	if limit < 0 {
+		return k, 0, fmt.Errorf("frame of unknown kind %d", k)
+	}
+	if uint64(size) > uint64(limit) {
+		return k, 0, fmt.Errorf("frame of kind %d has %d bytes, the limit is %d", k, size, limit)
+	}
+	return k, int(size), nil
+}
+
+// ready is the first frame: what is waiting here.
+type ready struct {
+	Protocol    int      `json:"protocol"`
+	Agent       string   `json:"agent"`
+	Release     string   `json:"release"`
+	CPUs        int      `json:"cpus"`
+	BootMS      int64    `json:"boot_ms"`
+	Filesystems []string `json:"filesystems"`
+}
+
+type started struct {
+	PID     int   `json:"pid"`
+	MountMS int64 `json:"mount_ms"`
+}
+
+type notice struct {
+	Level string `json:"level"`
+	Text  string `json:"text"`
+}
+
+// exit is the last frame. Only a complete one means that the command ended as it says.
+type exit struct {
+	Status int    `json:"status"`
+	Signal int    `json:"signal"`
+	Core   bool   `json:"core"`
+	Error  string `json:"error"`
+	Stage  string `json:"stage"`
+	Hint   string `json:"hint"`
+}
+
+type open struct {
+	ID      uint32 `json:"id"`
+	Network string `json:"network"`
+	Address string `json:"address"`
+}
+
+type opened struct {
+	ID    uint32 `json:"id"`
+	Error string `json:"error"`
+}

@@ -1,0 +1,3 @@
+module vimto/guest
+
+go 1.21

@@ -1,0 +1,189 @@
+// The guest program: PID 1 of every VM. It runs from the initramfs, says on its virtio-serial port
+// that it's there, waits for one order, carries it out and reports the result. A machine may be saved
+// while it waits and restored many times; so what does not depend on the order is done before, and
+// nothing that must differ between two machines is.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// buildID names the source this was built from; the linker sets it.
+var buildID = "unknown"
+
+// portLimit bounds the wait for the port. Emulated machines are slow; the host has a limit of its own.
+const portLimit = 60 * time.Second
+
+func main() {
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "this is vimto's guest program; it runs as PID 1 of a VM only")
+		os.Exit(2)
+	}
+	defer powerOff()
+	defer func() {
+		if cause := recover(); cause != nil {
+			logPanic(cause)
+		}
+	}()
+	p, err := boot()
+	if err != nil {
+		logf("boot: %v", err)
+		return
+	}
+	if err := serve(p); err != nil {
+		logf("%v", err)
+	}
+}
+
+// boot brings the guest to where it waits for its order.
+func boot() (*port, error) {
+	if err := mountEarly(); err != nil {
+		return nil, err
+	}
+	openConsole()
+	if err := loadModules("/modules"); err != nil {
+		return nil, err
+	}
+	if err := mountStaged(); err != nil {
+		return nil, err
+	}
+	if err := raiseLoopback(); err != nil {
+		logf("lo: %v", err)
+	}
+	path, err := findPort(portName, portLimit)
+	if err != nil {
+		return nil, err
+	}
+	return openPort(path, portLimit)
+}
+
+// serve carries out one order. It returns when the host has closed the port.
+func serve(p *port) error {
+	r := newReaper()
+	go r.run()
+	if err := p.sendJSON(kindReady, describe()); err != nil {
+		return err
+	}
+	k, payload, err := p.next()
+	received := time.Now()
+	if err != nil {
+		return fmt.Errorf("waiting for the order: %w", err)
+	}
+	if k != kindRun {
+		return fmt.Errorf("waiting for the order: got a frame of kind %d", k)
+	}
+	s, err := accept(p, r, payload, received)
+	if err != nil {
+		_ = p.sendJSON(kindExit, exit{Status: statusLost, Stage: "mount", Error: err.Error()})
+		_, _, err = p.next()
+		return err
+	}
+	go s.run()
+	err = s.dispatch()
+	_ = syscall.Kill(-1, syscall.SIGKILL)
+	_ = s.flush()
+	return err
+}
+
+// accept parses the order and makes this machine differ from all others of the same save.
+func accept(p *port, r *reaper, payload []byte, received time.Time) (*session, error) {
+	o, err := parseOrder(payload)
+	if err != nil {
+		return nil, err
+	}
+	if err := setClock(o.TimeNS, received); err != nil {
+		return nil, fmt.Errorf("set the clock: %w", err)
+	}
+	if err := addEntropy(o.Entropy); err != nil {
+		return nil, fmt.Errorf("add entropy: %w", err)
+	}
+	if o.Hostname != "" {
+		if err := syscall.Sethostname([]byte(o.Hostname)); err != nil {
+			return nil, fmt.Errorf("set the host name `%s`: %w", o.Hostname, err)
+		}
+	}
+	s, err := newSession(p, r, o, received)
+	if err != nil {
+		return nil, err
+	}
+	if s.log, err = openKernelLog(); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("open the kernel's log: %w", err)
+	}
+	return s, nil
+}
+
+// describe gathers what the ready frame says.
+func describe() ready {
+	r := ready{Protocol: protocolVersion, Agent: buildID, CPUs: countCPUs(), Filesystems: []string{}}
+	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		r.Release = string(trimNewline(text))
+	}
+	if text, err := os.ReadFile("/proc/uptime"); err == nil {
+		var seconds float64
+		_, _ = fmt.Sscan(string(text), &seconds)
+		r.BootMS = int64(seconds * 1000)
+	}
+	text, _ := os.ReadFile("/proc/filesystems")
+	for _, line := range strings.Split(string(text), "\n") {
+		if fields := strings.Fields(line); len(fields) > 0 {
+			r.Filesystems = append(r.Filesystems, fields[len(fields)-1])
+		}
+	}
+	return r
+}
+
+// countCPUs counts the processors that are online, from a list like `0-3,5`.
+func countCPUs() int {
+	text, err := os.ReadFile("/sys/devices/system/cpu/online")
+	if err != nil {
+		return 1
+	}
+	count := 0
+	for _, part := range strings.Split(string(trimNewline(text)), ",") {
+		var first, last int
+		switch n, _ := fmt.Sscanf(part, "%d-%d", &first, &last); n {
+		case 1:
+			count++
+		case 2:
+			count += last - first + 1
+		}
+	}
+	return max(count, 1)
+}
+
+// openConsole points stdout and stderr at the console, or, where there is none, at the kernel's log,
+// so that even the runtime's last words are seen.
+func openConsole() {
+	for _, path := range []string{"/dev/console", "/dev/kmsg"} {
+		fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_NOCTTY|syscall.O_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		_ = syscall.Dup3(fd, 1, 0)
+		_ = syscall.Dup3(fd, 2, 0)
+		if fd > 2 {
+			syscall.Close(fd)
+		}
+		return
+	}
+}
+
+func logf(format string, arguments ...any) {
+	fmt.Fprintf(os.Stderr, "vimto: "+format+"\n", arguments...)
+}
+
+func logPanic(cause any) { logf("panic: %v\n%s", cause, debug.Stack()) }
+
+// powerOff ends the machine. A restart, since QEMU runs with -no-reboot and every machine can do that;
+// powering off needs ACPI.
+func powerOff() {
+	_ = syscall.Reboot(syscall.LINUX_REBOOT_CMD_RESTART)
+	_ = syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF)
+	select {}
+}

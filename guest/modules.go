@@ -1,0 +1,69 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"unsafe"
+)
+
+// loadModules loads the kernel modules that dir/order names, one a line, in that order. One that is
+// there already is no error; nor is a missing list, which is a kernel with all built in.
+func loadModules(dir string) error {
+	list, err := os.ReadFile(dir + "/order")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range strings.Fields(string(list)) {
+		path := dir + "/" + name
+		if err := loadModule(path); err != nil && !errors.Is(err, syscall.EEXIST) {
+			return fmt.Errorf("load module `%s`: %w", name, err)
+		}
+		// The file's pages would otherwise stay in the saved machine's memory.
+		_ = os.Remove(path)
+	}
+	return nil
+}
+
+func loadModule(path string) error {
+	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(fd)
+	parameters := [1]byte{}
+	_, _, errno := syscall.Syscall(sysFinitModule, uintptr(fd), uintptr(unsafe.Pointer(&parameters)), 0)
+	if errno != syscall.ENOSYS {
+		return errnoOrNil(errno)
+	}
+	image, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if len(image) == 0 {
+		return syscall.ENOEXEC
+	}
+	_, _, errno = syscall.Syscall(syscall.SYS_INIT_MODULE, uintptr(unsafe.Pointer(&image[0])),
+		uintptr(len(image)), uintptr(unsafe.Pointer(&parameters)))
+	runtime.KeepAlive(image)
+	return errnoOrNil(errno)
+}
+
+// errnoOrNil keeps a zero errno from becoming a non-nil error.
+func errnoOrNil(errno syscall.Errno) error {
+	if errno == 0 {
+		return nil
+	}
+	return errno
+}
+
+func ioctl(fd int, request uintptr, argument unsafe.Pointer) error {
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), request, uintptr(argument))
+	return errnoOrNil(errno)
+}

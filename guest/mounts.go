@@ -1,0 +1,183 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// fileSystem is a mount of the guest's own.
+type fileSystem struct {
+	kind, target string
+	flags        uintptr
+	options      string
+}
+
+const (
+	noSUID = syscall.MS_NOSUID
+	noDev  = syscall.MS_NODEV
+	noExec = syscall.MS_NOEXEC
+)
+
+// early is what the agent needs to find its port.
+var early = []fileSystem{
+	{"proc", "/proc", noSUID | noDev | noExec, ""},
+	{"sysfs", "/sys", noSUID | noDev | noExec, ""},
+	{"devtmpfs", "/dev", noSUID, "mode=0755"},
+}
+
+// staged is mounted before the order comes, so that it's part of a save and costs a restored machine
+// nothing: later these mounts are only moved. What the kernel does not have is left out. The size
+// limits make a full disk ENOSPC, not a visit of the OOM killer.
+var staged = []fileSystem{
+	{"devpts", "/dev/pts", noSUID | noExec, "gid=5,mode=620,ptmxmode=666"},
+	{"tmpfs", "/dev/shm", noSUID | noDev, "mode=1777,size=25%"},
+	{"mqueue", "/dev/mqueue", noSUID | noDev | noExec, ""},
+	{"hugetlbfs", "/dev/hugepages", noSUID | noDev, ""},
+	{"tmpfs", "/run", noSUID | noDev, "mode=0755,size=10%"},
+	{"tmpfs", "/tmp", noSUID | noDev, "mode=1777,size=40%"},
+	{"cgroup2", "/sys/fs/cgroup", noSUID | noDev | noExec, ""},
+	{"bpf", "/sys/fs/bpf", noSUID | noDev | noExec, "mode=0700"},
+	{"debugfs", "/sys/kernel/debug", noSUID | noDev | noExec, ""},
+	{"tracefs", "/sys/kernel/tracing", noSUID | noDev | noExec, ""},
+	{"securityfs", "/sys/kernel/security", noSUID | noDev | noExec, ""},
+	{"configfs", "/sys/kernel/config", noSUID | noDev | noExec, ""},
+	{"fusectl", "/sys/fs/fuse/connections", noSUID | noDev | noExec, ""},
+	{"binfmt_misc", "/proc/sys/fs/binfmt_misc", noSUID | noDev | noExec, ""},
+	{"tmpfs", scratch, 0, "mode=0755,size=25%"},
+}
+
+// Places in the initramfs. The host's file systems are mounted below these after the order.
+const (
+	scratch  = "/scratch" // tmpfs that holds every overlay's upper and work directory
+	hostRoot = "/host"
+	imageDir = "/image"
+	newRoot  = "/root"
+)
+
+// movable are the mounts, each with all below it, that go from the initramfs into the new root.
+var movable = []string{"/proc", "/sys", "/dev", "/run", "/tmp"}
+
+func (f fileSystem) mount(root string) error {
+	return mount(f.kind, root+f.target, f.kind, f.flags, f.options)
+}
+
+// mount is mount(2) with an error that says what was tried.
+func mount(source, target, kind string, flags uintptr, options string) error {
+	if err := syscall.Mount(source, target, kind, flags, options); err != nil {
+		return fmt.Errorf("mount -t %s -o %s %s %s: %w", kind, options, source, target, err)
+	}
+	return nil
+}
+
+func mountEarly() error {
+	for _, f := range early {
+		if err := os.MkdirAll(f.target, 0o755); err != nil {
+			return err
+		}
+		if err := f.mount(""); err != nil && !errors.Is(err, syscall.EBUSY) {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountStaged mounts the private file systems and makes the directories the order will need.
+func mountStaged() error {
+	for _, dir := range []string{scratch, hostRoot, imageDir, newRoot, "/run", "/tmp",
+		"/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/hugepages"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, f := range staged {
+		err := f.mount("")
+		optional := errors.Is(err, syscall.ENODEV) || errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.EBUSY)
+		if err != nil && !optional {
+			if f.target == scratch || f.target == "/tmp" {
+				return err
+			}
+			logf("%v", err)
+		}
+	}
+	// The overlay's root takes its mode from the upper directory.
+	for _, dir := range []string{"upper", "work"} {
+		if err := os.Mkdir(scratch+"/"+dir, 0o755); err != nil {
+			return err
+		}
+	}
+	_ = os.Mkdir("/run/lock", 0o777)
+	_ = os.Chmod("/run/lock", 0o777|os.ModeSticky)
+	return linkDevices("/dev")
+}
+
+// linkDevices makes the links that udev or systemd makes elsewhere.
+func linkDevices(dev string) error {
+	for name, target := range map[string]string{
+		"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "core": "/proc/kcore",
+	} {
+		if err := os.Symlink(target, dev+"/"+name); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// claimed returns the staged file systems that a setup command wants to mount itself, told by their
+// type or place among its words: mounting the same one there twice is EBUSY.
+func claimed(setup [][]octets) []fileSystem {
+	words := map[string]bool{}
+	for _, command := range setup {
+		if len(command) > 0 && filepath.Base(string(command[0])) == "mount" || mentions(command, "mount") {
+			for _, argument := range command {
+				for _, word := range strings.Fields(string(argument)) {
+					words[strings.TrimRight(word, "/;")] = true
+				}
+			}
+		}
+	}
+	var found []fileSystem
+	for _, f := range staged {
+		if f.kind == "tmpfs" && f.target != "/dev/shm" || f.target == "/dev/pts" {
+			continue
+		}
+		if f.kind != "tmpfs" && words[f.kind] || words[f.target] {
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
+func mentions(command []octets, word string) bool {
+	for _, argument := range command {
+		if strings.Contains(string(argument), word) {
+			return true
+		}
+	}
+	return false
+}
+
+// unmountClaimed takes the claimed file systems away before setup; remountMissing puts back those that
+// setup did not mount after all.
+func unmountClaimed(claimed []fileSystem) {
+	for _, f := range claimed {
+		_ = syscall.Unmount(f.target, syscall.MNT_DETACH)
+	}
+}
+
+func remountMissing(claimed []fileSystem) {
+	for _, f := range claimed {
+		if !isMountPoint(f.target) {
+			_ = f.mount("")
+		}
+	}
+}
+
+func isMountPoint(path string) bool {
+	var here, parent syscall.Stat_t
+	return syscall.Lstat(path, &here) == nil && syscall.Lstat(filepath.Dir(path), &parent) == nil &&
+		here.Dev != parent.Dev
+}

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"testing"
+)
+
+func TestParseOrderKeepsBytesThatAreNoUTF8(t *testing.T) {
+	o, err := parseOrder(golden(t)["run"].payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, pair := range map[string][2]string{
+		"argv":  {string(o.Argv[2]), "\xff\xfe"},
+		"dir":   {string(o.Dir), "/src/m\xf6d"},
+		"share": {string(o.Shares[1].Path), "/opt/caf\xc3\xa9"},
+		"env":   {string(o.Env[1]), "MULTI=a\nb"},
+	} {
+		if pair[0] != pair[1] {
+			t.Errorf("%s is %q, want %q", what, pair[0], pair[1])
+		}
+	}
+	if core := o.Rlimits["core"]; core[0] != ^rlimit(0) {
+		t.Errorf("unlimited is %d", core[0])
+	}
+	if len(o.Entropy) != 8 || o.UID != 1000 || o.Pty != nil || !o.Shares[1].Readonly {
+		t.Errorf("order: %+v", o)
+	}
+}
+
+func TestParseOrderWithTerminal(t *testing.T) {
+	o, err := parseOrder(golden(t)["run-pty"].payload)
+	if err != nil || o.Pty == nil || *o.Pty != (size{24, 80}) {
+		t.Fatalf("%+v, %v", o, err)
+	}
+}
+
+func TestParseOrderRefuses(t *testing.T) {
+	for _, text := range []string{
+		``, `[]`, `{"protocol":2,"argv":["x"]}`, `{"protocol":1,"argv":[]}`,
+		`{"protocol":1,"argv":["\u0100"]}`, `{"protocol":1,"argv":"x"}`,
+	} {
+		if _, err := parseOrder([]byte(text)); err == nil {
+			t.Errorf("%s was accepted", text)
+		}
+	}
+}

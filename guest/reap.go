@@ -1,0 +1,92 @@
+package main
+
+import (
+	"errors"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// reaper waits for every process of the guest, as PID 1 must. It's the only caller of wait4, so a
+// command's status cannot be taken by somebody else. Its zero value is not usable: see newReaper.
+type reaper struct {
+	mu    sync.Mutex // held while a process starts: it may end before its pid is known here
+	alive map[int]chan syscall.WaitStatus
+	more  chan struct{} // says that there may be children again
+	idle  bool          // wait4 found no children, and none was started since
+	wake  *sync.Cond    // idle changed
+}
+
+func newReaper() *reaper {
+	r := &reaper{alive: map[int]chan syscall.WaitStatus{}, more: make(chan struct{}, 1), idle: true}
+	r.wake = sync.NewCond(&r.mu)
+	return r
+}
+
+// start starts a process and returns its pid and the channel on which its status will come.
+func (r *reaper) start(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	pid, err := syscall.ForkExec(path, argv, attr)
+	if err != nil {
+		return 0, nil, err
+	}
+	done := make(chan syscall.WaitStatus, 1)
+	r.alive[pid] = done
+	r.idle = false
+	select {
+	case r.more <- struct{}{}:
+	default:
+	}
+	return pid, done, nil
+}
+
+// run reaps for ever.
+func (r *reaper) run() {
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, syscall.WALL, nil)
+		switch {
+		case errors.Is(err, syscall.ECHILD):
+			r.mu.Lock()
+			r.idle = len(r.alive) == 0
+			r.wake.Broadcast()
+			r.mu.Unlock()
+			<-r.more
+		case err != nil: // EINTR
+		default:
+			r.deliver(pid, status)
+		}
+	}
+}
+
+func (r *reaper) deliver(pid int, status syscall.WaitStatus) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if done, ok := r.alive[pid]; ok && (status.Exited() || status.Signaled()) {
+		delete(r.alive, pid)
+		done <- status
+	}
+}
+
+// killAll ends every process but this one and waits until they are gone, at most for limit: a process
+// in an uninterruptible sleep must not keep the result from the host.
+func (r *reaper) killAll(limit time.Duration) bool {
+	if errors.Is(syscall.Kill(-1, syscall.SIGKILL), syscall.ESRCH) {
+		return true
+	}
+	expired := false
+	timer := time.AfterFunc(limit, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		expired = true
+		r.wake.Broadcast()
+	})
+	defer timer.Stop()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for !r.idle && !expired {
+		r.wake.Wait()
+	}
+	return r.idle
+}

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// mountRoot mounts the host's root, the kernel image's tree over it and a tmpfs over both, moves the
+// private file systems and mounts the shares inside, and makes the result this process's root.
+func mountRoot(o *order) error {
+	if err := mountHost(o); err != nil {
+		return err
+	}
+	if o.Root.TmpfsPercent > 0 && o.Root.TmpfsPercent != 25 {
+		options := fmt.Sprintf("size=%d%%", o.Root.TmpfsPercent)
+		if err := mount("tmpfs", scratch, "tmpfs", syscall.MS_REMOUNT, options); err != nil {
+			return err
+		}
+	}
+	if err := mountOverlays(o.Root.Image != ""); err != nil {
+		return err
+	}
+	for _, dir := range movable {
+		if err := makeMountPoint(newRoot + dir); err != nil {
+			return err
+		}
+		if err := mount(dir, newRoot+dir, "", syscall.MS_MOVE, ""); err != nil {
+			return err
+		}
+	}
+	if err := os.Chdir(newRoot); err != nil {
+		return err
+	}
+	if err := mount(".", "/", "", syscall.MS_MOVE, ""); err != nil {
+		return err
+	}
+	if err := syscall.Chroot("."); err != nil {
+		return err
+	}
+	if err := os.Chdir("/"); err != nil {
+		return err
+	}
+	for _, s := range o.Shares {
+		if err := mountShare(s, o.Root.Msize); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mountHost mounts the host's root and the image's tree, read-only, at their places in the initramfs.
+func mountHost(o *order) error {
+	root := source{fs: o.Root.FS, tag: o.Root.Tag, cache: "loose", msize: o.Root.Msize}
+	if err := root.mount(hostRoot, syscall.MS_RDONLY); err != nil {
+		return err
+	}
+	if o.Root.Image == "" {
+		return nil
+	}
+	root.tag = o.Root.Image
+	return root.mount(imageDir, syscall.MS_RDONLY)
+}
+
+// source is a directory of the host as QEMU offers it.
+type source struct {
+	fs, tag, cache string
+	msize          int
+}
+
+// mount mounts the source. Permissions are checked here, by the guest's kernel and against the uid of
+// who asks: that is what 9p does by default, with an attach for each user.
+func (s source) mount(target string, flags uintptr) error {
+	if s.fs == "virtiofs" {
+		return mount(s.tag, target, "virtiofs", flags, "")
+	}
+	options := fmt.Sprintf("trans=virtio,version=9p2000.L,msize=%d,cache=%s", s.msize, s.cache)
+	return mount(s.tag, target, "9p", flags, options)
+}
+
+// mountShare mounts a directory of the host at the same path, making it where the guest has none.
+func mountShare(s share, msize int) error {
+	if !strings.HasPrefix(string(s.Path), "/") {
+		return fmt.Errorf("share `%s`: the path is not absolute", s.Path)
+	}
+	if err := makeMountPoint(string(s.Path)); err != nil {
+		return fmt.Errorf("share `%s`: %w", s.Path, err)
+	}
+	// A writable mmap needs a cache that knows dirty pages; "loose" would hide the host's changes.
+	from, flags := source{fs: s.FS, tag: s.Tag, cache: "mmap", msize: msize}, uintptr(0)
+	if s.Readonly {
+		from.cache, flags = "loose", syscall.MS_RDONLY
+	}
+	if err := from.mount(string(s.Path), flags); err != nil {
+		return fmt.Errorf("share `%s`: %w", s.Path, err)
+	}
+	return nil
+}
+
+func makeMountPoint(path string) error {
+	info, err := os.Stat(path)
+	if err == nil && !info.IsDir() {
+		return fmt.Errorf("`%s` is no directory", path)
+	}
+	if err == nil {
+		return nil
+	}
+	return os.MkdirAll(path, 0o755)
+}
+
+// overlay is one overlay mount: where, and what lies under its own upper directory, topmost first.
+type overlay struct {
+	target string // below the new root; "" is the root itself
+	lower  []string
+}
+
+func (v overlay) mount(name string) error {
+	// A colon separates lower directories and a comma options; these are all paths of ours, or an
+	// image's and the host's top-level names, which planOverlays leaves alone if they hold either.
+	upper, work := scratch+"/upper"+name, scratch+"/work"+name
+	if name != "" {
+		if err := os.Mkdir(upper, 0o755); err != nil {
+			return err
+		}
+		if err := os.Mkdir(work, 0o755); err != nil {
+			return err
+		}
+		matchMode(upper, v.lower[len(v.lower)-1])
+	}
+	options := "lowerdir=" + strings.Join(v.lower, ":") + ",upperdir=" + upper + ",workdir=" + work
+	return mount("overlay", newRoot+v.target, "overlay", 0, options)
+}
+
+// matchMode gives an upper directory the mode and owner of the directory it stands for.
+func matchMode(upper, lower string) {
+	var st syscall.Stat_t
+	if syscall.Stat(lower, &st) == nil {
+		_ = syscall.Chown(upper, int(st.Uid), int(st.Gid))
+		_ = syscall.Chmod(upper, st.Mode&0o7777)
+	}
+}
+
+// mountOverlays mounts the root and, where the image and the host disagree on what a top-level name
+// is, the overlays that make both visible.
+func mountOverlays(image bool) error {
+	root := overlay{lower: []string{hostRoot}}
+	var more []overlay
+	if image {
+		root.lower = []string{imageDir, hostRoot}
+		var err error
+		if more, err = planOverlays(imageDir, hostRoot, scratch+"/upper"); err != nil {
+			return err
+		}
+	}
+	if err := root.mount(""); err != nil {
+		return err
+	}
+	for i, v := range more {
+		if err := v.mount(fmt.Sprint(i)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// planOverlays finds the top-level names that are a directory in one tree and a symbolic link in the
+// other. The upper layer decides what the guest sees at the name itself, and it gets what the host
+// has; the directory the image's files would have been lost in gets an overlay of its own.
+//
+//	image lib/, host lib -> usr/lib:   upper lib -> usr/lib, and usr/lib from image lib, image usr/lib, host usr/lib
+//	image lib -> usr/lib, host lib/:   upper lib/, and lib from image usr/lib, host lib
+func planOverlays(image, host, upper string) ([]overlay, error) {
+	entries, err := os.ReadDir(image)
+	if err != nil {
+		return nil, err
+	}
+	var more []overlay
+	for _, entry := range entries {
+		name := entry.Name()
+		info, err := os.Lstat(host + "/" + name)
+		if err != nil || strings.ContainsAny(name, ",:\\") {
+			continue
+		}
+		imageLink, hostLink := entry.Type()&os.ModeSymlink != 0, info.Mode()&os.ModeSymlink != 0
+		switch {
+		case hostLink:
+			link, err := os.Readlink(host + "/" + name)
+			if err != nil {
+				return nil, err
+			}
+			if err := os.Symlink(link, upper+"/"+name); err != nil {
+				return nil, err
+			}
+			target, ok := topLevel(link)
+			if entry.IsDir() && ok && isRealDir(host+target) {
+				more = append(more, overlay{target, existing(image+"/"+name, image+target, host+target)})
+			}
+		case imageLink && info.IsDir():
+			if err := os.Mkdir(upper+"/"+name, 0o755); err != nil {
+				return nil, err
+			}
+			lower := []string{host + "/" + name}
+			if link, err := os.Readlink(image + "/" + name); err == nil {
+				if target, ok := topLevel(link); ok {
+					lower = existing(image+target, host+"/"+name)
+				}
+			}
+			more = append(more, overlay{"/" + name, lower})
+		}
+	}
+	return more, nil
+}
+
+// topLevel returns the path, from the root, that a link in the root directory leads to; not if it
+// leads out of the tree or has a character that overlay's options cannot hold.
+func topLevel(link string) (string, bool) {
+	target := filepath.Clean("/" + link)
+	return target, target != "/" && !strings.ContainsAny(target, ",:\\")
+}
+
+func isRealDir(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.IsDir()
+}
+
+func existing(paths ...string) []string {
+	var found []string
+	for _, path := range paths {
+		if isRealDir(path) {
+			found = append(found, path)
+		}
+	}
+	return found
+}

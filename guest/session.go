@@ -1,0 +1,409 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// session is one order from its arrival to the exit frame.
+type session struct {
+	port     *port
+	reaper   *reaper
+	order    *order
+	received time.Time
+	log      *kernelLog
+	channels *channels
+	ended    sync.Once
+
+	stdin          *input
+	stdinFile      *os.File // our end; nil if the command has no pipe
+	stdout, stderr *output  // nil if the command has none of its own
+	tty            *pty
+	files          []uintptr // the command's descriptors 0, 1 and 2
+
+	mu       sync.Mutex
+	stage    string
+	leader   int              // the running command's (or setup command's) pid and process group
+	deferred []syscall.Signal // came before the command started
+}
+
+// newSession makes the streams, so that the host's frames have a place to go at once.
+func newSession(p *port, r *reaper, o *order, received time.Time) (*session, error) {
+	s := &session{port: p, reaper: r, order: o, received: received, channels: newChannels(p), stage: "mount"}
+	s.stdin = &input{queue: newQueue(stdinWindow), terminal: o.Pty != nil}
+	if o.Pty != nil {
+		return s, s.openTerminal()
+	}
+	return s, s.openPipes()
+}
+
+func (s *session) openTerminal() error {
+	tty, err := openPty(*s.order.Pty, s.order.UID)
+	if err != nil {
+		return err
+	}
+	slave := uintptr(tty.slave)
+	s.tty, s.files = tty, []uintptr{slave, slave, slave}
+	s.stdout = newOutput(kindStdout, tty.master)
+	s.stdout.file, s.stdinFile = tty.file, tty.file
+	return nil
+}
+
+func (s *session) openPipes() error {
+	const closed = ^uintptr(0)
+	s.files = []uintptr{closed, closed, closed}
+	for fd, mode := range []string{s.order.Stdin, s.order.Stdout, s.order.Stderr} {
+		switch mode {
+		case "closed":
+		case "null":
+			null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			s.files[fd] = uintptr(null)
+		case "stdout":
+			s.files[fd] = s.files[1]
+		case "pipe":
+			ours, theirs, err := makePipe(s.order.UID, s.order.GID, fd == 0)
+			if err != nil {
+				return fmt.Errorf("pipe: %w", err)
+			}
+			s.files[fd] = uintptr(theirs)
+			switch fd {
+			case 0:
+				s.stdinFile = os.NewFile(uintptr(ours), "stdin")
+			case 1:
+				s.stdout = newOutput(kindStdout, ours)
+			case 2:
+				s.stderr = newOutput(kindStderr, ours)
+			}
+		default:
+			return fmt.Errorf("stream %d: unknown mode `%s`", fd, mode)
+		}
+	}
+	return nil
+}
+
+// run does what the order says and reports it.
+func (s *session) run() {
+	defer s.rescue()
+	status, problem := s.execute()
+	for _, teardown := range s.order.Teardown {
+		s.enter("teardown")
+		if err := s.runSetup(teardown); err != nil {
+			s.warn("teardown: " + err.Error())
+		}
+	}
+	if !s.reaper.killAll(5 * time.Second) {
+		s.warn("processes that cannot be killed are left behind")
+	}
+	if err := s.flush(); err != nil {
+		s.warn(err.Error())
+	}
+	if s.log != nil {
+		if text := s.log.trouble(); text != "" {
+			s.warn(text)
+		}
+	}
+	if problem != nil {
+		s.end(exit{Status: problem.status, Error: problem.Error(), Stage: problem.stage, Hint: problem.hint})
+		return
+	}
+	report := exit{Status: status.ExitStatus(), Stage: "command"}
+	if status.Signaled() {
+		report.Signal, report.Core = int(status.Signal()), status.CoreDump()
+		report.Status = 128 + report.Signal
+	}
+	s.end(report)
+}
+
+// execute prepares the guest and runs the command; the failure says why it was never started.
+func (s *session) execute() (syscall.WaitStatus, *failure) {
+	if err := mountRoot(s.order); err != nil {
+		return 0, failed("mount", err)
+	}
+	if problem := s.prepare(); problem != nil {
+		return 0, problem
+	}
+	if s.stdinFile != nil {
+		go guarded(s, func() { s.stdin.pump(s.port, s.stdinFile) })
+	} else {
+		s.stdin.queue.drop()
+	}
+	syscall.Umask(s.order.Umask)
+	s.enter("start")
+	groups := s.order.Groups
+	if groups == nil {
+		groups = []uint32{}
+	}
+	c := command{argv: plain(s.order.Argv), env: plain(s.order.Env), dir: string(s.order.Dir), files: s.files}
+	c.attr = &syscall.SysProcAttr{
+		Setsid: true, Setctty: s.tty != nil,
+		Credential: &syscall.Credential{Uid: s.order.UID, Gid: s.order.GID, Groups: groups},
+	}
+	pid, done, problem := c.start(s.reaper)
+	s.closeFiles()
+	if problem != nil {
+		return 0, problem
+	}
+	syscall.Umask(0o022)
+	s.enter("command")
+	_ = s.port.sendJSON(kindStarted, started{PID: pid, MountMS: time.Since(s.received).Milliseconds()})
+	for _, out := range []*output{s.stdout, s.stderr} {
+		if out := out; out != nil {
+			go guarded(s, func() { out.pump(s.port) })
+		}
+	}
+	s.lead(pid)
+	status := <-done
+	s.lead(0)
+	for _, out := range []*output{s.stdout, s.stderr} {
+		if out != nil {
+			out.finish()
+		}
+	}
+	return status, nil
+}
+
+// prepare does the rest of what the command finds done: parameters, limits, network, setup commands.
+func (s *session) prepare() *failure {
+	s.enter("setup")
+	if err := setSysctls(s.order.Sysctls); err != nil {
+		return failed("setup", err)
+	}
+	if err := setLimits(s.order.Rlimits); err != nil {
+		return failed("setup", err)
+	}
+	if s.order.Network {
+		if err := startNetwork(""); err != nil {
+			return failed("setup", err)
+		}
+	}
+	if dir := variable(plain(s.order.Env), "XDG_RUNTIME_DIR", ""); strings.HasPrefix(dir, "/run/") {
+		if os.MkdirAll(dir, 0o755) == nil && os.Chmod(dir, 0o700) == nil {
+			_ = os.Chown(dir, int(s.order.UID), int(s.order.GID))
+		}
+	}
+	claims := claimed(s.order.Setup)
+	unmountClaimed(claims)
+	for _, setup := range s.order.Setup {
+		if err := s.runSetup(setup); err != nil {
+			return failed("setup", err)
+		}
+	}
+	remountMissing(claims)
+	return nil
+}
+
+// runSetup runs one setup or teardown command as root, its output being notices.
+func (s *session) runSetup(argv []octets) error {
+	if len(argv) == 0 {
+		return nil
+	}
+	null, err := syscall.Open("/dev/null", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	ours, theirs, err := makePipe(0, 0, false)
+	if err != nil {
+		return err
+	}
+	c := command{argv: plain(argv), env: plain(s.order.Env), dir: string(s.order.Dir)}
+	c.files = []uintptr{uintptr(null), uintptr(theirs), uintptr(theirs)}
+	c.attr = &syscall.SysProcAttr{Setsid: true}
+	pid, done, problem := c.start(s.reaper)
+	syscall.Close(null)
+	syscall.Close(theirs)
+	if problem != nil {
+		syscall.Close(ours)
+		return fmt.Errorf("command `%s`: %w", strings.Join(c.argv, " "), problem.err)
+	}
+	out := newOutput(kindNotice, ours)
+	go guarded(s, func() { out.pump(s.port) })
+	s.lead(pid)
+	status := <-done
+	s.lead(0)
+	out.finish()
+	if status.Exited() && status.ExitStatus() == 0 {
+		return nil
+	}
+	how := fmt.Sprintf("status %d", status.ExitStatus())
+	if status.Signaled() {
+		how = fmt.Sprintf("signal %d (%s)", int(status.Signal()), status.Signal())
+	}
+	text := fmt.Sprintf("command `%s` ended with %s", strings.Join(c.argv, " "), how)
+	if last := strings.TrimSpace(string(out.tail)); last != "" {
+		text += "; its last output:\n" + last
+	}
+	return errors.New(text)
+}
+
+func (s *session) closeFiles() {
+	shut := map[uintptr]bool{^uintptr(0): true}
+	for _, fd := range s.files {
+		if !shut[fd] {
+			shut[fd] = true
+			syscall.Close(int(fd))
+		}
+	}
+}
+
+// flush writes everything back to the host: QEMU is killed after the exit frame, and the dirty pages of
+// a shared mapping would die with it.
+func (s *session) flush() error {
+	var problems []error
+	for _, shared := range s.order.Shares {
+		if shared.Readonly {
+			continue
+		}
+		fd, err := syscall.Open(string(shared.Path), syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+		if err == nil {
+			_, _, errno := syscall.Syscall(sysSyncfs, uintptr(fd), 0, 0)
+			err = errnoOrNil(errno)
+			syscall.Close(fd)
+		} else {
+			syscall.Sync() // the mount may be hidden or gone; what it holds may not
+			err = nil
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("share `%s`: writing back: %w", shared.Path, err))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// enter notes where the session is, for a report on a panic of ours.
+func (s *session) enter(stage string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stage = stage
+}
+
+// lead says which process gets the host's signals; 0 if none runs. The command also gets those that
+// came before it, once.
+func (s *session) lead(pid int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leader = pid
+	if pid != 0 && s.stage == "command" {
+		for _, signal := range s.deferred {
+			_ = syscall.Kill(-pid, signal)
+		}
+		s.deferred = nil
+	}
+}
+
+// signal delivers one of the host's signals to the command's process group, or, like a terminal would,
+// to the foreground one.
+func (s *session) signal(signal syscall.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stage != "command" && s.stage != "teardown" {
+		s.deferred = append(s.deferred, signal)
+	}
+	if s.leader == 0 {
+		return
+	}
+	group := s.leader
+	if s.tty != nil && s.stage == "command" {
+		if foreground := s.tty.foreground(); foreground > 0 {
+			group = foreground
+		}
+	}
+	_ = syscall.Kill(-group, signal)
+}
+
+func (s *session) warn(text string) { _ = s.port.sendJSON(kindNotice, notice{"warning", text}) }
+
+// end sends the exit frame, whoever comes first.
+func (s *session) end(report exit) {
+	s.ended.Do(func() { _ = s.port.sendJSON(kindExit, report) })
+}
+
+// rescue turns a panic of ours into an exit frame: the host must never be left without a word.
+func (s *session) rescue() {
+	if cause := recover(); cause != nil {
+		logPanic(cause)
+		s.mu.Lock()
+		stage := s.stage
+		s.mu.Unlock()
+		s.end(exit{Status: statusLost, Stage: stage, Error: fmt.Sprintf("the guest program failed: %v", cause),
+			Hint: "this is a fault of vimto's; the console log has the stack"})
+	}
+}
+
+func guarded(s *session, do func()) {
+	defer s.rescue()
+	do()
+}
+
+// dispatch handles the host's frames until it goes away.
+func (s *session) dispatch() error {
+	defer s.rescue()
+	for {
+		k, payload, err := s.port.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = s.handle(k, payload)
+		}
+		if err != nil {
+			s.end(exit{Status: statusLost, Stage: "command", Error: "protocol error: " + err.Error()})
+			return err
+		}
+	}
+}
+
+func (s *session) handle(k kind, payload []byte) error {
+	switch k {
+	case kindStdin:
+		if len(payload) == 0 {
+			s.stdin.queue.end()
+			return nil
+		}
+		return s.stdin.queue.put(payload)
+	case kindAck:
+		return s.acknowledge(payload)
+	case kindSignal:
+		if len(payload) != 1 {
+			return fmt.Errorf("signal frame has %d bytes", len(payload))
+		}
+		s.signal(syscall.Signal(payload[0]))
+	case kindResize:
+		if len(payload) != 4 {
+			return fmt.Errorf("resize frame has %d bytes", len(payload))
+		}
+		if s.tty != nil {
+			_ = s.tty.resize(size{binary.LittleEndian.Uint16(payload), binary.LittleEndian.Uint16(payload[2:])})
+		}
+	case kindOpen:
+		return s.channels.dial(payload)
+	case kindData, kindDataAck, kindClose, kindReset:
+		return s.channels.handle(k, payload)
+	default:
+		return fmt.Errorf("frame of kind %d goes the other way", k)
+	}
+	return nil
+}
+
+func (s *session) acknowledge(payload []byte) error {
+	if len(payload) != 5 {
+		return fmt.Errorf("ack frame has %d bytes", len(payload))
+	}
+	out := s.stdout
+	if payload[0] == streamStderr {
+		out = s.stderr
+	}
+	if payload[0] == streamStdin || payload[0] > streamStderr || out == nil {
+		return fmt.Errorf("ack of stream %d, which is not sent", payload[0])
+	}
+	return out.credit.add(binary.LittleEndian.Uint32(payload[1:]))
+}
