@@ -1,0 +1,312 @@
+"""One frozen configuration from four sources: defaults < `.vimto.toml` < environment < flags."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from vimto import console
+from vimto.errors import ConfigError
+from vimto.settings import SETTINGS, Flags, Setting, near_misses, resolve_path
+from vimto.values import parse_commands
+
+CONFIG_FILE = ".vimto.toml"
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings, as the table in `vimto.settings` describes them, and where they came from.
+
+    `memory` is in MiB, limits in bytes, times in seconds. `kernel` is as it was written; if it is
+    a relative path, then to `kernel_directory`. `configured_kernel` is what a weaker source
+    names, for `kernel = ":tag"` to change the tag of. `origins` has a text for each key: `default`,
+    `FILE: key`, `$VARIABLE` or `-flag`, several of them where a list adds up. `file` is the
+    configuration file, if there is one.
+    """
+
+    kernel: str
+    memory: int
+    smp: int
+    user: str
+    sudo: bool
+    setup: tuple[tuple[str, ...], ...]
+    teardown: tuple[tuple[str, ...], ...]
+    share: tuple[str, ...]
+    kernel_args: tuple[str, ...]
+    sysctl: tuple[str, ...]
+    accel: str
+    qemu: str
+    boot_timeout: float
+    timeout: float
+    snapshot: bool
+    snapshot_limit: int
+    pull: str
+    pull_fresh: float
+    image_limit: int
+    insecure_registry: tuple[str, ...]
+    net: str
+    forward: tuple[str, ...]
+    cache_dir: Path
+    verbose: int
+
+    configured_kernel: str
+    kernel_directory: Path
+    file: Path | None
+    origins: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """What one source sets: parsed values and the name of each one's origin.
+
+    Relative paths are relative to `directory`; with `upward`, a kernel's may also be found above.
+    """
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+    directory: str
+    upward: bool = True
+
+
+def load_config(flags: Flags, environ: Mapping[str, str], cwd: str | os.PathLike[str]) -> Config:
+    """Merge all sources, the strongest last; `flags` is what `parse_flags` returned.
+
+    The file is the `.vimto.toml` in `cwd`, or else the one in the repository's root. Raises
+    `ConfigError` for a file or a variable that cannot be used.
+    """
+    directory = os.path.abspath(cwd)
+    path = find_config_file(directory)
+    sources = [
+        *([_read_file(path)] if path else []),
+        _read_environment(environ, directory),
+        _Source(values=flags, origins=_flag_names(flags), directory=directory),
+    ]
+    values: dict[str, Any] = {row.key: row.default for row in SETTINGS}
+    origins = {row.key: DEFAULT for row in SETTINGS}
+    for row in SETTINGS:
+        for source in sources:
+            if row.key in source.values:
+                _merge(row, source, values, origins)
+    _settle_user(sources, values, origins)
+    values["cache_dir"] = Path(values["cache_dir"]) if values["cache_dir"] else _default_cache()
+    return Config(
+        **values,
+        **_find_kernel_base(sources, directory),
+        file=Path(path) if path else None,
+        origins=MappingProxyType(origins),
+    )
+
+
+def _default_cache() -> Path:
+    import platformdirs
+
+    return platformdirs.user_cache_path("vimto")
+
+
+def _merge(row: Setting, source: _Source, values: dict[str, Any], origins: dict[str, str]) -> None:
+    value = source.values[row.key]
+    if row.path and row.many:
+        value = tuple(resolve_path(row, item, source.directory) for item in value)
+    elif row.path:
+        value = resolve_path(row, value, source.directory)
+    origin = source.origins[row.key]
+    if row.many:
+        kept = list(values[row.key])
+        for item in value:
+            if item:
+                kept.append(item)
+            else:
+                kept, origins[row.key] = [], DEFAULT
+        value = tuple(kept)
+        if origins[row.key] != DEFAULT:
+            origin = f"{origins[row.key]}, {origin}"
+    values[row.key], origins[row.key] = value, origin
+
+
+def _settle_user(sources: list[_Source], values: dict[str, Any], origins: dict[str, str]) -> None:
+    """Let the stronger one of `sudo` and `user` count, so that the two never contradict."""
+    if not values["sudo"] or values["user"] in ("", "root", "0"):
+        return
+    for source in reversed(sources):
+        if source.values.get("sudo") and "user" in source.values:
+            raise ConfigError(
+                f"{origins['sudo']} and {origins['user']} contradict each other",
+                hint='`sudo` is short for `user = "root"`',
+            )
+        if source.values.get("sudo"):
+            values["user"], origins["user"] = "root", origins["sudo"]
+            return
+        if "user" in source.values:
+            values["sudo"], origins["sudo"] = False, origins["user"]
+            return
+
+
+def _flag_names(flags: Flags) -> dict[str, str]:
+    return {row.key: f"-{row.flags[0]}" for row in SETTINGS if row.key in flags}
+
+
+def _read_environment(environ: Mapping[str, str], directory: str) -> _Source:
+    rows = {row.variable: row for row in SETTINGS}
+    values, origins = {}, {}
+    for name, text in environ.items():
+        if not name.startswith("VIMTO_") or not text:
+            continue
+        row = rows.get(name)
+        if row is None:
+            _warn_near_miss(name, list(rows))
+            continue
+        # Lists: one item a line. Neither blanks nor colons can separate paths or commands.
+        parts: Any = [line for line in text.splitlines() if line] if row.many else text
+        try:
+            values[row.key] = row.parse(parts)
+        except ValueError as exc:
+            raise ConfigError(f"${name}: `{text}` {exc}") from None
+        origins[row.key] = f"${name}"
+    return _Source(values=values, origins=origins, directory=directory)
+
+
+def _warn_near_miss(name: str, known: list[str]) -> None:
+    # Others may have variables of that prefix for purposes of their own: no error, and not a
+    # word unless it looks like a slip.
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+    if near:
+        console.warn(f"the variable `{name}` means nothing; did you mean `{near[0]}`?")
+
+
+def find_repository(directory: str) -> str | None:
+    """Return the root of the repository that `directory`, an absolute path, is in.
+
+    That is the nearest directory upward with a `.git` (a directory, or the file that worktrees
+    and submodules have); without one, the nearest with a `go.mod`.
+    """
+    return _find_upward(directory, ".git") or _find_upward(directory, "go.mod")
+
+
+def _find_upward(directory: str, name: str) -> str | None:
+    while not os.path.lexists(os.path.join(directory, name)):
+        parent = os.path.dirname(directory)
+        if parent == directory:
+            return None
+        directory = parent
+    return directory
+
+
+def find_config_file(directory: str) -> str | None:
+    """Return the path of the file that counts in `directory`: its own, else the repository's."""
+    for place in (directory, find_repository(directory)):
+        if place is not None:
+            path = os.path.join(place, CONFIG_FILE)
+            if os.path.lexists(path):
+                return path
+    return None
+
+
+def _read_file(path: str) -> _Source:
+    text = _read_text(path)
+    import tomllib  # 10 ms that a run without a file need not spend
+
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"`{path}` is not TOML: {exc}") from exc
+    rows = {row.key: row for row in SETTINGS}
+    unknown = [key for key in table if key not in rows]
+    if unknown:
+        raise _unknown_keys(path, text, unknown, list(rows))
+    values, problems = {}, []
+    for key, value in table.items():
+        try:
+            values[key] = _parse_toml(rows[key], value)
+        except ValueError as exc:
+            shown = f"`{value}` {exc}" if isinstance(value, (str, int, float)) else exc
+            problems.append(f"{_where(path, text, key)}: `{key}`: {shown}")
+    if problems:
+        raise ConfigError(f"`{path}` cannot be used", lines=tuple(problems))
+    origins = {key: f"{path}: {key}" for key in values}
+    return _Source(values=values, origins=origins, directory=os.path.dirname(path), upward=False)
+
+
+def _parse_toml(row: Setting, value: object) -> Any:
+    if row.many and not isinstance(value, list):
+        # The Go tool refuses a lone string here too: `setup = "a b"` reads like a list of words.
+        example = '["mount -t tmpfs none /mnt"]' if row.parse is parse_commands else '["…"]'
+        raise ValueError(f"must be a list, as in `{row.key} = {example}`")
+    return row.parse(value)
+
+
+def _read_text(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as exc:
+        raise ConfigError(f"`{path}` cannot be read: {exc.strerror}") from exc
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise ConfigError(f"`{path}` is not TOML: line {line} is not UTF-8") from exc
+
+
+def _unknown_keys(path: str, text: str, unknown: list[str], known: list[str]) -> ConfigError:
+    lines = []
+    for key in unknown:
+        near = near_misses(key, known)
+        end = f"; did you mean `{near[0]}`?" if near else ""
+        lines.append(f"{_where(path, text, key)}: `{key}`{end}")
+    what = "an unknown key" if len(unknown) == 1 else f"{len(unknown)} unknown keys"
+    return ConfigError(
+        f"`{path}` has {what}", lines=tuple(lines), hint="`vimto config` lists all there are"
+    )
+
+
+def _where(path: str, text: str, key: str) -> str:
+    """Return `FILE:LINE` of a key, `FILE` alone where it is written in some unusual way."""
+    name = os.path.basename(path)
+    for number, line in enumerate(text.splitlines(), 1):
+        word = line.strip().lstrip("[\"' ").removeprefix(key)
+        if len(word) < len(line.strip().lstrip("[\"' ")) and word.lstrip("\"' ")[:1] in "=.]":
+            return f"{name}:{number}"
+    return name
+
+
+def _find_kernel_base(sources: list[_Source], cwd: str) -> dict[str, Any]:
+    """Return what a kernel's name may need: a directory, and the name of a weaker source."""
+    named = [source for source in sources if "kernel" in source.values]
+    if not named:
+        return {"configured_kernel": "", "kernel_directory": Path(cwd)}
+    kernel = named[-1].values["kernel"]
+    directory = named[-1].directory
+    if named[-1].upward:
+        directory = _find_base(kernel, cwd)
+    weaker = [source.values["kernel"] for source in named[:-1]]
+    configured = next((name for name in reversed(weaker) if not name.startswith(":")), "")
+    return {"configured_kernel": configured, "kernel_directory": Path(directory)}
+
+
+def _find_base(kernel: str, cwd: str) -> str:
+    """Return the directory in which the relative path `kernel` exists: `cwd`, or one above it.
+
+    `go test -exec 'vimto -kernel ./bzImage' ./...` runs us in each package's directory, while the
+    user means the one where go was started. So every directory up to the repository's root counts.
+    """
+    kind, _, path = kernel.partition(":")
+    if kind in ("oci", "oci-archive", "docker-archive"):
+        names = [path, path.rpartition(":")[0]]
+    else:
+        names = [kernel if "/" in kernel else ""]
+    if not names[0] or names[0].startswith(("/", "~")):
+        return cwd
+    root = find_repository(cwd) or cwd
+    directory = cwd
+    while True:
+        if any(name and os.path.exists(os.path.join(directory, name)) for name in names):
+            return directory
+        if directory == root or directory == os.path.dirname(directory):
+            return cwd
+        directory = os.path.dirname(directory)

@@ -1,0 +1,333 @@
+"""The table of settings: one row feeds the file, the flags, the environment and the reference."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vimto.errors import UsageError
+from vimto.values import (
+    GIB,
+    parse_bool,
+    parse_bytes,
+    parse_choice,
+    parse_commands,
+    parse_count,
+    parse_duration,
+    parse_list,
+    parse_memory,
+    parse_smp,
+    parse_text,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One row: `key` names it in the file and in `Config`; flag and variable follow from it.
+
+    `metavar` stands for the value in help and is empty for a switch. Values of a setting that is
+    `many` add up over the sources, weakest first, and an empty item drops those before it.
+    `path` marks values that are relative to the place they were written in.
+    """
+
+    key: str
+    parse: Callable[[object], Any]
+    default: Any
+    help: str
+    metavar: str = ""
+    many: bool = False
+    path: bool = False
+    shown_default: str = ""
+    flag: str = ""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The names of the flag, without dashes, the preferred one first."""
+        long = self.key.replace("_", "-")
+        return (self.flag, long) if self.flag else (long,)
+
+    @property
+    def variable(self) -> str:
+        """The name of the environment variable."""
+        return f"VIMTO_{self.key.upper()}"
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the flag takes no separate value."""
+        return not self.metavar
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        key="kernel",
+        metavar="KERNEL",
+        parse=parse_text,
+        default="",
+        shown_default="`host`, then the distribution's package",
+        help="the kernel to boot: a file, a directory, an image `registry/name:tag`, `:tag` (the "
+        "configured image with another tag), `oci:DIR`, `apt:PACKAGE` or `host`",
+    ),
+    Setting(
+        key="memory",
+        metavar="SIZE",
+        parse=parse_memory,
+        default=1024,
+        help="memory of the machine: `1G`, `1024M`, `size=1G`, or a number of MiB",
+    ),
+    Setting(
+        key="smp",
+        metavar="N",
+        parse=parse_smp,
+        default=2,
+        help="number of CPUs: `2` or `cpus=2`",
+    ),
+    Setting(
+        key="user",
+        metavar="USER",
+        parse=parse_text,
+        default="",
+        shown_default="the current user",
+        help="user, by name or number, that the command runs as",
+    ),
+    Setting(
+        key="sudo",
+        parse=parse_bool,
+        default=False,
+        help='run the command as root; the same as `user = "root"`',
+    ),
+    Setting(
+        key="setup",
+        metavar="COMMAND",
+        parse=parse_commands,
+        default=(),
+        many=True,
+        help="command to run as root before the test, in the same directory; words are split as a "
+        "shell does, nothing is expanded",
+    ),
+    Setting(
+        key="teardown",
+        metavar="COMMAND",
+        parse=parse_commands,
+        default=(),
+        many=True,
+        help="command to run as root after the test, whatever its result",
+    ),
+    Setting(
+        key="share",
+        metavar="DIR[:ro]",
+        parse=parse_list,
+        default=(),
+        many=True,
+        path=True,
+        help="another directory of the host that the guest may write to (or, with `:ro`, read "
+        "live), at the same path",
+    ),
+    Setting(
+        key="kernel_args",
+        metavar="ARGS",
+        parse=parse_list,
+        default=(),
+        many=True,
+        help="more words for the kernel's command line",
+    ),
+    Setting(
+        key="sysctl",
+        metavar="NAME=VALUE",
+        parse=parse_list,
+        default=(),
+        many=True,
+        help="kernel parameter to set before the test, as sysctl(8) takes it",
+    ),
+    Setting(
+        key="accel",
+        metavar="NAME",
+        parse=parse_choice("auto", "kvm", "tcg"),
+        default="auto",
+        help="`kvm` (hardware virtualisation), `tcg` (emulation), or `auto`: KVM where it works",
+    ),
+    Setting(
+        key="qemu",
+        metavar="PROGRAM",
+        parse=parse_text,
+        default="",
+        shown_default="`qemu-system-…` on `PATH`",
+        path=True,
+        help="the QEMU to run: a name on `PATH`, or a path",
+    ),
+    Setting(
+        key="boot_timeout",
+        metavar="TIME",
+        parse=parse_duration,
+        default=0.0,
+        shown_default="automatic, longer under emulation",
+        help="how long a machine may take until it answers; 0 chooses by the accelerator",
+    ),
+    Setting(
+        key="timeout",
+        metavar="TIME",
+        parse=parse_duration,
+        default=0.0,
+        shown_default="none",
+        help="how long a command may run in its machine; 0 is no limit (go has its own, "
+        "`go test -timeout`)",
+    ),
+    Setting(
+        key="snapshot",
+        parse=parse_bool,
+        default=True,
+        help="boot once, save the machine, and start all later ones from the save",
+    ),
+    Setting(
+        key="snapshot_limit",
+        metavar="SIZE",
+        parse=parse_bytes,
+        default=4 * GIB,
+        help="disk that saves may take; the longest unused are removed",
+    ),
+    Setting(
+        key="pull",
+        metavar="WHEN",
+        parse=parse_choice("missing", "always", "never"),
+        default="missing",
+        help="when to ask the registry: if the image is `missing` or its tag stale, `always`, or "
+        "`never`",
+    ),
+    Setting(
+        key="pull_fresh",
+        metavar="TIME",
+        parse=parse_duration,
+        default=86400.0,
+        help="how long what a tag resolved to is believed before the registry is asked again",
+    ),
+    Setting(
+        key="image_limit",
+        metavar="SIZE",
+        parse=parse_bytes,
+        default=16 * GIB,
+        help="the largest image, unpacked, that is accepted",
+    ),
+    Setting(
+        key="insecure_registry",
+        metavar="HOST",
+        parse=parse_list,
+        default=(),
+        many=True,
+        help="registry that may be asked over plain http; loopback addresses always may",
+    ),
+    Setting(
+        key="net",
+        metavar="KIND",
+        parse=parse_choice("none", "user"),
+        default="none",
+        help="network of the guest: `none` but loopback, or `user`: outgoing connections and DNS "
+        "through QEMU",
+    ),
+    Setting(
+        key="forward",
+        metavar="FROM=TO",
+        parse=parse_list,
+        default=(),
+        many=True,
+        help="forward connections from the host into the guest: `HOST:PORT=GUEST:PORT`; either "
+        "side may be the path of a unix socket",
+    ),
+    Setting(
+        key="cache_dir",
+        metavar="DIR",
+        parse=parse_text,
+        default="",
+        shown_default="`$XDG_CACHE_HOME/vimto`, `~/.cache/vimto`",
+        path=True,
+        help="where kernels, images, saves and the guest program are kept",
+    ),
+    Setting(
+        key="verbose",
+        parse=parse_count,
+        default=0,
+        flag="v",
+        help="print each command before it runs; twice, the guest's console and tracebacks too",
+    ),
+)
+
+# Words that look like flags but ask for something else than a setting; `cli` answers them.
+_QUESTIONS = ("-h", "-help", "-?", "-version")
+
+Flags = Mapping[str, Any]
+
+
+def parse_flags(argv: Sequence[str], given: Flags | None = None) -> tuple[Flags, list[str]]:
+    """Take the flags at the start of `argv`; return them by key, and the words that follow.
+
+    Go's rules: one dash or two, `-flag value` or `-flag=value`, switches without a value or as
+    `-flag=false` (also `-no-flag`). Parsing ends at the first word that is no flag, at `--`,
+    which is dropped, and at a request for help or the version, which is not. `given` are flags
+    from earlier on the command line, which these continue. Raises `UsageError`.
+    """
+    values = dict(given or {})
+    words = list(argv)
+    while words:
+        word = words[0]
+        if word == "--":
+            return values, words[1:]
+        dashed = word[1:] if word.startswith("--") else word
+        if not dashed.startswith("-") or dashed == "-" or dashed in _QUESTIONS:
+            return values, words
+        name, equals, text = dashed[1:].partition("=")
+        row, negated = _find_row(name)
+        if row is None:
+            raise UsageError(f"unknown flag `{word.partition('=')[0]}`", hint=_flag_hint(name))
+        del words[0]
+        if not equals and not row.is_switch:
+            if not words:
+                raise UsageError(f"the flag `{word}` needs a value: `{word} {row.metavar}`")
+            text = words.pop(0)
+        elif not equals:
+            text = "true"
+        values[row.key] = _add(row, values.get(row.key), word, text, negated)
+    return values, []
+
+
+def _find_row(name: str) -> tuple[Setting | None, bool]:
+    for row in SETTINGS:
+        if name in row.flags:
+            return row, False
+        if row.parse is parse_bool and name == f"no-{row.flags[0]}":
+            return row, True
+    return None, False
+
+
+def _flag_hint(name: str) -> str:
+    near = near_misses(name, [flag for row in SETTINGS for flag in row.flags])
+    if near:
+        return f"did you mean `-{near[0]}`?"
+    return "vimto's own flags stand before the command; `vimto help` lists them"
+
+
+def _add(row: Setting, before: Any, word: str, text: str, negated: bool) -> Any:
+    flag = word.partition("=")[0]
+    try:
+        value = row.parse(text)
+    except ValueError as exc:
+        raise UsageError(f"`{flag}`: `{text}` {exc}") from None
+    if row.many:
+        return (before or ()) + value
+    if row.parse is parse_count and text == "true":  # -v -v
+        return (before or 0) + 1
+    return not value if negated else value
+
+
+def near_misses(name: str, known: Sequence[str]) -> list[str]:
+    """Return those of `known` that `name` may be a misspelling of, the likeliest first."""
+    import difflib  # only somebody who erred waits for it
+
+    return difflib.get_close_matches(name.lower(), known, n=1)
+
+
+def resolve_path(row: Setting, text: str, directory: str) -> str:
+    """Return the path in `text` of a row with `path`, absolute.
+
+    A bare word for `qemu` is a name on PATH, and stays as it is.
+    """
+    if not text or (row.key == "qemu" and os.sep not in text):
+        return text
+    return os.path.normpath(os.path.join(directory, os.path.expanduser(text)))
