@@ -133,6 +133,9 @@ def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) 
 def _fetch(apt: "_Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
     apt.update()
     parts = list(apt.parts(reference))
+    if apt.complaints:
+        # Another vendor's archive may be down for weeks: no reason to ask again at every run.
+        console.warn(f"apt's lists could not all be brought up to date: {apt.complaints[0]}")
     # A metapackage leads to the image package proper, always by a name that goes on longer.
     image = next(
         (part for part in reversed(parts) if part.name.startswith("linux-image-")), parts[0]
@@ -215,7 +218,7 @@ class _Apt:
     def __init__(self, reference: AptKernel, cache: Path) -> None:
         self.suite = reference.release
         self.state = cache.absolute() / "apt" / "state" / (self.suite or "own")
-        self._complaints: tuple[str, ...] = ()
+        self.complaints: tuple[str, ...] = ()
 
     def update(self) -> None:
         """Bring the package lists up to date; whatever goes wrong shows in `show`."""
@@ -225,8 +228,8 @@ class _Apt:
         self._configure()
         result = self._run(["apt-get", "-q", "update"])
         text = result.stderr.decode("utf-8", "replace")
-        self._complaints = tuple(line for line in text.splitlines() if line[:2] in ("E:", "W:"))
-        if result.status == 0 and not self._complaints:
+        self.complaints = tuple(line for line in text.splitlines() if line[:2] in ("E:", "W:"))
+        if result.status == 0 and not self.complaints:
             stamp.touch()
 
     def show(self, name: str, version: str = "") -> Package:
@@ -272,13 +275,13 @@ class _Apt:
 
     def _unknown(self, query: str) -> KernelError:
         where = f"the suite `{self.suite}`" if self.suite else "apt's sources"
-        if self._complaints:
+        if self.complaints:
             hint = "the package lists could not be fetched: is the network up"
             hint += f", and is `{self.suite}` a suite?" if self.suite else "?"
         else:
             hint = "`apt-cache search ^linux-image-` lists names; `apt:PACKAGE/SUITE` asks another"
         return KernelError(
-            f"there is no package `{query}` in {where}", lines=self._complaints[-6:], hint=hint
+            f"there is no package `{query}` in {where}", lines=self.complaints[-6:], hint=hint
         )
 
     def _run(self, argv: list[str], *, cwd: Path | None = None) -> proc.Result:
