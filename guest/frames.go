@@ -30,6 +30,8 @@ const (
 	kindDataAck kind = 15
 	kindClose   kind = 16
 	kindReset   kind = 17
+	// kindAccepted says that the order has arrived: from here on no other machine may get it.
+	kindAccepted kind = 18
 )
 
 const (
@@ -41,12 +43,15 @@ const (
 	stdinWindow   = 256 << 10
 	outputWindow  = 1 << 20
 	channelWindow = 256 << 10
+
+	// readerGone in place of a count says that nobody reads the stream any more.
+	readerGone = 0xFFFFFFFF
 )
 
 // limit returns the largest payload a frame of this kind may have, or -1 for an unknown kind.
 func (k kind) limit() int {
 	switch k {
-	case kindReady, kindRun, kindStarted, kindNotice, kindExit, kindOpen, kindOpened:
+	case kindReady, kindRun, kindStarted, kindNotice, kindExit, kindOpen, kindOpened, kindAccepted:
 		return maxJSON
 	case kindStdin, kindStdout, kindStderr, kindData, kindReset:
 		return maxStream

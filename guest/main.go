@@ -78,6 +78,9 @@ func serve(p *port) error {
 	if k != kindRun {
 		return fmt.Errorf("waiting for the order: got a frame of kind %d", k)
 	}
+	if err := p.sendJSON(kindAccepted, struct{}{}); err != nil {
+		return err
+	}
 	s, err := accept(p, r, payload, received)
 	if err != nil {
 		_ = p.sendJSON(kindExit, exit{Status: statusLost, Stage: "mount", Error: err.Error()})

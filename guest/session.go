@@ -405,5 +405,10 @@ func (s *session) acknowledge(payload []byte) error {
 	if payload[0] == streamStdin || payload[0] > streamStderr || out == nil {
 		return fmt.Errorf("ack of stream %d, which is not sent", payload[0])
 	}
-	return out.credit.add(binary.LittleEndian.Uint32(payload[1:]))
+	count := binary.LittleEndian.Uint32(payload[1:])
+	if count == readerGone {
+		out.abandon()
+		return nil
+	}
+	return out.credit.add(count)
 }

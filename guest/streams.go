@@ -79,6 +79,12 @@ func (s *output) finish() {
 	s.file.Close()
 }
 
+// abandon closes the pipe, whose reader on the host is gone: the command's next write meets EPIPE.
+func (s *output) abandon() {
+	s.credit.close()
+	s.file.Close()
+}
+
 // drain sends at most what a pipe can hold, lest a grandchild that goes on writing hold up the end.
 func (s *output) drain(p *port, frame []byte) {
 	for left := pipeSize; left > 0; {
