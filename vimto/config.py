@@ -236,7 +236,7 @@ def _parse_toml(row: Setting, value: object) -> Any:
     if row.many and not isinstance(value, list):
         # The Go tool refuses a lone string here too: `setup = "a b"` reads like a list of words.
         example = '["mount -t tmpfs none /mnt"]' if row.parse is parse_commands else '["…"]'
-        raise ValueError(f"must be a list, as in `{row.key} = {example}`")
+        raise ValueError(f"is no list, as in `{row.key} = {example}`")
     return row.parse(value)
 
 

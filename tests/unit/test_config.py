@@ -1,0 +1,260 @@
+"""Four sources become one configuration, and each value remembers where it came from."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vimto.config import find_config_file, find_repository, load_config
+from vimto.errors import ConfigError
+from vimto.settings import SETTINGS, parse_flags
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    root = tmp_path / "repo"
+    (root / ".git").mkdir(parents=True)
+    (root / "pkg" / "sub").mkdir(parents=True)
+    return root
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / ".vimto.toml"
+    path.write_text(text)
+    return path
+
+
+def flags_of(*words: str) -> dict[str, object]:
+    flags, rest = parse_flags(words)
+    assert not rest
+    return dict(flags)
+
+
+def test_defaults(repository: Path) -> None:
+    config = load_config({}, {}, repository)
+    for row in SETTINGS:
+        if row.key != "cache_dir":
+            assert getattr(config, row.key) == row.default
+    assert set(config.origins.values()) == {"default"}
+    assert config.cache_dir.name == "vimto"
+    assert (config.memory, config.smp, config.snapshot) == (1024, 2, True)
+
+
+def test_the_go_tool_s_own_file(repository: Path) -> None:
+    # As in cilium/ebpf's repository.
+    path = write(
+        repository,
+        """
+kernel="ghcr.io/cilium/ci-kernels:stable"
+smp="cpus=2"
+memory="1G"
+user="root"
+setup=[
+    "mount -t cgroup2 -o nosuid,noexec,nodev cgroup2 /sys/fs/cgroup",
+    "/bin/sh -c 'modprobe bpf_testmod || true'",
+    "dmesg --clear",
+]
+teardown=[
+    "dmesg --read-clear",
+]
+""",
+    )
+    config = load_config({}, {}, repository / "pkg")
+    assert config.file == path
+    assert (config.kernel, config.user) == ("ghcr.io/cilium/ci-kernels:stable", "root")
+    assert (config.memory, config.smp) == (1024, 2)
+    assert config.setup[1] == ("/bin/sh", "-c", "modprobe bpf_testmod || true")
+    assert config.teardown == (("dmesg", "--read-clear"),)
+    assert config.origins["setup"] == f"{path}: setup"
+
+
+def test_the_strongest_source_wins(repository: Path) -> None:
+    path = write(repository, 'memory = "512M"\nsmp = 1\nuser = "nobody"\naccel = "tcg"')
+    environ = {"VIMTO_SMP": "3", "VIMTO_USER": "daemon", "VIMTO_ACCEL": "", "VIMTOX": "1"}
+    config = load_config(flags_of("-user", "bin"), environ, repository)
+    assert (config.memory, config.smp, config.user) == (512, 3, "bin")
+    assert (config.accel, config.pull) == ("tcg", "missing")
+    assert [config.origins[key] for key in ("memory", "smp", "user", "accel", "pull")] == [
+        f"{path}: memory",
+        "$VIMTO_SMP",
+        "-user",
+        f"{path}: accel",
+        "default",
+    ]
+
+
+def test_lists_add_up_and_an_empty_item_drops_what_came_before(repository: Path) -> None:
+    path = write(repository, 'sysctl = ["a=1"]\nsetup = ["one"]\nkernel_args = ["x"]')
+    environ = {"VIMTO_SYSCTL": "b=2\nc=3\n"}
+    flags = flags_of("-sysctl", "d=4", "-setup", "", "-setup", "two", "-kernel-args", "")
+    config = load_config(flags, environ, repository)
+    assert config.sysctl == ("a=1", "b=2", "c=3", "d=4")
+    assert config.origins["sysctl"] == f"{path}: sysctl, $VIMTO_SYSCTL, -sysctl"
+    assert (config.setup, config.origins["setup"]) == ((("two",),), "-setup")
+    assert config.kernel_args == ()
+
+
+def test_paths_are_relative_to_where_they_are_written(repository: Path) -> None:
+    write(repository, 'share = ["data", "/abs:ro"]\nqemu = "bin/qemu"\ncache_dir = "c"')
+    cwd = repository / "pkg"
+    config = load_config(flags_of("-share", "../x:ro"), {}, cwd)
+    assert config.share == (f"{repository}/data", "/abs:ro", f"{repository}/x:ro")
+    assert config.qemu == f"{repository}/bin/qemu"
+    assert config.cache_dir == repository / "c"
+    config = load_config({}, {"VIMTO_QEMU": "qemu-kvm", "VIMTO_CACHE_DIR": "~/v"}, cwd)
+    assert config.qemu == "qemu-kvm"
+    assert config.cache_dir == Path.home() / "v"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "directory"),
+    [
+        ("./bzImage", "."),
+        ("boot/bzImage", "."),
+        ("oci:layout:tag", "."),
+        ("oci-archive:pkg/only", "."),
+        ("./only", "pkg"),
+        ("./missing", "pkg/sub"),
+        ("../outside", "."),
+        ("registry.example/name:tag", "pkg/sub"),
+        (":tag", "pkg/sub"),
+        ("host", "pkg/sub"),
+        ("/bzImage", "pkg/sub"),
+    ],
+)
+def test_a_kernel_of_the_command_line_is_looked_for_upward(
+    repository: Path, kernel: str, directory: str
+) -> None:
+    for name in ("bzImage", "boot/bzImage", "layout", "pkg/only", "../outside", "host"):
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).touch()
+    (repository / "../missing").touch()
+    config = load_config(flags_of("-kernel", kernel), {}, repository / "pkg/sub")
+    assert config.kernel == kernel
+    assert config.kernel_directory == Path(os.path.normpath(repository / directory))
+    config = load_config({}, {"VIMTO_KERNEL": kernel}, repository / "pkg/sub")
+    assert config.kernel_directory == Path(os.path.normpath(repository / directory))
+
+
+def test_a_kernel_in_the_file_is_relative_to_the_file(repository: Path) -> None:
+    write(repository, 'kernel = "./bzImage"')
+    (repository / "pkg/bzImage").touch()
+    assert load_config({}, {}, repository / "pkg").kernel_directory == repository
+
+
+def test_the_kernel_whose_tag_is_replaced(repository: Path) -> None:
+    write(repository, 'kernel = "a.b/c:1"')
+    config = load_config(flags_of("-kernel", ":3"), {"VIMTO_KERNEL": ":2"}, repository)
+    assert (config.kernel, config.configured_kernel) == (":3", "a.b/c:1")
+    config = load_config(flags_of("-kernel", ":3"), {"VIMTO_KERNEL": "x.y/z"}, repository)
+    assert config.configured_kernel == "x.y/z"
+    assert load_config(flags_of("-kernel", "./f"), {}, repository / "..").configured_kernel == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "flags", "user", "sudo"),
+    [
+        ('user = "nobody"', ["-sudo"], "root", True),
+        ("sudo = true", ["-user", "nobody"], "nobody", False),
+        ("sudo = true", ["-sudo=false", "-user", "nobody"], "nobody", False),
+        ('sudo = true\nuser = "root"', [], "root", True),
+        ("sudo = true", [], "", True),
+        ('user = "root"', ["-user", ""], "", False),
+    ],
+)
+def test_the_stronger_of_user_and_sudo(
+    repository: Path, file: str, flags: list[str], user: str, sudo: bool
+) -> None:
+    write(repository, file)
+    config = load_config(flags_of(*flags), {}, repository)
+    assert (config.user, config.sudo) == (user, sudo)
+
+
+def test_user_and_sudo_of_one_source_must_agree(repository: Path) -> None:
+    write(repository, 'sudo = true\nuser = "nobody"')
+    with pytest.raises(ConfigError, match="contradict"):
+        load_config({}, {}, repository)
+
+
+def test_unknown_keys_are_listed_all_with_their_lines(repository: Path) -> None:
+    write(repository, '# kernal\nkernal = "x"\nmemory = "1G"\n\n[setups]\na = 1\n"zz" = 1\nzq.b=1')
+    with pytest.raises(ConfigError) as caught:
+        load_config({}, {}, repository)
+    assert "2 unknown keys" in caught.value.message
+    assert caught.value.lines == (
+        ".vimto.toml:2: `kernal`; did you mean `kernel`?",
+        ".vimto.toml:5: `setups`; did you mean `setup`?",
+    )
+
+
+def test_bad_values_are_listed_all_with_their_lines(repository: Path) -> None:
+    write(repository, 'memory = "huge"\nsetup = "a b"\nsmp = 0\nteardown = [1]')
+    with pytest.raises(ConfigError) as caught:
+        load_config({}, {}, repository)
+    assert caught.value.lines == (
+        ".vimto.toml:1: `memory`: `huge` is no size such as `512M` or `4G`",
+        '.vimto.toml:2: `setup`: `a b` is no list, as in `setup = ["mount -t tmpfs none /mnt"]`',
+        ".vimto.toml:3: `smp`: `0` is no number of CPUs from 1 to 255, as in `2` or `cpus=2`",
+        ".vimto.toml:4: `teardown`: is no string",
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"memory = \n", "line 1"),
+        (b"a = 1\nmemory = 1G\n", "line 2"),
+        (b"smp = 1\nuser = '\xff'\n", "line 2 is not UTF-8"),
+        (b"smp = 1\nsmp = 2\n", "line 2"),
+    ],
+)
+def test_what_is_not_toml(repository: Path, data: bytes, words: str) -> None:
+    (repository / ".vimto.toml").write_bytes(data)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_config({}, {}, repository)
+    assert ".vimto.toml` is not TOML" in caught.value.message
+
+
+def test_a_file_that_cannot_be_read_is_an_error(repository: Path) -> None:
+    (repository / ".vimto.toml").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config({}, {}, repository)
+    (repository / ".vimto.toml").rmdir()
+    (repository / ".vimto.toml").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config({}, {}, repository)
+
+
+def test_a_bad_variable_is_named(repository: Path) -> None:
+    with pytest.raises(ConfigError, match=r"\$VIMTO_SMP: `many` is no number of CPUs"):
+        load_config({}, {"VIMTO_SMP": "many"}, repository)
+
+
+def test_a_mistyped_variable_is_mentioned(
+    repository: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load_config({}, {"VIMTO_KERNAL": "x", "VIMTO_CI_IMAGE": "y"}, repository)
+    err = capfd.readouterr().err
+    assert "VIMTO_KERNAL" in err
+    assert "VIMTO_KERNEL" in err
+    assert "VIMTO_CI_IMAGE" not in err
+
+
+def test_the_working_directory_s_file_wins(repository: Path) -> None:
+    outer = write(repository, "smp = 1")
+    assert find_config_file(f"{repository}/pkg/sub") == str(outer)
+    write(repository / "pkg", "smp = 2")
+    assert find_config_file(f"{repository}/pkg/sub") == str(outer)
+    inner = write(repository / "pkg/sub", "smp = 3")
+    assert find_config_file(f"{repository}/pkg/sub") == str(inner)
+
+
+def test_find_repository(repository: Path) -> None:
+    sub = repository / "pkg/sub"
+    assert find_repository(str(sub)) == str(repository)
+    (repository / "pkg/go.mod").touch()
+    assert find_repository(str(sub)) == str(repository)
+    (repository / ".git").rmdir()
+    assert find_repository(str(sub)) == str(repository / "pkg")
+    (sub / ".git").write_text("gitdir: elsewhere")
+    assert find_repository(str(sub)) == str(sub)

@@ -1,0 +1,132 @@
+"""`vimto config`: every setting, its value, and where that came from."""
+
+import json
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+from vimto.config import CONFIG_FILE, Config
+from vimto.errors import UsageError
+from vimto.settings import SETTINGS, Setting
+from vimto.values import parse_bool, show_value
+
+USAGE = """\
+usage: vimto [flags] config [-json | -markdown]
+
+Prints every setting as it would be written in .vimto.toml, and where its value came from.
+-json prints an object by setting; -markdown the reference of all settings, docs/configuration.md.
+"""
+
+
+def run(config: Config, argv: list[str]) -> int:
+    """Print `config` to stdout in the form that `argv` asks for and return 0."""
+    forms: dict[str, Callable[[Config], str]] = {
+        "": show_toml,
+        "-json": show_json,
+        "-markdown": show_reference,
+    }
+    form = argv[0].replace("--", "-", 1) if argv else ""
+    if form not in forms or len(argv) > 1:
+        word = argv[-1] if form in forms else argv[0]
+        raise UsageError(f"`vimto config` does not understand `{word}`", hint=USAGE.splitlines()[0])
+    data = forms[form](config).encode("utf-8", "surrogateescape")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+def show_toml(config: Config) -> str:
+    """Return the settings as a TOML file with each value's origin as a comment."""
+    lines = [f"{row.key} = {_shown(row, config)}" for row in SETTINGS]
+    width = min(40, max(map(len, lines)))
+    return "".join(
+        f"{line:<{width}}  # {config.origins[row.key]}\n"
+        for row, line in zip(SETTINGS, lines, strict=True)
+    )
+
+
+def _shown(row: Setting, config: Config) -> str:
+    return show_value(row.parse, getattr(config, row.key))
+
+
+def show_json(config: Config) -> str:
+    """Return the settings as a JSON object: key to `{"value": …, "origin": …}`."""
+    values = {
+        row.key: {"value": _plain(getattr(config, row.key)), "origin": config.origins[row.key]}
+        for row in SETTINGS
+    }
+    return json.dumps(values, indent=2) + "\n"
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+_HEAD = f"""\
+# Configuration
+
+<!-- Written by `vimto config -markdown` from the table in vimto/settings.py; a test compares. -->
+
+Most projects need one line, and many none:
+
+```toml
+# {CONFIG_FILE}
+kernel = "ghcr.io/cilium/ci-kernels:stable"
+```
+
+`vimto config` prints every setting, its value, and where it came from.
+
+## Where settings come from
+
+From the weakest to the strongest:
+
+1. **defaults**;
+2. **`{CONFIG_FILE}`** in the working directory or, if there is none, in the root of the repository:
+   the nearest directory upward with a `.git` or, without one, with a `go.mod`. The two are not
+   merged. An unknown key is an error;
+3. **environment variables** `VIMTO_…`. An empty one counts as unset. Lists have one item a line;
+4. **flags**, before the command: `vimto -memory 2G go test ./...`. They follow Go's rules: one dash
+   or two, `-memory 2G` or `-memory=2G`, switches alone or as `-snapshot=false`, which can also be
+   written `-no-snapshot`. `--` ends them and can be left out.
+
+The strongest source wins. **Lists add up** instead, weakest source first, and an empty item drops
+what came before it: `-setup '' -setup 'modprobe vxlan'` runs that command alone.
+
+**Relative paths** in the file are relative to the file; in variables and flags, to the working
+directory. go runs `go test -exec 'vimto -kernel ./bzImage' ./...` in each package's directory: a
+kernel that does not lie there is looked for in the directories above, up to the repository's root.
+
+**Commands** (`setup`, `teardown`) are strings, split into words as a shell does but without
+expanding anything, or lists of words. For a shell, start one:
+`setup = ["sh -c 'modprobe bpf_testmod || true'"]`.
+
+`sudo` and `user` name the same thing; the stronger source decides.
+
+## All settings
+
+"""
+
+
+def show_reference(_config: Config | None = None) -> str:
+    """Return the page docs/configuration.md, which no configuration changes."""
+    return _HEAD + "\n".join(map(_reference, SETTINGS))
+
+
+def _reference(row: Setting) -> str:
+    flag = f"`-{row.flags[0]}`" if row.is_switch else f"`-{row.flags[0]} {row.metavar}`"
+    if row.parse is parse_bool:
+        flag += f" or `-no-{row.flags[0]}`"
+    elif row.many or row.is_switch:
+        flag += ", repeatable"
+    default = row.shown_default or f"`{show_value(row.parse, row.default)}`"
+    sentences = (
+        f"{row.help[0].upper()}{row.help[1:]}.",
+        f"Flag {flag}; variable `{row.variable}`; default {default}.",
+    )
+    return f"### `{row.key}`\n" + "".join(f"\n{_fill(sentence)}\n" for sentence in sentences)
+
+
+def _fill(text: str) -> str:
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
