@@ -146,10 +146,11 @@ def _parse_command(value: object) -> tuple[str, ...]:
         if not words:
             raise ValueError("holds an empty command")
         return words
+    text = parse_text(value)
     import shlex  # 5 ms, and few have such a setting
 
     try:
-        return tuple(shlex.split(parse_text(value)))
+        return tuple(shlex.split(text))
     except ValueError as exc:
         raise ValueError(f"cannot be split into words: {str(exc).lower()}") from None
 

@@ -39,12 +39,6 @@ _PROFILES = ("cpuprofile", "memprofile", "blockprofile", "mutexprofile", "trace"
 # The verbs that run what they build, and so take -exec.
 _RUNNING = ("test", "run")
 
-_WHY_NO_EXEC = (
-    "vimto gives go an `-exec` of its own, which runs each test in its machine",
-    "to wrap the test binary as well, run `go test -exec 'vimto exec WRAPPER' …`; "
-    "without a machine, run go itself",
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class GoFlag:
@@ -153,23 +147,31 @@ def parse_go(words: Sequence[str], *, goflags: str = "") -> GoCommand:
     verb = words[verb_at]
     late_chdir, start = _parse_chdir(words, verb_at + 1)
     line = _Line(verb, words[start:])
+    inherited: list[GoFlag] = []
     if verb in _RUNNING:
         line.parse()
-    flags = [*_parse_goflags(goflags, verb), *line.flags]
-    if verb in _RUNNING and any(flag.name == "exec" for flag in flags):
-        where = "" if any(flag.name == "exec" for flag in line.flags) else " in GOFLAGS"
-        raise UsageError(
-            f"`-exec`{where} cannot be used here: {_WHY_NO_EXEC[0]}", hint=_WHY_NO_EXEC[1]
-        )
+        inherited = _parse_goflags(goflags, verb)
+        _refuse_exec(line.flags, "")
+        _refuse_exec(inherited, " in GOFLAGS")
     return GoCommand(
         words=tuple(words),
         verb=verb,
-        flags=tuple(flags),
+        flags=(*inherited, *line.flags),
         packages=tuple(line.packages or ()),
         rest=tuple(line.rest),
         chdir=late_chdir or chdir,
         exec_at=start,
     )
+
+
+def _refuse_exec(flags: Sequence[GoFlag], where: str) -> None:
+    if any(flag.name == "exec" for flag in flags):
+        raise UsageError(
+            f"`-exec`{where} cannot be used here: vimto gives go one of its own, which runs each"
+            " program in its machine",
+            hint="`go test -exec 'vimto exec WRAPPER' …` wraps the test binary as well; without a"
+            " machine, run go itself",
+        )
 
 
 def _parse_chdir(words: Sequence[str], at: int) -> tuple[str, int]:
