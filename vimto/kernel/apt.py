@@ -222,10 +222,10 @@ class _Apt:
 
     def update(self) -> None:
         """Bring the package lists up to date; whatever goes wrong shows in `show`."""
+        self._configure()  # each time: the cache may have been moved
         stamp = self.state / "updated"
         if stamp.exists() and abs(time.time() - stamp.stat().st_mtime) < _LISTS_FRESH:
             return
-        self._configure()
         result = self._run(["apt-get", "-q", "update"])
         text = result.stderr.decode("utf-8", "replace")
         self.complaints = tuple(line for line in text.splitlines() if line[:2] in ("E:", "W:"))
