@@ -50,9 +50,13 @@ class Entry(NamedTuple):
 
 
 class Stream(Protocol):
-    """Where the bytes come from; `read` returns fewer than asked for only at the end."""
+    """Where the bytes come from.
+
+    `read` and `skip` return fewer than asked for, or how many they skipped, only at the end.
+    """
 
     def read(self, size: int, /) -> bytes: ...
+    def skip(self, size: int, /) -> int: ...
 
 
 @dataclass
@@ -123,8 +127,12 @@ class TarReader:
         self._pad = -size % BLOCK
 
     def _skip(self) -> None:
-        for _ in self.chunks():
-            pass
+        if self._left:
+            skipped = self._stream.skip(self._left)
+            self.position += skipped
+            if skipped < self._left:
+                raise self._broken("ends in the middle of a file")
+            self._left = 0
         if self._pad:
             self._read(self._pad, end=True)
             self._pad = 0

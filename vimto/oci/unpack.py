@@ -78,6 +78,13 @@ class LayerStream:
             have += len(piece)
         return b"".join(parts)
 
+    def skip(self, size: int) -> int:
+        """Pass over `size` bytes, or fewer at the end, and return how many those were."""
+        left = size
+        while left and (data := self.read(min(left, _PIECE))):
+            left -= len(data)
+        return size - left
+
     def digest(self) -> str:
         """Read to the end and return the digest of everything."""
         for _ in self._pieces:

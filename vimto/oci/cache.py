@@ -1,0 +1,320 @@
+"""The images on this machine: which there are, which is meant, and who is using it.
+
+    images/<64 hex digits>/     an image, named by its manifest's digest: `root/`, `image.json`
+    images/tags/<key>.json      what a reference resolved to, and when
+    images/work/<name>/         a pull under way, guarded by the lock of the same name
+    images/locks/<name>         exclusive while pulling or removing, shared while in use
+
+An image appears by one rename and is never changed. Finding one imports neither oras nor
+requests (0.3 s): that is the road of every run but the first.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vimto import console
+from vimto.errors import ImageError
+from vimto.kernel.reference import ImageKernel, LayoutKernel
+from vimto.oci.manifest import host_platform
+from vimto.oci.reference import LayoutReference, Reference, parse_reference, want_digest
+
+_FORMAT = 1
+
+
+class Settings(Protocol):
+    """The part of `config.Config` that images need."""
+
+    @property
+    def cache_dir(self) -> Path: ...
+    @property
+    def pull(self) -> str: ...
+    @property
+    def pull_fresh(self) -> float: ...
+    @property
+    def image_limit(self) -> int: ...
+    @property
+    def insecure_registry(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An unpacked image. `root` is its file system, `reference` what it was first pulled as.
+
+    `size` is in bytes, unpacked; `pulled` and `used` are seconds since the epoch. Whoever holds
+    a shared flock(2) on `lock` keeps the image from being removed.
+    """
+
+    root: Path
+    digest: str
+    reference: str
+    size: int
+    pulled: float
+    used: float
+    lock: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag:
+    """What a reference resolved to: `digest` is the image's, `top` that of the first manifest.
+
+    `signature` is the identity of a layout's file, empty for a registry.
+    """
+
+    reference: str
+    digest: str
+    top: str
+    checked: float
+    signature: str = ""
+
+
+class Store:
+    """The directory `images` below the cache directory."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self.path = cache_dir / "images"
+
+    def entry(self, digest: str) -> Path:
+        """Return the directory of the image with `digest`."""
+        assert want_digest(digest), digest
+        return self.path / digest.removeprefix("sha256:")
+
+    def lock(self, name: str) -> Path:
+        """Return the lock file called `name`: an entry's, or a tag's."""
+        return self.path / "locks" / name
+
+    def find(self, digest: str) -> Image | None:
+        """Return the image with `digest`, if it is here."""
+        entry = self.entry(digest)
+        try:
+            record = entry / "image.json"
+            value = json.loads(record.read_bytes())
+            if value["format"] != _FORMAT:
+                return None
+            return Image(
+                root=entry / "root",
+                digest=digest,
+                reference=str(value["reference"]),
+                size=int(value["size"]),
+                pulled=float(value["pulled"]),
+                used=record.stat().st_mtime,
+                lock=self.lock(entry.name),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def record(self, entry: Path, *, reference: str, size: int) -> None:
+        """Write the description of the image that is being made in `entry`."""
+        value = {"format": _FORMAT, "reference": reference, "size": size, "pulled": time.time()}
+        (entry / "image.json").write_text(json.dumps(value), "utf-8")
+
+    def key(self, reference: Reference) -> str:
+        """Return the name of a reference's tag and of its lock."""
+        text = f"{host_platform()} {reference}"
+        return "tag-" + hashlib.sha256(os.fsencode(text)).hexdigest()[:40]
+
+    def read_tag(self, reference: Reference) -> Tag | None:
+        """Return what `reference` was found to mean, however long ago."""
+        return _read_tag(self.path / "tags" / f"{self.key(reference)}.json")
+
+    def write_tag(self, reference: Reference, tag: Tag) -> None:
+        """Remember what `reference` means."""
+        directory = self.path / "tags"
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary = directory / f".{self.key(reference)}.{os.getpid()}"
+        temporary.write_text(json.dumps(vars(tag)), "utf-8", "surrogateescape")
+        temporary.rename(directory / f"{self.key(reference)}.json")
+
+    def tags(self) -> Iterator[tuple[Path, Tag]]:
+        """Yield all tags with their files."""
+        for path in sorted((self.path / "tags").glob("tag-*.json")):
+            tag = _read_tag(path)
+            if tag is not None:
+                yield path, tag
+
+    @contextmanager
+    def locked(self, name: str, waiting: str) -> Iterator[None]:
+        """Hold the exclusive lock `name`; say `waiting` if somebody else does.
+
+        The other one has time limits of its own, and its death frees the lock.
+        """
+        path = self.lock(name)
+        _make_directory(path.parent)
+        with open(path, "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                console.debug(waiting)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def work(self, name: str) -> Iterator[Path]:
+        """Make the working directory `name`, which is gone afterwards; its lock must be held.
+
+        What a killed process left in it is kept, so that its download can go on.
+        """
+        path = self.path / "work" / name
+        _make_directory(path)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _read_tag(path: Path) -> Tag | None:
+    try:
+        tag = Tag(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+    return tag if want_digest(tag.digest) else None
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ImageError(
+            f"the cache directory `{path}` cannot be made: {exc.strerror}",
+            hint="`-cache-dir` names another place",
+        ) from exc
+
+
+def reference_text(kernel: ImageKernel | LayoutKernel) -> str:
+    """Return the text of a kernel that is an image, for `find_image` and `fetch_image`."""
+    if isinstance(kernel, ImageKernel):
+        return kernel.text
+    return str(LayoutReference(kind=kernel.kind, path=kernel.path, tag=kernel.tag))
+
+
+def find_image(text: str, config: Settings) -> Image | None:
+    """Return the image that `text` means if it is here and needs no asking, else None.
+
+    A tag needs asking with `-pull always`, and once it is older than `pull_fresh`; a digest
+    never does. A layout on disk counts as long as its file is the same. Raises `UsageError` for
+    a text that is no reference.
+    """
+    reference = parse_reference(text)
+    if config.pull == "always" and not isinstance(reference, LayoutReference):
+        return None
+    return find_known(reference, config, not_before=time.time() - config.pull_fresh)
+
+
+def find_known(reference: Reference, config: Settings, *, not_before: float) -> Image | None:
+    """Return the image of a reference that was resolved after `not_before`."""
+    store = Store(config.cache_dir)
+    tag = store.read_tag(reference)
+    if tag is None:
+        return None
+    if isinstance(reference, LayoutReference):
+        good = tag.signature == layout_signature(reference)
+    elif reference.digest or config.pull == "never":
+        good = True
+    else:  # a time ahead of ours is a clock's that was set back since: not to be believed
+        good = not_before <= tag.checked <= time.time() + 1
+    return store.find(tag.digest) if good else None
+
+
+def layout_signature(reference: LayoutReference) -> str:
+    """Return the identity of the file that a layout's images depend on, empty without one."""
+    path = reference.path / "index.json" if reference.kind == "oci" else reference.path
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+
+
+def fetch_image(text: str, config: Settings) -> Image:
+    """Return the image that `text` means, asking its registry and pulling it as need be.
+
+    However many processes ask at once, one pulls. An image that is here serves when the registry
+    cannot be reached, with a warning. Raises `ImageError`, or `UsageError` for a text that is no
+    reference.
+    """
+    from vimto.oci import pull
+
+    return pull.pull_image(parse_reference(text), config)
+
+
+@contextmanager
+def hold(image: Image) -> Iterator[Image]:
+    """Keep `image` from being removed, and note that it was used.
+
+    Raises `ImageError` if it was removed since it was found.
+    """
+    _make_directory(image.lock.parent)
+    with open(image.lock, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        try:
+            os.utime(image.root.parent / "image.json")
+        except FileNotFoundError:
+            raise ImageError(f"the image `{image.reference}` was just removed") from None
+        except OSError:  # somebody else's cache: only the time of use is lost
+            pass
+        yield image
+
+
+def list_images(cache_dir: Path) -> list[tuple[Image, list[Tag]]]:
+    """Return all images with the references that mean them, the latest used first."""
+    store = Store(cache_dir)
+    tags: dict[str, list[Tag]] = {}
+    for _, tag in store.tags():
+        tags.setdefault(tag.digest, []).append(tag)
+    images = []
+    for path in store.path.iterdir() if store.path.is_dir() else ():
+        digest = f"sha256:{path.name}"
+        image = store.find(digest) if want_digest(digest) else None
+        if image is not None:
+            images.append((image, tags.get(digest, [])))
+    return sorted(images, key=lambda pair: -pair[0].used)
+
+
+def remove_image(cache_dir: Path, digest: str) -> bool:
+    """Remove an image and its tags; return False if it is in use, and leave it then."""
+    store = Store(cache_dir)
+    entry = store.entry(digest)
+    with _try_lock(store, entry.name) as free:
+        if not free:
+            return False
+        with store.work(entry.name) as trash:
+            if entry.exists():
+                entry.rename(trash / "removed")
+    for path, tag in store.tags():
+        if tag.digest == digest:
+            path.unlink(missing_ok=True)
+    return True
+
+
+def sweep(cache_dir: Path) -> None:
+    """Remove what killed processes left, and tags whose image is gone."""
+    store = Store(cache_dir)
+    work = store.path / "work"
+    for path in list(work.iterdir()) if work.is_dir() else []:
+        with _try_lock(store, path.name) as free:
+            if free:
+                shutil.rmtree(path, ignore_errors=True)
+    for path, tag in store.tags():
+        if not store.entry(tag.digest).exists():
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _try_lock(store: Store, name: str) -> Iterator[bool]:
+    path = store.lock(name)
+    _make_directory(path.parent)
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
