@@ -31,8 +31,7 @@ def main(argv: list[str]) -> int:
         console.set_verbosity(plan.verbose)
         if words == ["--save"]:
             return make_save(plan, lifeline)
-        temporary = os.environ.get("GOTMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-        return run(plan, Request(words, os.getcwd(), os.environb, temporary, lifeline))
+        return run(plan, Request(words, os.getcwd(), os.environb, lifeline))
     except VimtoError as exc:
         console.error(exc)
         return exc.status

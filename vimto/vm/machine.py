@@ -181,18 +181,20 @@ def ignore_shared(*, events: bool = False) -> dict[str, object]:
     return {"execute": "migrate-set-capabilities", "arguments": {"capabilities": capabilities}}
 
 
-def save(machine: Machine, state: int, limit: float) -> None:
-    """Write the waiting `machine`'s devices to the descriptor `state`, then end it.
+def save(machine: Machine, state: str, limit: float) -> None:
+    """Write the waiting `machine`'s devices to the file `state`, then end it.
 
-    The machine must have been started with a shared RAM file, and have inherited `state`. Saved
-    without `stop`, a restored machine runs by itself. Raises `QemuError` when QEMU fails or takes
-    over `limit` seconds.
+    The machine must have been started with a shared RAM file. Saved without `stop`, a restored
+    machine runs by itself. Raises `QemuError` when QEMU fails or takes over `limit` seconds.
     """
+    from shlex import quote  # a save is made once
+
     monitor = machine.monitor
     monitor.send(
         {"execute": "qmp_capabilities"},
         ignore_shared(events=True),
-        {"execute": "migrate", "arguments": {"uri": f"fd:{state}"}},
+        # QEMU's own way to a file came with 8.2; and `fd:` takes no number when saving.
+        {"execute": "migrate", "arguments": {"uri": f"exec:cat >{quote(state)}"}},
     )
     monitor.wait_migration(limit)
     monitor.send({"execute": "quit"})

@@ -27,8 +27,9 @@ class Plan(NamedTuple):
     """What `commands.prepare` resolved.
 
     Paths are absolute. `image` is the tree to lay over the host's root ("" for none), `shares`
-    are (path, read-only) pairs that every machine gets, `user` holds uid, gid and groups,
-    `boot_timeout` and `timeout` are seconds (0: no limit). `kernel_name` is for messages.
+    are (path, read-only) pairs that every machine gets, `temporary` is where go makes its work
+    directories, `boot_timeout` and `timeout` are seconds (0: no limit). `kernel_name` is for
+    messages.
     """
 
     kernel: str
@@ -44,6 +45,7 @@ class Plan(NamedTuple):
     boot_timeout: float
     timeout: float
     shares: list[tuple[str, bool]]
+    temporary: str
     uid: int
     gid: int
     groups: list[int]

@@ -26,16 +26,14 @@ _HIDDEN_ENVIRONMENT = ("TMPDIR=", "VIMTO_")
 
 
 class Request(NamedTuple):
-    """A command to run: its words, directory and environment, and where go works.
+    """A command to run: its words, directory and environment.
 
-    `temporary` is the directory of go's work directories. `lifeline` hangs up when the vimto
-    that made the plan is gone (-1 for none).
+    `lifeline` hangs up when the vimto that made the plan is gone (-1 for none).
     """
 
     argv: list[str]
     cwd: str
     environment: Mapping[bytes, bytes]
-    temporary: str
     lifeline: int = -1
 
 
@@ -48,7 +46,7 @@ def run(plan: Plan, request: Request) -> int:
     found = shares.collapse(
         [
             *(shares.Share(path, readonly) for path, readonly in plan.shares),
-            *shares.find_shares(request.argv, request.cwd, request.temporary),
+            *shares.find_shares(request.argv, request.cwd, plan.temporary),
         ]
     )
     tier = plan.tier_for(len(found))
@@ -111,7 +109,7 @@ class _Session(NamedTuple):
 
     def _slots(self) -> dict[str, str]:
         """Return what is behind each mount tag; unused ones show the root, read-only."""
-        values = {tag: "/,readonly=on" for tag in machines.slot_tags(self.tier)}
+        values = dict.fromkeys(machines.slot_tags(self.tier), "/,readonly=on")
         if self.plan.image:
             values[IMAGE_TAG] = machines.escape(self.plan.image) + ",readonly=on"
         for index, share in enumerate(self.shares):

@@ -93,6 +93,11 @@ def find_save(saves: str, key: str) -> Save | None:
     return found
 
 
+def have_save(saves: str, key: str) -> bool:
+    """Say whether there is an entry `key`, without a closer look."""
+    return os.path.exists(os.path.join(saves, key, "state"))
+
+
 def _is_whole(found: Save) -> bool:
     try:
         with open(os.path.join(found.path, "info"), "rb") as file:
@@ -173,36 +178,33 @@ def _make(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> None:
 
     aside = f"{plan.saves}/.{tier.save}.{os.getpid()}"
     _sweep(plan.saves, f".{tier.save}.")
+    empty = f"{aside}/empty"
     try:
-        os.mkdir(aside)
-        state = os.open(f"{aside}/state", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.makedirs(empty)
     except OSError:
         return
     try:
-        empty = f"{aside}/empty"
-        os.mkdir(empty)
         slots = {tag: escape(empty) for tag in slot_tags(tier)}
         memory = Memory(f"{aside}/ram", shared=True)
-        extra = [*boot_words(plan), f"fd:{state}"]
-        with start_machine(plan, tier, slots, memory, extra) as machine:
+        with start_machine(plan, tier, slots, memory, boot_words(plan)) as machine:
             try:
                 wait_ready(machine, plan.boot_timeout, signals, lifeline)
             except BootError as exc:
                 raise explain(exc, machine, plan) from exc
-            save(machine, state, _SAVE_LIMIT)
+            save(machine, f"{aside}/state", _SAVE_LIMIT)
         os.rmdir(empty)
-        _write_info(aside, state, plan)
+        _write_info(aside, plan)
         os.rename(aside, f"{plan.saves}/{tier.save}")
     except (OSError, QemuError) as exc:
         reason = exc.message if isinstance(exc, VimtoError) else exc.strerror
         console.warn(f"this machine was not saved, the next will boot again: {reason}")
     finally:
-        os.close(state)
         _delete(aside)
 
 
-def _write_info(path: str, state: int, plan: Plan) -> None:
-    data = os.pread(state, os.fstat(state).st_size, 0)
+def _write_info(path: str, plan: Plan) -> None:
+    with open(f"{path}/state", "rb") as file:
+        data = file.read()
     with open(f"{path}/ram", "rb") as file:
         os.fdatasync(file.fileno())  # after a crash of the host the file must not be zeros
         ram = os.fstat(file.fileno())

@@ -1,0 +1,5 @@
+"""`python -m vimto`."""
+
+from vimto.cli import main
+
+main()

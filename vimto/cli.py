@@ -1,0 +1,121 @@
+"""The command line: flags, then a command; the only place where vimto's errors end."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from vimto import __version__, console
+from vimto.config import Config, load_config
+from vimto.errors import VIMTO_FAILED, UsageError, VimtoError
+from vimto.go.args import is_go_word
+from vimto.settings import SETTINGS, near_misses, parse_flags
+
+USAGE = """\
+usage: vimto [flags] command
+
+Runs Go tests in an ephemeral virtual machine, under a Linux kernel of your choice.
+
+commands:
+  go test …          go's own `test`, each test binary in a machine of its own
+  go run …           go's own `run`, likewise
+  exec command …     a command in a machine
+  kernel …           pull, list, describe and remove kernels: `vimto kernel help`
+  config             every setting, its value, and where it came from
+  doctor             what this host and the kernel have, and what they lack
+  version            the version of vimto
+
+As `go test -exec vimto` it runs the test binary it is given.
+"""
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    status = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        pass  # whoever read our output has gone
+    os._exit(status)  # no interpreter shutdown: nothing is left to do, and it takes 10 ms
+
+
+def run(argv: list[str]) -> int:
+    """Run `argv` (without the program's name) and return the exit status."""
+    try:
+        return _dispatch(argv)
+    except VimtoError as exc:
+        console.error(exc)
+        if console.verbosity() >= 2:
+            raise
+        return exc.status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return VIMTO_FAILED
+
+
+def _dispatch(argv: list[str]) -> int:
+    flags, words = parse_flags(argv)
+    console.set_verbosity(flags.get("verbose", 0))
+    if not words or words[0] in ("help", "-h", "-help", "--help"):
+        sys.stdout.write(usage())
+        return 0 if words else VIMTO_FAILED
+    if words[0] in ("version", "-version", "--version"):
+        sys.stdout.write(f"vimto {__version__}\n")
+        return 0
+    command = _find_command(words)
+    config = load_config(flags, os.environ, os.getcwd())
+    console.set_verbosity(config.verbose)
+    return command(config, words)
+
+
+def _find_command(words: list[str]) -> Callable[[Config, list[str]], int]:
+    """Return the command that `words` start with, imported only now: `exec` must be quick."""
+    word = words[0]
+    if word == "exec":
+        from vimto.commands.exec import run_exec
+
+        return lambda config, words: run_exec(config, words[1:])
+    if is_go_word(word):
+        from vimto.commands.go import run_go
+
+        return run_go
+    if word == "config":
+        from vimto.commands import config as config_command
+
+        return lambda config, words: config_command.run(config, words[1:])
+    if word in ("kernel", "flush-cache"):
+        from vimto.commands import kernel
+
+        return lambda config, words: kernel.run(config, words[1:] if word == "kernel" else words)
+    if word == "doctor":
+        from vimto.commands import doctor
+
+        return lambda config, words: doctor.run(config, words[1:])
+    if os.sep in word:  # go's `-exec vimto`
+        from vimto.commands.exec import run_command
+
+        return run_command
+    raise _unknown_command(word)
+
+
+_COMMANDS = ("go", "exec", "kernel", "config", "doctor", "version", "help")
+
+
+def _unknown_command(word: str) -> UsageError:
+    near = near_misses(word, list(_COMMANDS))
+    hint = f"did you mean `{near[0]}`?" if near else f"to run a program: `vimto exec {word}`"
+    return UsageError(f"vimto has no command `{word}`", hint=hint)
+
+
+def usage() -> str:
+    """Return the help text: the commands, and a line for each flag."""
+    import textwrap
+
+    lines = [USAGE, "flags:"]
+    for row in SETTINGS:
+        flag = f"-{row.flags[0]}" + (f" {row.metavar}" if row.metavar else "")
+        wrapped = textwrap.wrap(row.help, 70)
+        head = f"  {flag:<24}"
+        lines += [head + wrapped[0] if len(flag) < 24 else head.rstrip()]
+        lines += [" " * 26 + line for line in (wrapped[1:] if len(flag) < 24 else wrapped)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,32 @@
+"""`vimto exec`: one command in a machine of its own; and vimto called as `go test -exec` itself."""
+
+import os
+
+from vimto.commands.prepare import prepare
+from vimto.config import Config, find_repository
+from vimto.errors import UsageError
+from vimto.vm.run import Request, run
+
+USAGE = """\
+usage: vimto [flags] exec [--] command [arguments]
+
+Runs a command in a virtual machine: same directory, same user, same environment. What it writes
+below the repository and the working directory stays, all else is gone with the machine.
+"""
+
+
+def run_exec(config: Config, argv: list[str]) -> int:
+    """Run `argv` (the words after `exec`) in a machine and return the command's status."""
+    words = argv[1:] if argv[:1] == ["--"] else argv
+    if not words:
+        raise UsageError("`vimto exec` needs a command", hint=USAGE.splitlines()[0])
+    return run_command(config, words)
+
+
+def run_command(config: Config, words: list[str]) -> int:
+    """Run a command in this directory; its repository is shared, as for go's tests."""
+    cwd = os.getcwd()
+    repository = find_repository(cwd)
+    shares = [(repository, False)] if repository else []
+    with prepare(config, shares=shares) as plan:
+        return run(plan, Request(words, cwd, os.environb))

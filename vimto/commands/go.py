@@ -1,0 +1,102 @@
+"""`vimto go test` and `vimto go run`: the user's go, with a machine around each program it runs.
+
+vimto go test ── plan (in memory) ──> go test -exec 'python shim.py …' ──> shim ──> machine
+     └─ a save is made, if there is none, while go compiles
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from vimto import proc, shim
+from vimto.commands.prepare import default_temporary, prepare
+from vimto.config import Config
+from vimto.errors import UsageError
+from vimto.go.args import GoCommand, parse_go
+from vimto.go.tool import check_target, go_env, writable_roots
+from vimto.vm.plan import Plan
+from vimto.vm.snapshot import have_save
+
+
+class Handover(NamedTuple):
+    """What the shim finds in our /proc: the plan, and the end of a pipe that closes with us."""
+
+    plan: int
+    lifeline: int
+
+    def shim(self) -> list[str]:
+        """Return the command line of the shim, to which the program's own words are added."""
+        python = os.path.realpath(sys.executable)
+        script = os.path.abspath(shim.__file__)
+        pid = str(os.getpid())
+        return [python, "-I", "-S", script, pid, str(self.plan), str(self.lifeline)]
+
+
+def run_go(config: Config, argv: list[str]) -> int:
+    """Run the go command `argv` (its first word is the go binary) and return its status."""
+    go, cwd = argv[0], os.getcwd()
+    if shutil.which(go) is None:
+        raise UsageError(
+            f"`{go}` is not installed or not on PATH",
+            hint="install Go, or put its `bin` directory on PATH",
+        )
+    command = parse_go(argv)
+    if not command.runs_programs:
+        return proc.foreground(argv)
+    directory = command.directory(cwd)
+    if not os.path.isdir(directory):
+        raise UsageError(f"`{command.chdir}` of go's `-C` is no directory")
+    env = go_env(go, directory, os.environ)
+    command = parse_go(argv, goflags=env.goflags)
+    if command.compiles_only:
+        return proc.foreground(argv)
+    check_target(env)
+    roots = writable_roots(go, directory, env, os.environ)
+    shares = [(root, False) for root in (*roots, *_outputs(command, cwd))]
+    temporary = env.gotmpdir or default_temporary()
+    with (
+        prepare(config, shares=shares, temporary=temporary) as plan,
+        hand_over(plan) as handover,
+        background_save(plan, handover),
+    ):
+        return proc.foreground(command.with_exec(handover.shim()))
+
+
+def _outputs(command: GoCommand, cwd: str) -> list[str]:
+    return [path for path in command.output_directories(cwd) if os.path.isdir(path)]
+
+
+@contextlib.contextmanager
+def hand_over(plan: Plan) -> Iterator[Handover]:
+    """Make the plan readable for shims, for as long as the context lasts.
+
+    Both descriptors live in this process alone, so nothing is left however it ends.
+    """
+    memory = os.memfd_create("vimto-plan")
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        os.write(memory, plan.dump())
+        yield Handover(memory, reading)
+    finally:
+        for fd in (memory, reading, writing):
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def background_save(plan: Plan, handover: Handover) -> Iterator[None]:
+    """Let the kernel boot, and be saved, beside what the context does; shims wait for it."""
+    tier = plan.tiers[0]
+    if not tier.save or have_save(plan.saves, tier.save):
+        yield
+        return
+    pid = proc.spawn([*handover.shim(), "--save"], log=2)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)

@@ -1,0 +1,174 @@
+"""From the configuration to the plan: the one place that knows kernels and QEMU alike."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from vimto import __version__, console
+from vimto.commands.resolve import BootParts, resolve_kernel
+from vimto.commands.users import resolve_user
+from vimto.config import Config
+from vimto.errors import ConfigError
+from vimto.kernel import cachedir
+from vimto.qemu import devices
+from vimto.qemu.cmdline import FIRST_SHARE_SLOT, assemble
+from vimto.qemu.probe import (
+    Accelerator,
+    Qemu,
+    choose_accelerator,
+    find_qemu,
+    identify_host_cpu,
+    probe_qemu,
+)
+from vimto.vm.plan import Plan, Tier
+from vimto.vm.protocol import PORT_NAME, wire_text
+from vimto.vm.run import IMAGE_TAG, ROOT_TAG
+
+# Raise it when the same plan would give a machine that an older save does not fit.
+_SAVE_FORMAT = 1
+# Each 9p device costs a restored machine 6 ms, so most get few: repository, go's work directory,
+# and two more; the others are for workspaces of many modules.
+_TIERS = (4, 12, 28)
+_BOOT_LIMIT = {"kvm": 60.0, "tcg": 180.0}
+# Written next to the test, where the user (and a CI's upload of artefacts) looks for it.
+_CORE_PATTERN = "core.%e.%p"
+
+
+@contextlib.contextmanager
+def prepare(
+    config: Config, *, shares: Iterable[tuple[str, bool]] = (), temporary: str = ""
+) -> Iterator[Plan]:
+    """Resolve all that `config` asks for, fetching the kernel if need be.
+
+    `shares` are directories, with whether they are read-only, that every machine of the plan gets
+    besides the configured ones; `temporary` is where go makes its work directories (where the
+    environment says, when empty). While the context lasts, the kernel's image is not removed
+    from the cache.
+    """
+    qemu = probe_qemu(find_qemu(config.qemu), config.cache_dir)
+    accelerator = choose_accelerator(config.accel)
+    if accelerator.reason and config.accel == "auto":
+        console.debug(f"emulating, for {accelerator.reason}")
+    with contextlib.ExitStack() as stack:
+        parts = resolve_kernel(config, stack)
+        plan = _plan(config, qemu, accelerator, parts)
+        yield plan._replace(
+            shares=[*_configured_shares(config), *shares],
+            temporary=temporary or default_temporary(),
+        )
+
+
+def _plan(
+    config: Config,
+    qemu: Qemu,
+    accelerator: Accelerator,
+    parts: BootParts,
+) -> Plan:
+    uid, gid, groups = resolve_user("root" if config.sudo else config.user)
+    append, tiers = _machines(config, qemu, accelerator, parts)
+    return Plan(
+        kernel=parts.kernel,
+        initrd=parts.initrd,
+        append=append,
+        kernel_name=parts.name,
+        image=parts.image,
+        fs=parts.transport,
+        virtiofsd="",
+        memory=config.memory,
+        tiers=tiers,
+        saves=str(config.cache_dir / "saves"),
+        boot_timeout=config.boot_timeout or _BOOT_LIMIT[accelerator.name],
+        timeout=config.timeout,
+        shares=[],
+        temporary="",
+        uid=uid,
+        gid=gid,
+        groups=groups,
+        setup=[[wire_text(word) for word in command] for command in config.setup],
+        teardown=[[wire_text(word) for word in command] for command in config.teardown],
+        sysctls=_sysctls(config),
+        network=config.net == "user",
+        forward=list(config.forward),
+        verbose=config.verbose,
+    )
+
+
+def default_temporary() -> str:
+    """Return where go makes its work directories, unless `go env -w` says otherwise."""
+    return os.environ.get("GOTMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+
+
+def _machines(
+    config: Config, qemu: Qemu, accelerator: Accelerator, parts: BootParts
+) -> tuple[str, list[Tier]]:
+    """Return the kernel's command line and the machine of each size."""
+    fixed: list[devices.Device] = [
+        devices.Memory(mebibytes=config.memory),
+        devices.Processors(count=config.smp, accelerator=accelerator.name),
+        devices.SerialConsole(verbose=config.verbose >= 2),
+        devices.AgentPort(name=PORT_NAME),
+        devices.EntropySource(),
+    ]
+    if config.net == "user":
+        fixed.append(devices.UserNetwork())
+    tiers = []
+    append = ""
+    for count in _TIERS:
+        tags = (ROOT_TAG, IMAGE_TAG, *(f"share{index}" for index in range(count)))
+        slots: devices.Device = (
+            devices.VirtiofsSlots(tags=tags)
+            if parts.transport == "virtiofs"
+            else devices.NinePSlots(tags=tags, first_slot=FIRST_SHARE_SLOT)
+        )
+        line = assemble(qemu.path, [*fixed, slots], config.kernel_args)
+        append = line.append
+        key = ""
+        if config.snapshot and parts.transport == "9p":
+            key = _save_key(line.machine, append, parts, qemu, accelerator)
+        tiers.append(Tier(count, list(line.machine), key))
+    return append, tiers
+
+
+def _save_key(
+    machine: tuple[str, ...],
+    append: str,
+    parts: BootParts,
+    qemu: Qemu,
+    accelerator: Accelerator,
+) -> str:
+    """Name the save of a machine by everything that shaped it."""
+    shape = [
+        _SAVE_FORMAT,
+        __version__,
+        qemu.identity,
+        qemu.version,
+        "" if accelerator.emulated else identify_host_cpu(),
+        machine,
+        append,
+        cachedir.signature(Path(parts.kernel), Path(parts.initrd)),
+    ]
+    return hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:32]
+
+
+def _configured_shares(config: Config) -> list[tuple[str, bool]]:
+    shares = []
+    for text in config.share:
+        path, readonly = (text[:-3], True) if text.endswith(":ro") else (text, False)
+        path = os.path.abspath(os.path.expanduser(path))
+        if not os.path.isdir(path):
+            raise ConfigError(f"`{path}` cannot be shared: there is no such directory")
+        shares.append((path, readonly))
+    return shares
+
+
+def _sysctls(config: Config) -> dict[str, str]:
+    values = {"kernel.core_pattern": _CORE_PATTERN}
+    for text in config.sysctl:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"`{text}` is no sysctl", hint="write NAME=VALUE")
+        values[name.strip()] = value.strip()
+    return values

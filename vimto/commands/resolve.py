@@ -1,0 +1,179 @@
+"""From the kernel's name in the configuration to the exact files that boot.
+
+    locate    name -> a file or directory on this host, fetched if need be
+    resolve   file or directory -> what QEMU loads, remembered for as long as nothing changes
+
+Resolving reads a dozen files. What came of it is kept together with the identity of every file
+that it depends on, so that the next `vimto exec` reads one small file instead.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from vimto import __version__, console
+from vimto.agent import build_agent, find_agent, source_directory
+from vimto.config import Config
+from vimto.errors import KernelError, VimtoError
+from vimto.kernel import cachedir
+from vimto.kernel.reference import (
+    AptKernel,
+    DirectoryKernel,
+    FileKernel,
+    HostKernel,
+    ImageKernel,
+    LayoutKernel,
+    parse_kernel,
+)
+
+# What is booted where nothing is configured and no kernel is installed.
+DEFAULT_PACKAGE = "linux-image-amd64"
+
+
+class BootParts(NamedTuple):
+    """What there is to boot: paths as text, so that it can be remembered.
+
+    `image` is the tree to lay over the host's root, or empty.
+    """
+
+    kernel: str
+    initrd: str
+    release: str
+    image: str
+    transport: str
+    name: str
+
+
+def resolve_kernel(config: Config, stack: contextlib.ExitStack) -> BootParts:
+    """Return what to boot, fetching the kernel and building the guest program if need be.
+
+    A fetched image is held in the cache until `stack` closes. Raises `KernelError`, `ImageError`
+    or `AgentError`.
+    """
+    place = locate_kernel(config, stack)
+    remembered = _memory(config.cache_dir, place)
+    parts = _recall(remembered)
+    if parts is None:
+        parts, sources = _resolve(place, config.cache_dir)
+        _remember(remembered, parts, sources)
+    if not config.kernel:
+        console.note(f"no kernel is configured; this is {parts.name}")
+    return parts
+
+
+def locate_kernel(config: Config, stack: contextlib.ExitStack) -> Path:
+    """Return the kernel's file or directory on this host."""
+    if not config.kernel:
+        return _locate_default(config)
+    reference = parse_kernel(
+        config.kernel, configured=config.configured_kernel, directory=config.kernel_directory
+    )
+    match reference:
+        case FileKernel(path=path) | DirectoryKernel(path=path):
+            return path
+        case HostKernel():
+            return _locate_host()
+        case AptKernel():
+            return locate_package(reference, config.cache_dir)
+        case ImageKernel() | LayoutKernel():
+            from vimto.oci import cache as images
+
+            text = images.reference_text(reference)
+            image = images.find_image(text, config) or images.fetch_image(text, config)
+            stack.enter_context(images.hold(image))
+            return image.root
+
+
+def _locate_host() -> Path:
+    from vimto.kernel import boot
+
+    found = boot.find_host_kernel()
+    if found is None:
+        boot.resolve_host(cache=Path("/nonexistent"))  # raises, with the reason
+        raise AssertionError("a kernel that is not there was resolved")
+    return found
+
+
+def _locate_default(config: Config) -> Path:
+    from vimto.kernel import boot
+
+    found = boot.find_host_kernel()
+    if found is not None:
+        return found
+    try:
+        return locate_package(AptKernel(package=DEFAULT_PACKAGE), config.cache_dir)
+    except KernelError as exc:
+        raise KernelError(
+            "no kernel is configured, this host has none installed that can be read,"
+            f" and {exc.message}",
+            hint="name one with `-kernel`, or in `.vimto.toml`",
+            lines=exc.lines,
+        ) from exc
+
+
+def locate_package(reference: AptKernel, cache: Path) -> Path:
+    """Return the directory of an unpacked package, downloading it if need be."""
+    from vimto.kernel import apt
+
+    found = apt.find_package(reference, cache=cache) or apt.fetch_package(reference, cache=cache)
+    return found.directory
+
+
+def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str]]:
+    from vimto.initramfs import build_initramfs
+    from vimto.kernel import boot
+
+    try:
+        agent = build_agent(cache=cache)
+    except VimtoError:
+        agent = find_agent(cache=cache)  # type: ignore[assignment]
+        if agent is None:
+            raise
+    resolve = boot.resolve_tree if place.is_dir() else boot.resolve_file
+    files = resolve(place, cache=cache)
+    initrd = build_initramfs(agent, files.modules, cache=cache)
+    parts = BootParts(
+        kernel=str(files.kernel),
+        initrd=str(initrd),
+        release=files.release,
+        image=str(files.image_root or ""),
+        transport=files.transport,
+        name=files.description,
+    )
+    guest = source_directory()
+    sources = [place, *files.sources, *sorted(guest.iterdir()), files.kernel, initrd]
+    return parts, [str(path) for path in sources]
+
+
+def _memory(cache: Path, place: Path) -> Path:
+    identity = f"{__version__}\0{source_directory()}\0{place}".encode("utf-8", "surrogateescape")
+    return cache / "resolved" / f"{hashlib.sha256(identity).hexdigest()[:32]}.json"
+
+
+def _recall(path: Path) -> BootParts | None:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+        sources = [Path(source) for source in value["sources"]]
+        if cachedir.signature(*sources) == value["signature"]:
+            return BootParts(**value["parts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def _remember(path: Path, parts: BootParts, sources: list[str]) -> None:
+    try:
+        value = {
+            "signature": cachedir.signature(*map(Path, sources)),
+            "sources": sources,
+            "parts": parts._asdict(),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(value), "utf-8")
+        temporary.replace(path)
+    except OSError:
+        pass  # the next run resolves again
