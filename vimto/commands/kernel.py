@@ -1,0 +1,235 @@
+"""`vimto kernel`: the images and saves on this machine, and what a kernel brings along."""
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from vimto import console
+from vimto.commands.resolve import locate_kernel
+from vimto.config import Config
+from vimto.errors import ImageError, UsageError
+from vimto.kernel import boot
+from vimto.kernel.boot import KernelFiles
+from vimto.kernel.reference import ImageKernel, LayoutKernel, parse_kernel
+from vimto.oci import cache
+from vimto.oci.cache import Image
+from vimto.oci.progress import show_bytes
+from vimto.oci.reference import parse_reference, want_digest
+from vimto.vm import snapshot
+
+USAGE = """\
+usage: vimto [flags] kernel pull [IMAGE…]   fetch images, or look for newer ones of their tags
+       vimto [flags] kernel ls              list the images and saves on this machine
+       vimto [flags] kernel info [KERNEL]   describe a kernel: version, drivers, debug symbols
+       vimto [flags] kernel rm IMAGE…       remove images, by name or by the start of a digest
+       vimto [flags] kernel prune [-all]    remove images unused for 30 days, and old saves
+       vimto [flags] flush-cache            the same as `kernel prune -all`
+
+Without IMAGE or KERNEL, the configured one. What a running machine uses is never removed.
+"""
+
+# A CI job that runs once a month still finds its kernel.
+_KEPT = 30 * 86400
+
+
+def run(config: Config, argv: list[str]) -> int:
+    """Carry out the words after `kernel`, or `flush-cache`, and return 0."""
+    word = argv[0] if argv else "help"
+    if word in ("help", "-h", "-help", "--help"):
+        sys.stdout.write(USAGE)
+        return 0
+    command = _COMMANDS.get(word)
+    if command is None:
+        raise UsageError(f"`vimto kernel` has no command `{word}`", hint=USAGE.splitlines()[0])
+    command(config, argv[1:])
+    return 0
+
+
+def pull_images(config: Config, names: Sequence[str]) -> None:
+    """Fetch images, asking the registry whether or not they are here."""
+    asking = dataclasses.replace(config, pull="always")
+    for name in _named(config, names):
+        image = cache.fetch_image(name, asking)
+        _say(f"{name} {image.digest} {show_bytes(image.size)}")
+
+
+def _named(config: Config, names: Sequence[str]) -> list[str]:
+    """Return what is meant by the words of a command, each with its registry and tag."""
+    if not names and not config.kernel:
+        raise UsageError("which image? none is configured")
+    pairs = [(name, _configured(config), Path.cwd()) for name in names]
+    pairs = pairs or [(config.kernel, config.configured_kernel, config.kernel_directory)]
+    images = []
+    for name, configured, directory in pairs:
+        kernel = parse_kernel(name, configured=configured, directory=directory)
+        if not isinstance(kernel, ImageKernel | LayoutKernel):
+            raise UsageError(f"`{name}` is a kernel, but no image")
+        images.append(str(parse_reference(cache.reference_text(kernel))))
+    return images
+
+
+def _configured(config: Config) -> str:
+    """Return the reference whose tag `:tag` replaces in the words of a command."""
+    return config.configured_kernel if config.kernel.startswith(":") else config.kernel
+
+
+def show_list(config: Config, words: Sequence[str]) -> None:
+    """Print a table of the images and one of the saves."""
+    _no_words("ls", words)
+    rows = [
+        (name, image.digest[7:19], show_bytes(image.size), _ago(image.pulled), _ago(image.used))
+        for image, tags in cache.list_images(config.cache_dir)
+        for name in ([tag.reference for tag in tags] or [image.reference])
+    ]
+    _table(("IMAGE", "DIGEST", "SIZE", "PULLED", "USED"), rows)
+    saves = snapshot.list_saves(str(_saves(config)))
+    if saves:
+        _say("")
+        _table(
+            ("SAVE", "KERNEL", "MEMORY", "SIZE", "USED"),
+            [
+                (save.key[:12], save.kernel, f"{save.memory} MiB", show_bytes(save.size),
+                 "now" if save.busy else _ago(save.used))
+                for save in saves
+            ],
+        )  # fmt: skip
+
+
+def show_info(config: Config, words: Sequence[str]) -> None:
+    """Print what a kernel is and has; fetches it if it is not here."""
+    if len(words) > 1:
+        raise UsageError("`vimto kernel info` describes one kernel at a time")
+    if words:
+        base = _configured(config)
+        config = dataclasses.replace(
+            config, kernel=words[0], configured_kernel=base, kernel_directory=Path.cwd()
+        )
+    with contextlib.ExitStack() as stack:
+        place = locate_kernel(config, stack)
+        _say(f"place     {place}")
+        for image, tags in cache.list_images(config.cache_dir):
+            if image.root == place:
+                _say(f"image     {', '.join(tag.reference for tag in tags) or image.reference}")
+                _say(f"digest    {image.digest}")
+                _say(f"size      {show_bytes(image.size)}")
+        resolve = boot.resolve_tree if place.is_dir() else boot.resolve_file
+        for line in describe_kernel(resolve(place, cache=config.cache_dir)):
+            _say(line)
+
+
+def describe_kernel(files: KernelFiles) -> list[str]:
+    """Return the lines of `vimto kernel info` about a resolved kernel."""
+    plan = files.modules
+    modules = [module.name for module in plan.modules]
+    return [
+        f"version   {files.release or 'unknown'}",
+        f"kernel    {files.kernel}",
+        f"entry     {'PVH' if files.pvh else 'BIOS (slower to boot)'}",
+        f"files     {files.transport}",
+        f"built in  {' '.join(plan.builtin) or 'nothing that vimto needs'}",
+        f"modules   {' '.join(modules) or 'none needed'}",
+        f"missing   {' '.join(plan.missing) or 'nothing'}",
+        f"debug     {files.vmlinux or 'no debug symbols'}",
+    ]
+
+
+def remove_images(config: Config, words: Sequence[str]) -> None:
+    """Remove the images that are named; all are looked for before the first goes."""
+    if not words:
+        raise UsageError("which image? `vimto kernel ls` lists them")
+    for image in [_find(config, word) for word in words]:
+        if not cache.remove_image(config.cache_dir, image.digest):
+            raise ImageError(f"the image `{image.reference}` is in use")
+        _say(f"removed {image.reference} {image.digest}, {show_bytes(image.size)}")
+
+
+def _find(config: Config, word: str) -> Image:
+    images = cache.list_images(config.cache_dir)
+    start = word.removeprefix("sha256:")
+    found = [image for image, _ in images if len(start) >= 6 and image.digest[7:].startswith(start)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"`{word}` is the start of {len(found)} digests")
+    if want_digest(word):
+        raise ImageError(f"there is no image `{word}` on this machine")
+    name = str(parse_reference(word, configured=_configured(config)))
+    for image, tags in images:
+        if name in (image.reference, *(tag.reference for tag in tags)):
+            return image
+    raise ImageError(
+        f"the image `{name}` is not on this machine", hint="`vimto kernel ls` lists those that are"
+    )
+
+
+def prune(config: Config, words: Sequence[str]) -> None:
+    """Remove what has not been used for long, with `-all` everything that is not in use."""
+    everything = list(words) in (["-all"], ["--all"])
+    if words and not everything:
+        raise UsageError(f"`vimto kernel prune` does not know `{words[0]}`", hint="it knows `-all`")
+    freed = 0
+    before = time.time() if everything else time.time() - _KEPT
+    for image, _ in cache.list_images(config.cache_dir):
+        if image.used > before:
+            continue
+        if cache.remove_image(config.cache_dir, image.digest):
+            freed += image.size
+            _say(f"removed {image.reference} {image.digest}, {show_bytes(image.size)}")
+        else:
+            console.note(f"`{image.reference}` is in use")
+    cache.sweep(config.cache_dir)
+    limit = 0 if everything else config.snapshot_limit
+    for save in snapshot.prune_saves(str(_saves(config)), limit):
+        freed += save.size
+        _say(f"removed the save of {save.kernel}, {show_bytes(save.size)}")
+    _say(f"{show_bytes(freed)} freed")
+
+
+def flush_cache(config: Config, words: Sequence[str]) -> None:
+    """Remove every image and save that is not in use."""
+    _no_words("flush-cache", words)
+    prune(config, ["-all"])
+
+
+_COMMANDS: dict[str, Callable[[Config, Sequence[str]], None]] = {
+    "pull": pull_images,
+    "ls": show_list,
+    "list": show_list,
+    "info": show_info,
+    "rm": remove_images,
+    "prune": prune,
+    "flush-cache": flush_cache,
+}
+
+
+def _no_words(command: str, words: Sequence[str]) -> None:
+    if words:
+        raise UsageError(f"`{command}` takes no words, and there is `{words[0]}`")
+
+
+def _saves(config: Config) -> Path:
+    return config.cache_dir / "saves"
+
+
+def _ago(moment: float) -> str:
+    seconds = time.time() - moment
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {unit} ago"
+    return "just now"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    lines = [head, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    for line in lines:
+        cells = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+        _say("  ".join(cells).rstrip())
+
+
+def _say(text: str) -> None:
+    """Print to stdout: here it is the command's product, there is no test."""
+    sys.stdout.write(text.encode("utf-8", "replace").decode() + "\n")
