@@ -87,7 +87,8 @@ def _source_files(source: Path) -> Iterator[Path]:
 
 
 def _build(go: str, source: Path, out: Path, *, digest: str, arch: str) -> None:
-    # The user's settings must not leak in: GOFLAGS=-race or a go.work of theirs would.
+    # The user's settings must not leak in, be they variables, `go env -w` or a go.work above:
+    # GOFLAGS=-race needs cgo, GOAMD64=v4 a processor that the guest may not have.
     env = {
         **{key: value for key, value in os.environ.items() if not key.startswith("GO")},
         **{key: os.environ[key] for key in ("GOCACHE", "GOROOT", "GOPATH") if key in os.environ},
@@ -95,7 +96,7 @@ def _build(go: str, source: Path, out: Path, *, digest: str, arch: str) -> None:
         "GOOS": "linux",
         "GOARCH": arch,
         "GOTOOLCHAIN": "local",
-        "GOFLAGS": "",
+        "GOENV": "off",
         "GOWORK": "off",
         "GO111MODULE": "on",
     }

@@ -46,7 +46,11 @@ def test_the_second_time_no_process_is_started(
 def test_the_users_go_settings_do_not_leak_in(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "config/go").mkdir(parents=True)
+    (tmp_path / "config/go/env").write_text("GOFLAGS=-nonsense\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("GOFLAGS", "-mod=vendor -race")
+    monkeypatch.setenv("GOEXPERIMENT", "nonsense")
     monkeypatch.setenv("GOOS", "plan9")
     monkeypatch.setenv("GOWORK", "/nonexistent/go.work")
     monkeypatch.setenv("GO111MODULE", "off")

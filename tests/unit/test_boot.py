@@ -90,6 +90,7 @@ def test_vmlinux_wins_and_is_stripped(root: Path, cache: Path) -> None:
     (root / "boot/vmlinuz").symlink_to(f"/boot/vmlinuz-{RELEASE}")
     files = boot.resolve_tree(root, cache=cache)
     assert files.vmlinux == vmlinux
+    assert f"`{vmlinux}`" in files.description
     assert files.kernel.is_relative_to(cache)
     assert files.kernel.stat().st_size < 4096
     assert files.pvh

@@ -103,6 +103,7 @@ def test_stripping_keeps_what_a_loader_needs(tmp_path: Path) -> None:
     path.write_bytes(parts.make_vmlinux(debug=True))
     bzimage.strip_vmlinux(path, out)
     assert out.stat().st_size == bzimage.loaded_size(path) < 1024
+    assert out.read_bytes()[0x28:0x30] == b"\0" * 8  # e_shoff
     assert bzimage.has_pvh_note(out)
     assert not bzimage.has_debug_info(out)
     assert bzimage.read_release(out) == "6.7.8-made"

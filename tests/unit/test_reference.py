@@ -91,6 +91,7 @@ def test_layouts(place: Path) -> None:
         (":6.6", "localhost:5000/b", "localhost:5000/b:6.6"),
         (":6.6", "localhost:5000/b:x", "localhost:5000/b:6.6"),
         (":6.6", f"ghcr.io/a/b:x@sha256:{'a' * 64}", "ghcr.io/a/b:6.6"),
+        (":6.6", f"ghcr.io/a/b@sha256:{'a' * 64}", "ghcr.io/a/b:6.6"),
         (f":6.6@sha256:{'b' * 64}", "a/b", f"a/b:6.6@sha256:{'b' * 64}"),
     ],
 )

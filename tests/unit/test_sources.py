@@ -99,6 +99,12 @@ def test_another_suite_has_the_same_mirror(suite: str, uri: str) -> None:
     assert "main" in found["components"]
 
 
+def test_the_machines_release_shows_its_own_archive() -> None:
+    vendor = sources.parse_list("deb https://vendor.example/linux any main\n")
+    (found,) = sources.choose_sources([*vendor, *MACHINE], "sid", codename="bookworm")
+    assert found["uris"] == "http://mirror.example/debian"
+
+
 def test_a_foreign_release_does_not_matter() -> None:
     (found,) = sources.choose_sources(MACHINE, "sid", codename="trixie")
     assert found["uris"] == "http://mirror.example/debian"

@@ -128,11 +128,7 @@ def _decompress(payload: bytes, name: Path) -> bytes:
 
 
 def _gunzip(data: bytes) -> bytes:
-    stream = zlib.decompressobj(31)
-    out = stream.decompress(data) + stream.flush()
-    if not stream.eof:
-        raise EOFError("the gzip stream ends too early")
-    return out
+    return zlib.decompress(data, wbits=31)
 
 
 def unpack_zstd(data: bytes) -> bytes:

@@ -74,7 +74,7 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> Non
     content = archive.extractfile(member)
     assert content is not None  # a regular file has content
     mode = 0o755 if member.mode & 0o100 else 0o644
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with open(fd, "wb") as file:
         shutil.copyfileobj(content, file, 1 << 20)
 

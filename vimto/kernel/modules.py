@@ -207,8 +207,7 @@ def _read_dep(path: Path) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]] 
         if colon:
             name = normalise(file)
             files[name] = path.parent / file.removeprefix(f"/lib/modules/{path.parent.name}/")
-            # depmod lists the nearest dependency first: whoever loads goes from right to left.
-            depends[name] = tuple(normalise(need) for need in reversed(needs.split()))
+            depends[name] = tuple(normalise(need) for need in needs.split())
     return files, depends
 
 
