@@ -1,0 +1,175 @@
+"""Imports point one way, the hot path stays light, and importing does nothing else."""
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "vimto"
+
+# A module imports from its own row and from those above it. A package stands for all its modules.
+ROWS = (
+    ("errors", "console", "quoting"),
+    ("values", "settings", "config"),
+    ("proc",),
+    ("go",),
+    ("kernel",),
+    ("oci",),
+    ("agent", "initramfs"),
+    ("qemu",),
+    ("vm",),
+    ("shim",),
+    ("commands",),
+    ("cli", "__main__"),
+)
+RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
+
+# What a run of the shim may load of the standard library besides the interpreter's own private
+# modules; every name costs each test binary its time.
+HOT = """
+abc annotationlib ast binascii codecs collections contextlib copyreg encodings enum errno fcntl
+functools genericpath io itertools json keyword math operator os posixpath re reprlib resource
+select shlex signal site stat struct sys time types typing warnings zlib
+"""
+# Of ours, those that the shim needs; nothing of `kernel`, `oci`, `commands`, `config`.
+HOT_PACKAGES = ("errors", "console", "quoting", "proc", "qemu", "vm", "shim")
+
+
+NOT_AT_IMPORT = ("TYPE_CHECKING", "__name__ == '__main__'")
+
+
+def modules() -> list[str]:
+    names = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return names
+
+
+MODULES = modules()
+
+
+def path_of(module: str) -> Path:
+    path = ROOT.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(path_of(module).read_text())
+
+
+def imports_of(nodes: Iterator[ast.AST]) -> set[str]:
+    """Return the modules of ours that the import statements among `nodes` load."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            for name in node.names:
+                inner = f"{node.module}.{name.name}"
+                found.add(inner if inner in MODULES else str(node.module))
+    return {name for name in found if name.startswith("vimto.")}
+
+
+def statements(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    """Walk what runs at import: everything but the bodies of functions and type-checking code."""
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for part in (*node.decorator_list, *node.args.defaults, *node.args.kw_defaults):
+                yield from ast.walk(part) if part else ()
+        elif isinstance(node, ast.ClassDef):
+            for part in (*node.decorator_list, *node.bases):
+                yield from ast.walk(part)
+            yield from statements(node.body)
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) in NOT_AT_IMPORT):
+            yield from ast.walk(node)
+
+
+def row_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if "." in name])
+def test_imports_point_upward(module: str) -> None:
+    assert row_of(module) in RANK, "a new module needs a place in ROWS"
+    for other in imports_of(ast.walk(tree_of(module))):
+        assert RANK[row_of(other)] <= RANK[row_of(module)], f"{module} imports {other}"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {name: imports_of(statements(tree_of(name).body)) for name in MODULES}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        if name not in done:
+            for other in sorted(graph.get(name, ())):
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_reads_the_environment_at_import(module: str) -> None:
+    for node in statements(tree_of(module).body):
+        text = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+        assert text not in ("os.environ", "os.environb", "sys.argv"), f"{module}: {text}"
+
+
+# Imports one module after the other and reports what ours do meanwhile, and not what the modules
+# they import do: the nearest frame that is not the import system's tells.
+PROBE = """
+import importlib, json, sys
+seen = []
+SUSPECT = ("open", "os.listdir", "os.scandir", "os.mkdir", "os.remove", "os.rename", "os.symlink",
+           "os.posix_spawn", "os.fork", "os.exec", "subprocess.Popen", "socket.__new__", "exec.sh")
+def hook(event, args):
+    if event not in SUSPECT:
+        return
+    frame = sys._getframe(1)
+    while frame and "importlib" in frame.f_code.co_filename:
+        frame = frame.f_back
+    if frame and frame.f_globals.get("__name__", "").startswith("vimto."):
+        if event != "open" or not str(args[0]).endswith((".py", ".pyc", ".so")):
+            if event not in ("os.listdir", "os.scandir") or frame is sys._getframe(1):
+                seen.append([frame.f_globals["__name__"], event, str(args[:1])])
+sys.addaudithook(hook)
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+print(json.dumps(seen))
+"""
+
+
+def test_nothing_happens_at_import() -> None:
+    names = [name for name in MODULES if not name.endswith("__main__")]
+    words = [sys.executable, "-c", PROBE, json.dumps(names)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_the_hot_path_s_imports_are_pinned() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import vimto.shim\n"
+        "vimto.shim.main(['0', '0', '0'])\n"
+        "print(' '.join(sys.modules))"
+    )
+    words = [sys.executable, "-I", "-S", "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    ours = {name for name in loaded if name.startswith("vimto.")}
+    assert "vimto.vm.run" in ours, done.stderr
+    assert {name for name in ours if row_of(name) not in HOT_PACKAGES} == set()
+    top = {name.partition(".")[0] for name in loaded} - {"vimto"}
+    private = {name for name in top if name.startswith("_")}
+    # The last ones belong to the interpreter's own start.
+    own = {"builtins", "marshal", "posix", "zipimport"}
+    assert top - private - set(HOT.split()) - own == set()
