@@ -158,13 +158,13 @@ var resources = map[string]int{
 
 // setLimits sets this process's limits, which the command inherits. Through package syscall, so that
 // the runtime does not put its own idea of the number of open files back when the command starts.
-func setLimits(limits map[string][2]rlimit) error {
+func setLimits(limits map[string][2]uint64) error {
 	for name, pair := range limits {
 		resource, ok := resources[name]
 		if !ok {
 			return fmt.Errorf("unknown resource limit `%s`", name)
 		}
-		limit := syscall.Rlimit{Cur: uint64(pair[0]), Max: uint64(pair[1])}
+		limit := syscall.Rlimit{Cur: pair[0], Max: pair[1]}
 		if err := syscall.Setrlimit(resource, &limit); err != nil {
 			return fmt.Errorf("resource limit `%s`: %w", name, err)
 		}

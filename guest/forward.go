@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -37,11 +36,11 @@ func newChannels(p *port) *channels {
 
 // dial begins to connect, in the background, to what an open frame names.
 func (c *channels) dial(payload []byte) error {
-	var request open
-	if err := json.Unmarshal(payload, &request); err != nil {
-		return fmt.Errorf("open frame: %w", err)
+	request, err := parseOpen(payload)
+	if err != nil {
+		return err
 	}
-	ch := &channel{id: request.ID, queue: newQueue(channelWindow), credit: newCredit(channelWindow)}
+	ch := &channel{id: request.id, queue: newQueue(channelWindow), credit: newCredit(channelWindow)}
 	c.mu.Lock()
 	_, taken := c.open[ch.id]
 	if !taken {
@@ -56,13 +55,13 @@ func (c *channels) dial(payload []byte) error {
 }
 
 func (c *channels) serve(ch *channel, request open) {
-	conn, err := net.DialTimeout(request.Network, request.Address, maxDial)
-	answer := opened{ID: ch.id}
+	conn, err := net.DialTimeout(request.network, request.address, maxDial)
+	answer := opened{id: ch.id}
 	if err != nil {
-		answer.Error = err.Error()
+		answer.err = err.Error()
 		c.forget(ch)
 	}
-	if c.port.sendJSON(kindOpened, answer) != nil || err != nil {
+	if c.port.write(answer.frame()) != nil || err != nil {
 		return
 	}
 	c.mu.Lock()

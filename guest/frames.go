@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 )
 
@@ -81,16 +80,6 @@ func encode(k kind, payload []byte) []byte {
 	return frame
 }
 
-// encodeJSON returns one frame with v as its payload. v is one of this package's message types,
-// which always marshal.
-func encodeJSON(k kind, v any) []byte {
-	payload, err := json.Marshal(v)
-	if err != nil {
-		panic(err)
-	}
-	return encode(k, payload)
-}
-
 // parseHeader returns the kind and the payload's length, or an error if the limits are exceeded.
 func parseHeader(header []byte) (kind, int, error) {
 	size, k := binary.LittleEndian.Uint32(header), kind(header[4])
@@ -106,41 +95,68 @@ func parseHeader(header []byte) (kind, int, error) {
 
 // ready is the first frame: what is waiting here.
 type ready struct {
-	Protocol    int      `json:"protocol"`
-	Agent       string   `json:"agent"`
-	Release     string   `json:"release"`
-	CPUs        int      `json:"cpus"`
-	BootMS      int64    `json:"boot_ms"`
-	Filesystems []string `json:"filesystems"`
+	agent, release string
+	cpus           int
+	bootMS         int64
+	filesystems    []string
 }
 
+func (r ready) frame() []byte {
+	return newMessage().number("protocol", protocolVersion).text("agent", r.agent).
+		text("release", r.release).number("cpus", int64(r.cpus)).number("boot_ms", r.bootMS).
+		texts("filesystems", r.filesystems).frame(kindReady)
+}
+
+// started says that the root is mounted, setup done and the command running.
 type started struct {
-	PID     int   `json:"pid"`
-	MountMS int64 `json:"mount_ms"`
+	pid     int
+	mountMS int64
 }
 
-type notice struct {
-	Level string `json:"level"`
-	Text  string `json:"text"`
+func (s started) frame() []byte {
+	return newMessage().number("pid", int64(s.pid)).number("mount_ms", s.mountMS).frame(kindStarted)
+}
+
+// notice is for the user; its level is "info", "warning" or "setup".
+type notice struct{ level, text string }
+
+func (n notice) frame() []byte {
+	return newMessage().text("level", n.level).text("text", n.text).frame(kindNotice)
 }
 
 // exit is the last frame. Only a complete one means that the command ended as it says.
 type exit struct {
-	Status int    `json:"status"`
-	Signal int    `json:"signal"`
-	Core   bool   `json:"core"`
-	Error  string `json:"error"`
-	Stage  string `json:"stage"`
-	Hint   string `json:"hint"`
+	status, signal   int
+	core             bool
+	err, stage, hint string
 }
 
+func (e exit) frame() []byte {
+	return newMessage().number("status", int64(e.status)).number("signal", int64(e.signal)).
+		flag("core", e.core).text("error", e.err).text("stage", e.stage).text("hint", e.hint).frame(kindExit)
+}
+
+// open asks for a connection to an address of the guest; opened answers.
 type open struct {
-	ID      uint32 `json:"id"`
-	Network string `json:"network"`
-	Address string `json:"address"`
+	id               uint32
+	network, address string
+}
+
+func parseOpen(payload []byte) (open, error) {
+	value, err := decode(payload)
+	if err != nil {
+		return open{}, fmt.Errorf("open frame: %w", err)
+	}
+	f := &fields{err: new(error)}
+	f.members = f.object("open", value)
+	return open{uint32(f.number("id")), f.text("network"), f.text("address")}, *f.err
 }
 
 type opened struct {
-	ID    uint32 `json:"id"`
-	Error string `json:"error"`
+	id  uint32
+	err string
+}
+
+func (o opened) frame() []byte {
+	return newMessage().number("id", int64(o.id)).text("error", o.err).frame(kindOpened)
 }

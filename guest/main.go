@@ -67,7 +67,7 @@ func boot() (*port, error) {
 func serve(p *port) error {
 	r := newReaper()
 	go r.run()
-	if err := p.sendJSON(kindReady, describe()); err != nil {
+	if err := p.write(describe().frame()); err != nil {
 		return err
 	}
 	k, payload, err := p.next()
@@ -78,12 +78,12 @@ func serve(p *port) error {
 	if k != kindRun {
 		return fmt.Errorf("waiting for the order: got a frame of kind %d", k)
 	}
-	if err := p.sendJSON(kindAccepted, struct{}{}); err != nil {
+	if err := p.send(kindAccepted, []byte("{}")); err != nil {
 		return err
 	}
 	s, err := accept(p, r, payload, received)
 	if err != nil {
-		_ = p.sendJSON(kindExit, exit{Status: statusLost, Stage: "mount", Error: err.Error()})
+		_ = p.write(exit{status: statusLost, stage: "mount", err: err.Error()}.frame())
 		_, _, err = p.next()
 		return err
 	}
@@ -100,15 +100,15 @@ func accept(p *port, r *reaper, payload []byte, received time.Time) (*session, e
 	if err != nil {
 		return nil, err
 	}
-	if err := setClock(o.TimeNS, received); err != nil {
+	if err := setClock(o.timeNS, received); err != nil {
 		return nil, fmt.Errorf("set the clock: %w", err)
 	}
-	if err := addEntropy(o.Entropy); err != nil {
+	if err := addEntropy(o.entropy); err != nil {
 		return nil, fmt.Errorf("add entropy: %w", err)
 	}
-	if o.Hostname != "" {
-		if err := syscall.Sethostname([]byte(o.Hostname)); err != nil {
-			return nil, fmt.Errorf("set the host name `%s`: %w", o.Hostname, err)
+	if o.hostname != "" {
+		if err := syscall.Sethostname([]byte(o.hostname)); err != nil {
+			return nil, fmt.Errorf("set the host name `%s`: %w", o.hostname, err)
 		}
 	}
 	s, err := newSession(p, r, o, received)
@@ -123,19 +123,19 @@ func accept(p *port, r *reaper, payload []byte, received time.Time) (*session, e
 
 // describe gathers what the ready frame says.
 func describe() ready {
-	r := ready{Protocol: protocolVersion, Agent: buildID, CPUs: countCPUs(), Filesystems: []string{}}
+	r := ready{agent: buildID, cpus: countCPUs()}
 	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		r.Release = string(trimNewline(text))
+		r.release = string(trimNewline(text))
 	}
 	if text, err := os.ReadFile("/proc/uptime"); err == nil {
 		var seconds float64
 		_, _ = fmt.Sscan(string(text), &seconds)
-		r.BootMS = int64(seconds * 1000)
+		r.bootMS = int64(seconds * 1000)
 	}
 	text, _ := os.ReadFile("/proc/filesystems")
 	for _, line := range strings.Split(string(text), "\n") {
 		if fields := strings.Fields(line); len(fields) > 0 {
-			r.Filesystems = append(r.Filesystems, fields[len(fields)-1])
+			r.filesystems = append(r.filesystems, fields[len(fields)-1])
 		}
 	}
 	return r

@@ -128,12 +128,12 @@ func linkDevices(dev string) error {
 
 // claimed returns the staged file systems that a setup command wants to mount itself, told by their
 // type or place among its words: mounting the same one there twice is EBUSY.
-func claimed(setup [][]octets) []fileSystem {
+func claimed(setup [][]string) []fileSystem {
 	words := map[string]bool{}
 	for _, command := range setup {
-		if len(command) > 0 && filepath.Base(string(command[0])) == "mount" || mentions(command, "mount") {
+		if len(command) > 0 && filepath.Base(command[0]) == "mount" || mentions(command, "mount") {
 			for _, argument := range command {
-				for _, word := range strings.Fields(string(argument)) {
+				for _, word := range strings.Fields(argument) {
 					words[strings.TrimRight(word, "/;")] = true
 				}
 			}
@@ -151,9 +151,9 @@ func claimed(setup [][]octets) []fileSystem {
 	return found
 }
 
-func mentions(command []octets, word string) bool {
+func mentions(command []string, word string) bool {
 	for _, argument := range command {
-		if strings.Contains(string(argument), word) {
+		if strings.Contains(argument, word) {
 			return true
 		}
 	}

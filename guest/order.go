@@ -1,138 +1,194 @@
 package main
 
 import (
-	"encoding/json"
+	"encoding/base64"
 	"fmt"
-	"unicode/utf8"
 )
-
-// octets is a byte string. In JSON each byte is one code point U+0000 to U+00FF (Latin-1), so that
-// paths, arguments and environment entries that are no UTF-8 survive the journey.
-type octets string
-
-func (o *octets) UnmarshalJSON(data []byte) error {
-	var text string
-	if err := json.Unmarshal(data, &text); err != nil {
-		return err
-	}
-	ascii := true
-	for i := 0; i < len(text) && ascii; i++ {
-		ascii = text[i] < utf8.RuneSelf
-	}
-	if ascii {
-		*o = octets(text)
-		return nil
-	}
-	raw := make([]byte, 0, len(text))
-	for _, r := range text {
-		if r > 0xff {
-			return fmt.Errorf("code point %U in a byte string", r)
-		}
-		raw = append(raw, byte(r))
-	}
-	*o = octets(raw)
-	return nil
-}
 
 // order is the run frame: everything the host wants done, fully resolved.
 type order struct {
-	Protocol int      `json:"protocol"`
-	Argv     []octets `json:"argv"`
-	Env      []octets `json:"env"`
-	Dir      octets   `json:"dir"`
-	Umask    int      `json:"umask"`
-	UID      uint32   `json:"uid"`
-	GID      uint32   `json:"gid"`
-	Groups   []uint32 `json:"groups"`
+	argv, env []string
+	dir       string
+	umask     int
+	uid, gid  uint32
+	groups    []uint32
 
-	Stdin  string `json:"stdin"`
-	Stdout string `json:"stdout"`
-	Stderr string `json:"stderr"`
-	Pty    *size  `json:"pty"`
+	streams [3]string // what stdin, stdout and stderr are: "pipe", "null", "closed"; stderr also "stdout"
+	pty     *size     // not nil: a terminal instead of the streams
 
-	Hostname string `json:"hostname"`
-	TimeNS   int64  `json:"time_ns"`
-	Entropy  []byte `json:"entropy"`
+	hostname string
+	timeNS   int64
+	entropy  []byte
 
-	Root     rootOrder            `json:"root"`
-	Shares   []share              `json:"shares"`
-	Sysctls  map[string]string    `json:"sysctls"`
-	Rlimits  map[string][2]rlimit `json:"rlimits"`
-	Setup    [][]octets           `json:"setup"`
-	Teardown [][]octets           `json:"teardown"`
-	Network  bool                 `json:"network"`
-	GDBPause bool                 `json:"gdb_pause"`
+	root            rootOrder
+	shares          []share
+	sysctls         map[string]string
+	rlimits         map[string][2]uint64
+	setup, teardown [][]string
+	network         bool
 }
 
 // size is a terminal's, in character cells.
-type size struct {
-	Rows uint16 `json:"rows"`
-	Cols uint16 `json:"cols"`
-}
+type size struct{ rows, cols uint16 }
 
+// rootOrder says where the root's parts come from; image is "" if the kernel brings no files.
 type rootOrder struct {
-	FS           string `json:"fs"`
-	Tag          string `json:"tag"`
-	Image        string `json:"image"`
-	TmpfsPercent int    `json:"tmpfs_percent"`
-	Msize        int    `json:"msize"`
+	fs, tag, image      string
+	tmpfsPercent, msize int
 }
 
+// share is a directory of the host that appears at the same path.
 type share struct {
-	FS       string `json:"fs"`
-	Tag      string `json:"tag"`
-	Path     octets `json:"path"`
-	Readonly bool   `json:"readonly"`
+	fs, tag, path string
+	readonly      bool
 }
 
-// rlimit is a resource limit; -1 is "unlimited".
-type rlimit uint64
-
-func (r *rlimit) UnmarshalJSON(data []byte) error {
-	var signed int64
-	if err := json.Unmarshal(data, &signed); err == nil {
-		*r = rlimit(uint64(signed))
-		return nil
-	}
-	var unsigned uint64
-	if err := json.Unmarshal(data, &unsigned); err != nil {
-		return err
-	}
-	*r = rlimit(unsigned)
-	return nil
-}
-
-// parseOrder returns the order in a run frame's payload, with its defaults filled in.
+// parseOrder returns the order in a run frame's payload, or what is wrong with it.
 func parseOrder(payload []byte) (*order, error) {
-	var o order
-	if err := json.Unmarshal(payload, &o); err != nil {
+	value, err := decode(payload)
+	if err != nil {
 		return nil, fmt.Errorf("the order cannot be read: %w", err)
 	}
-	if o.Protocol != protocolVersion {
-		return nil, fmt.Errorf("the order has protocol %d, this agent speaks %d", o.Protocol, protocolVersion)
+	f := &fields{err: new(error)}
+	f.members = f.object("order", value)
+	o := &order{
+		argv: f.texts("argv"), env: f.texts("env"), dir: f.text("dir"),
+		umask: int(f.number("umask")), uid: uint32(f.number("uid")), gid: uint32(f.number("gid")),
+		groups:   []uint32{},
+		streams:  [3]string{f.text("stdin"), f.text("stdout"), f.text("stderr")},
+		hostname: f.text("hostname"), timeNS: f.number("time_ns"),
+		setup: f.commands("setup"), teardown: f.commands("teardown"), network: f.flag("network"),
+		sysctls: map[string]string{}, rlimits: map[string][2]uint64{},
 	}
-	if len(o.Argv) == 0 {
-		return nil, fmt.Errorf("the order has no command")
+	for _, group := range f.list("groups") {
+		o.groups = append(o.groups, uint32(f.integer("groups", group)))
 	}
-	if o.Dir == "" {
-		o.Dir = "/"
+	if cells := f.members["pty"]; cells != nil {
+		p := f.within("pty")
+		o.pty = &size{uint16(p.number("rows")), uint16(p.number("cols"))}
 	}
-	if o.Root.FS == "" {
-		o.Root.FS = "9p"
+	if o.entropy, err = base64.StdEncoding.DecodeString(f.text("entropy")); err != nil {
+		f.wrong("entropy")
 	}
-	if o.Root.Tag == "" {
-		o.Root.Tag = "root"
+	f.mounts(o)
+	for name := range f.within("sysctls").members {
+		o.sysctls[name] = f.within("sysctls").text(name)
 	}
-	if o.Root.Msize == 0 {
-		o.Root.Msize = 512000
+	for name := range f.within("rlimits").members {
+		o.rlimits[name] = f.limit(name)
 	}
-	return &o, nil
+	if version := f.number("protocol"); version != protocolVersion {
+		return nil, fmt.Errorf("the order has protocol %d, this agent speaks %d", version, protocolVersion)
+	}
+	if *f.err == nil && len(o.argv) == 0 {
+		f.wrong("argv")
+	}
+	return o, *f.err
 }
 
-func plain(list []octets) []string {
+// mounts reads the parts about the root and the shares.
+func (f *fields) mounts(o *order) {
+	root := f.within("root")
+	o.root = rootOrder{
+		fs: root.text("fs"), tag: root.text("tag"), image: root.text("image"),
+		tmpfsPercent: int(root.number("tmpfs_percent")), msize: int(root.number("msize")),
+	}
+	for _, value := range f.list("shares") {
+		s := &fields{members: f.object("shares", value), err: f.err}
+		o.shares = append(o.shares, share{
+			fs: s.text("fs"), tag: s.text("tag"), path: s.text("path"), readonly: s.flag("readonly"),
+		})
+	}
+}
+
+// limit reads a pair of soft and hard limit; -1 is "unlimited".
+func (f *fields) limit(name string) [2]uint64 {
+	pair := f.within("rlimits").list(name)
+	if len(pair) != 2 {
+		f.wrong("rlimits")
+		return [2]uint64{}
+	}
+	return [2]uint64{uint64(f.integer("rlimits", pair[0])), uint64(f.integer("rlimits", pair[1]))}
+}
+
+// fields reads an object's members by name and type. A member that is missing is its type's zero value;
+// the first one of another type becomes the error that all objects of one message share.
+type fields struct {
+	members map[string]any
+	err     *error
+}
+
+func (f *fields) wrong(name string) {
+	if *f.err == nil {
+		*f.err = fmt.Errorf("field `%s` has a wrong value", name)
+	}
+}
+
+func (f *fields) object(name string, value any) map[string]any {
+	members, ok := value.(map[string]any)
+	if !ok && value != nil {
+		f.wrong(name)
+	}
+	return members
+}
+
+func (f *fields) within(name string) *fields {
+	return &fields{members: f.object(name, f.members[name]), err: f.err}
+}
+
+func (f *fields) integer(name string, value any) int64 {
+	n, ok := value.(int64)
+	if !ok && value != nil {
+		f.wrong(name)
+	}
+	return n
+}
+
+func (f *fields) number(name string) int64 { return f.integer(name, f.members[name]) }
+
+func (f *fields) str(name string, value any) string {
+	s, ok := value.(string)
+	if !ok && value != nil {
+		f.wrong(name)
+	}
+	return s
+}
+
+func (f *fields) text(name string) string { return f.str(name, f.members[name]) }
+
+func (f *fields) flag(name string) bool {
+	b, ok := f.members[name].(bool)
+	if !ok && f.members[name] != nil {
+		f.wrong(name)
+	}
+	return b
+}
+
+func (f *fields) array(name string, value any) []any {
+	list, ok := value.([]any)
+	if !ok && value != nil {
+		f.wrong(name)
+	}
+	return list
+}
+
+func (f *fields) list(name string) []any { return f.array(name, f.members[name]) }
+
+func (f *fields) words(name string, value any) []string {
+	list := f.array(name, value)
 	out := make([]string, len(list))
-	for i, s := range list {
-		out[i] = string(s)
+	for i, element := range list {
+		out[i] = f.str(name, element)
+	}
+	return out
+}
+
+func (f *fields) texts(name string) []string { return f.words(name, f.members[name]) }
+
+func (f *fields) commands(name string) [][]string {
+	var out [][]string
+	for _, command := range f.list(name) {
+		out = append(out, f.words(name, command))
 	}
 	return out
 }

@@ -10,26 +10,26 @@ func TestParseOrderKeepsBytesThatAreNoUTF8(t *testing.T) {
 		t.Fatal(err)
 	}
 	for what, pair := range map[string][2]string{
-		"argv":  {string(o.Argv[2]), "\xff\xfe"},
-		"dir":   {string(o.Dir), "/src/m\xf6d"},
-		"share": {string(o.Shares[1].Path), "/opt/caf\xc3\xa9"},
-		"env":   {string(o.Env[1]), "MULTI=a\nb"},
+		"argv":  {o.argv[2], "\xff\xfe"},
+		"dir":   {o.dir, "/src/m\xf6d"},
+		"share": {o.shares[1].path, "/opt/caf\xc3\xa9"},
+		"env":   {o.env[1], "MULTI=a\nb"},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s is %q, want %q", what, pair[0], pair[1])
 		}
 	}
-	if core := o.Rlimits["core"]; core[0] != ^rlimit(0) {
+	if core := o.rlimits["core"]; core[0] != ^uint64(0) {
 		t.Errorf("unlimited is %d", core[0])
 	}
-	if len(o.Entropy) != 8 || o.UID != 1000 || o.Pty != nil || !o.Shares[1].Readonly {
+	if len(o.entropy) != 8 || o.uid != 1000 || o.pty != nil || !o.shares[1].readonly {
 		t.Errorf("order: %+v", o)
 	}
 }
 
 func TestParseOrderWithTerminal(t *testing.T) {
 	o, err := parseOrder(golden(t)["run-pty"].payload)
-	if err != nil || o.Pty == nil || *o.Pty != (size{24, 80}) {
+	if err != nil || o.pty == nil || *o.pty != (size{24, 80}) {
 		t.Fatalf("%+v, %v", o, err)
 	}
 }

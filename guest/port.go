@@ -89,8 +89,6 @@ func (p *port) write(frame []byte) error {
 
 func (p *port) send(k kind, payload []byte) error { return p.write(encode(k, payload)) }
 
-func (p *port) sendJSON(k kind, v any) error { return p.write(encodeJSON(k, v)) }
-
 // next returns the next frame. The payload is valid until the following call. io.EOF means that the
 // host closed its side between two frames.
 func (p *port) next() (kind, []byte, error) {

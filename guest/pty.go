@@ -47,7 +47,7 @@ func openPty(cells size, uid uint32) (*pty, error) {
 
 // resize tells the terminal its size; the kernel sends SIGWINCH to the foreground group.
 func (t *pty) resize(cells size) error {
-	winsize := [4]uint16{cells.Rows, cells.Cols}
+	winsize := [4]uint16{cells.rows, cells.cols}
 	return ioctl(t.master, syscall.TIOCSWINSZ, unsafe.Pointer(&winsize))
 }
 

@@ -14,13 +14,13 @@ func mountRoot(o *order) error {
 	if err := mountHost(o); err != nil {
 		return err
 	}
-	if o.Root.TmpfsPercent > 0 && o.Root.TmpfsPercent != 25 {
-		options := fmt.Sprintf("size=%d%%", o.Root.TmpfsPercent)
+	if o.root.tmpfsPercent > 0 && o.root.tmpfsPercent != 25 {
+		options := fmt.Sprintf("size=%d%%", o.root.tmpfsPercent)
 		if err := mount("tmpfs", scratch, "tmpfs", syscall.MS_REMOUNT, options); err != nil {
 			return err
 		}
 	}
-	if err := mountOverlays(o.Root.Image != ""); err != nil {
+	if err := mountOverlays(o.root.image != ""); err != nil {
 		return err
 	}
 	for _, dir := range movable {
@@ -43,8 +43,8 @@ func mountRoot(o *order) error {
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
-	for _, s := range o.Shares {
-		if err := mountShare(s, o.Root.Msize); err != nil {
+	for _, s := range o.shares {
+		if err := mountShare(s, o.root.msize); err != nil {
 			return err
 		}
 	}
@@ -53,14 +53,14 @@ func mountRoot(o *order) error {
 
 // mountHost mounts the host's root and the image's tree, read-only, at their places in the initramfs.
 func mountHost(o *order) error {
-	root := source{fs: o.Root.FS, tag: o.Root.Tag, cache: "loose", msize: o.Root.Msize}
+	root := source{fs: o.root.fs, tag: o.root.tag, cache: "loose", msize: o.root.msize}
 	if err := root.mount(hostRoot, syscall.MS_RDONLY); err != nil {
 		return err
 	}
-	if o.Root.Image == "" {
+	if o.root.image == "" {
 		return nil
 	}
-	root.tag = o.Root.Image
+	root.tag = o.root.image
 	return root.mount(imageDir, syscall.MS_RDONLY)
 }
 
@@ -82,19 +82,19 @@ func (s source) mount(target string, flags uintptr) error {
 
 // mountShare mounts a directory of the host at the same path, making it where the guest has none.
 func mountShare(s share, msize int) error {
-	if !strings.HasPrefix(string(s.Path), "/") {
-		return fmt.Errorf("share `%s`: the path is not absolute", s.Path)
+	if !strings.HasPrefix(s.path, "/") {
+		return fmt.Errorf("share `%s`: the path is not absolute", s.path)
 	}
-	if err := makeMountPoint(string(s.Path)); err != nil {
-		return fmt.Errorf("share `%s`: %w", s.Path, err)
+	if err := makeMountPoint(s.path); err != nil {
+		return fmt.Errorf("share `%s`: %w", s.path, err)
 	}
 	// A writable mmap needs a cache that knows dirty pages; "loose" would hide the host's changes.
-	from, flags := source{fs: s.FS, tag: s.Tag, cache: "mmap", msize: msize}, uintptr(0)
-	if s.Readonly {
+	from, flags := source{fs: s.fs, tag: s.tag, cache: "mmap", msize: msize}, uintptr(0)
+	if s.readonly {
 		from.cache, flags = "loose", syscall.MS_RDONLY
 	}
-	if err := from.mount(string(s.Path), flags); err != nil {
-		return fmt.Errorf("share `%s`: %w", s.Path, err)
+	if err := from.mount(s.path, flags); err != nil {
+		return fmt.Errorf("share `%s`: %w", s.path, err)
 	}
 	return nil
 }

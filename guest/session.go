@@ -37,15 +37,15 @@ type session struct {
 // newSession makes the streams, so that the host's frames have a place to go at once.
 func newSession(p *port, r *reaper, o *order, received time.Time) (*session, error) {
 	s := &session{port: p, reaper: r, order: o, received: received, channels: newChannels(p), stage: "mount"}
-	s.stdin = &input{queue: newQueue(stdinWindow), terminal: o.Pty != nil}
-	if o.Pty != nil {
+	s.stdin = &input{queue: newQueue(stdinWindow), terminal: o.pty != nil}
+	if o.pty != nil {
 		return s, s.openTerminal()
 	}
 	return s, s.openPipes()
 }
 
 func (s *session) openTerminal() error {
-	tty, err := openPty(*s.order.Pty, s.order.UID)
+	tty, err := openPty(*s.order.pty, s.order.uid)
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (s *session) openTerminal() error {
 func (s *session) openPipes() error {
 	const closed = ^uintptr(0)
 	s.files = []uintptr{closed, closed, closed}
-	for fd, mode := range []string{s.order.Stdin, s.order.Stdout, s.order.Stderr} {
+	for fd, mode := range s.order.streams {
 		switch mode {
 		case "closed":
 		case "null":
@@ -71,7 +71,7 @@ func (s *session) openPipes() error {
 		case "stdout":
 			s.files[fd] = s.files[1]
 		case "pipe":
-			ours, theirs, err := makePipe(s.order.UID, s.order.GID, fd == 0)
+			ours, theirs, err := makePipe(s.order.uid, s.order.gid, fd == 0)
 			if err != nil {
 				return fmt.Errorf("pipe: %w", err)
 			}
@@ -95,7 +95,7 @@ func (s *session) openPipes() error {
 func (s *session) run() {
 	defer s.rescue()
 	status, problem := s.execute()
-	for _, teardown := range s.order.Teardown {
+	for _, teardown := range s.order.teardown {
 		s.enter("teardown")
 		if err := s.runSetup(teardown); err != nil {
 			s.warn("teardown: " + err.Error())
@@ -113,13 +113,13 @@ func (s *session) run() {
 		}
 	}
 	if problem != nil {
-		s.end(exit{Status: problem.status, Error: problem.Error(), Stage: problem.stage, Hint: problem.hint})
+		s.end(exit{status: problem.status, err: problem.Error(), stage: problem.stage, hint: problem.hint})
 		return
 	}
-	report := exit{Status: status.ExitStatus(), Stage: "command"}
+	report := exit{status: status.ExitStatus(), stage: "command"}
 	if status.Signaled() {
-		report.Signal, report.Core = int(status.Signal()), status.CoreDump()
-		report.Status = 128 + report.Signal
+		report.signal, report.core = int(status.Signal()), status.CoreDump()
+		report.status = 128 + report.signal
 	}
 	s.end(report)
 }
@@ -137,16 +137,12 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 	} else {
 		s.stdin.queue.drop()
 	}
-	syscall.Umask(s.order.Umask)
+	syscall.Umask(s.order.umask)
 	s.enter("start")
-	groups := s.order.Groups
-	if groups == nil {
-		groups = []uint32{}
-	}
-	c := command{argv: plain(s.order.Argv), env: plain(s.order.Env), dir: string(s.order.Dir), files: s.files}
+	c := command{argv: s.order.argv, env: s.order.env, dir: s.order.dir, files: s.files}
 	c.attr = &syscall.SysProcAttr{
 		Setsid: true, Setctty: s.tty != nil,
-		Credential: &syscall.Credential{Uid: s.order.UID, Gid: s.order.GID, Groups: groups},
+		Credential: &syscall.Credential{Uid: s.order.uid, Gid: s.order.gid, Groups: s.order.groups},
 	}
 	pid, done, problem := c.start(s.reaper)
 	s.closeFiles()
@@ -155,7 +151,7 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 	}
 	syscall.Umask(0o022)
 	s.enter("command")
-	_ = s.port.sendJSON(kindStarted, started{PID: pid, MountMS: time.Since(s.received).Milliseconds()})
+	_ = s.port.write(started{pid, time.Since(s.received).Milliseconds()}.frame())
 	for _, out := range []*output{s.stdout, s.stderr} {
 		if out := out; out != nil {
 			go guarded(s, func() { out.pump(s.port) })
@@ -175,25 +171,25 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 // prepare does the rest of what the command finds done: parameters, limits, network, setup commands.
 func (s *session) prepare() *failure {
 	s.enter("setup")
-	if err := setSysctls(s.order.Sysctls); err != nil {
+	if err := setSysctls(s.order.sysctls); err != nil {
 		return failed("setup", err)
 	}
-	if err := setLimits(s.order.Rlimits); err != nil {
+	if err := setLimits(s.order.rlimits); err != nil {
 		return failed("setup", err)
 	}
-	if s.order.Network {
+	if s.order.network {
 		if err := startNetwork(""); err != nil {
 			return failed("setup", err)
 		}
 	}
-	if dir := variable(plain(s.order.Env), "XDG_RUNTIME_DIR", ""); strings.HasPrefix(dir, "/run/") {
+	if dir := variable(s.order.env, "XDG_RUNTIME_DIR", ""); strings.HasPrefix(dir, "/run/") {
 		if os.MkdirAll(dir, 0o755) == nil && os.Chmod(dir, 0o700) == nil {
-			_ = os.Chown(dir, int(s.order.UID), int(s.order.GID))
+			_ = os.Chown(dir, int(s.order.uid), int(s.order.gid))
 		}
 	}
-	claims := claimed(s.order.Setup)
+	claims := claimed(s.order.setup)
 	unmountClaimed(claims)
-	for _, setup := range s.order.Setup {
+	for _, setup := range s.order.setup {
 		if err := s.runSetup(setup); err != nil {
 			return failed("setup", err)
 		}
@@ -203,7 +199,7 @@ func (s *session) prepare() *failure {
 }
 
 // runSetup runs one setup or teardown command as root, its output being notices.
-func (s *session) runSetup(argv []octets) error {
+func (s *session) runSetup(argv []string) error {
 	if len(argv) == 0 {
 		return nil
 	}
@@ -215,7 +211,7 @@ func (s *session) runSetup(argv []octets) error {
 	if err != nil {
 		return err
 	}
-	c := command{argv: plain(argv), env: plain(s.order.Env), dir: string(s.order.Dir)}
+	c := command{argv: argv, env: s.order.env, dir: s.order.dir}
 	c.files = []uintptr{uintptr(null), uintptr(theirs), uintptr(theirs)}
 	c.attr = &syscall.SysProcAttr{Setsid: true}
 	pid, done, problem := c.start(s.reaper)
@@ -259,11 +255,11 @@ func (s *session) closeFiles() {
 // a shared mapping would die with it.
 func (s *session) flush() error {
 	var problems []error
-	for _, shared := range s.order.Shares {
-		if shared.Readonly {
+	for _, shared := range s.order.shares {
+		if shared.readonly {
 			continue
 		}
-		fd, err := syscall.Open(string(shared.Path), syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
+		fd, err := syscall.Open(shared.path, syscall.O_RDONLY|syscall.O_DIRECTORY|syscall.O_CLOEXEC, 0)
 		if err == nil {
 			_, _, errno := syscall.Syscall(sysSyncfs, uintptr(fd), 0, 0)
 			err = errnoOrNil(errno)
@@ -273,7 +269,7 @@ func (s *session) flush() error {
 			err = nil
 		}
 		if err != nil {
-			problems = append(problems, fmt.Errorf("share `%s`: writing back: %w", shared.Path, err))
+			problems = append(problems, fmt.Errorf("share `%s`: writing back: %w", shared.path, err))
 		}
 	}
 	return errors.Join(problems...)
@@ -320,11 +316,11 @@ func (s *session) signal(signal syscall.Signal) {
 	_ = syscall.Kill(-group, signal)
 }
 
-func (s *session) warn(text string) { _ = s.port.sendJSON(kindNotice, notice{"warning", text}) }
+func (s *session) warn(text string) { _ = s.port.write(notice{"warning", text}.frame()) }
 
 // end sends the exit frame, whoever comes first.
 func (s *session) end(report exit) {
-	s.ended.Do(func() { _ = s.port.sendJSON(kindExit, report) })
+	s.ended.Do(func() { _ = s.port.write(report.frame()) })
 }
 
 // rescue turns a panic of ours into an exit frame: the host must never be left without a word.
@@ -334,8 +330,8 @@ func (s *session) rescue() {
 		s.mu.Lock()
 		stage := s.stage
 		s.mu.Unlock()
-		s.end(exit{Status: statusLost, Stage: stage, Error: fmt.Sprintf("the guest program failed: %v", cause),
-			Hint: "this is a fault of vimto's; the console log has the stack"})
+		s.end(exit{status: statusLost, stage: stage, err: fmt.Sprintf("the guest program failed: %v", cause),
+			hint: "this is a fault of vimto's; the console log has the stack"})
 	}
 }
 
@@ -356,7 +352,7 @@ func (s *session) dispatch() error {
 			err = s.handle(k, payload)
 		}
 		if err != nil {
-			s.end(exit{Status: statusLost, Stage: "command", Error: "protocol error: " + err.Error()})
+			s.end(exit{status: statusLost, stage: "command", err: "protocol error: " + err.Error()})
 			return err
 		}
 	}

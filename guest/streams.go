@@ -108,7 +108,7 @@ func (s *output) emit(p *port, frame []byte, n int) error {
 		text := frame[headerSize : headerSize+n]
 		s.tail = append(s.tail, text...)
 		s.tail = s.tail[max(0, len(s.tail)-maxTail):]
-		return p.sendJSON(kindNotice, notice{"setup", string(text)})
+		return p.write(notice{"setup", string(text)}.frame())
 	}
 	s.credit.spend(n)
 	frame = frame[:headerSize+n]
