@@ -48,7 +48,17 @@ def test_ruff(words: list[str]) -> None:
 
 def test_mypy() -> None:
     need_module("mypy")
-    check([sys.executable, "-m", "mypy", "--strict", "vimto", *scripts_in("python3")])
+    check(
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--scripts-are-modules",
+            "vimto",
+            *scripts_in("python3"),
+        ]
+    )
 
 
 def go_words(*words: str) -> list[str]:
