@@ -53,6 +53,10 @@ def run(argv: list[str]) -> int:
         return VIMTO_FAILED
 
 
+# `vimto doctor -kernel X`: where no flags of another program can follow, ours may.
+_FLAGS_FOLLOW = ("doctor", "exec")
+
+
 def _dispatch(argv: list[str]) -> int:
     flags, words = parse_flags(argv)
     console.set_verbosity(flags.get("verbose", 0))
@@ -63,6 +67,9 @@ def _dispatch(argv: list[str]) -> int:
         sys.stdout.write(f"vimto {__version__}\n")
         return 0
     command = _find_command(words)
+    if words[0] in _FLAGS_FOLLOW:
+        flags, rest = parse_flags(words[1:], flags)
+        words = [words[0], *rest]
     config = load_config(flags, os.environ, os.getcwd())
     console.set_verbosity(config.verbose)
     return command(config, words)
