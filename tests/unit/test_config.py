@@ -85,7 +85,7 @@ def test_the_strongest_source_wins(repository: Path) -> None:
 
 def test_lists_add_up_and_an_empty_item_drops_what_came_before(repository: Path) -> None:
     path = write(repository, 'sysctl = ["a=1"]\nsetup = ["one"]\nkernel_args = ["x"]')
-    environ = {"VIMTO_SYSCTL": "b=2\nc=3\n"}
+    environ = {"VIMTO_SYSCTL": "b=2\n\nc=3\n"}
     flags = flags_of("-sysctl", "d=4", "-setup", "", "-setup", "two", "-kernel-args", "")
     config = load_config(flags, environ, repository)
     assert config.sysctl == ("a=1", "b=2", "c=3", "d=4")

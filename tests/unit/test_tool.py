@@ -71,6 +71,14 @@ def test_the_repository_is_writable_not_just_the_module(
     assert ask(module, environ)[1] == [str(tmp_path / "repo")]
 
 
+def test_a_link_in_pwd_names_nothing_twice(tmp_path: Path, environ: dict[str, str]) -> None:
+    module = make_module(tmp_path / "real/m", "m")
+    (tmp_path / "link").symlink_to("real")
+    env, roots = ask(module, {**environ, "PWD": str(tmp_path / "link/m")})
+    assert env.gomod == str(tmp_path / "link/m/go.mod")
+    assert roots == [str(module)]
+
+
 def test_a_workspace_s_modules_are_writable(tmp_path: Path, environ: dict[str, str]) -> None:
     (tmp_path / "repo/.git").mkdir(parents=True)
     inside = make_module(tmp_path / "repo/m", "m")

@@ -78,8 +78,8 @@ def writable_roots(go: str, cwd: str, env: GoEnv, environ: Mapping[str, str]) ->
     """Return the directories, absolute, that tests in `cwd` may write to as on the host.
 
     They are the root of the repository (without one, of the module), and of a workspace its own
-    directory and each of its modules; what lies in another of them is left out. Never the root
-    directory, nor the module cache. Raises `CommandError` when go cannot read its go.work.
+    directory and each of its modules; what lies in another of them is left out, and so is `/`.
+    Raises `CommandError` when go cannot read its go.work.
     """
     roots = [find_repository(cwd) or env.module_root or cwd]
     if env.module_root:
@@ -91,9 +91,10 @@ def writable_roots(go: str, cwd: str, env: GoEnv, environ: Mapping[str, str]) ->
             *(os.path.join(base, path) for path in _used_modules(go, cwd, env, environ)),
         ]
     found: list[str] = []
-    for root in sorted({os.path.normpath(root) for root in roots}):
+    # Real paths: go believes $PWD, which may lead through a link, and then names things twice.
+    for root in sorted({os.path.realpath(root) for root in roots}):
         inside = any(root.startswith(f"{other}{os.sep}") for other in found)
-        if not inside and root != os.sep and root != env.gomodcache and os.path.isdir(root):
+        if not inside and root != os.sep and os.path.isdir(root):
             found.append(root)
     return found
 
