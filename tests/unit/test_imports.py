@@ -15,7 +15,7 @@ PACKAGE = ROOT / "vimto"
 # A module imports from its own row and from those above it. A package stands for all its modules.
 ROWS = (
     ("errors", "console", "quoting"),
-    ("values", "settings", "config"),
+    ("addresses", "values", "settings", "config"),
     ("proc",),
     ("go",),
     ("kernel",),
@@ -23,6 +23,7 @@ ROWS = (
     ("agent", "initramfs"),
     ("qemu",),
     ("vm",),
+    ("gdb",),
     ("shim",),
     ("commands",),
     ("cli", "__main__"),
