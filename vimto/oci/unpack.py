@@ -51,7 +51,7 @@ class LayerStream:
         self._hash = hashlib.sha256() if want_digest else None
         self._buffer = b""
         self._at = 0
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by `close`
+        self._file = open(path, "rb")  # noqa: SIM115 (closed by `close`)
         self._pieces = self._decompress()
 
     def close(self) -> None:
