@@ -109,6 +109,17 @@ func mountStaged() error {
 			return err
 		}
 	}
+	// The mount points in the new root are made here: an opaque directory needs no look at the trees
+	// below it, each of which would be a conversation with the host after the order.
+	for _, dir := range movable {
+		point := scratch + "/upper" + dir
+		if err := os.Mkdir(point, 0o755); err != nil {
+			return err
+		}
+		if err := syscall.Setxattr(point, "trusted.overlay.opaque", []byte("y"), 0); err != nil {
+			return fmt.Errorf("make %s opaque: %w", point, err)
+		}
+	}
 	_ = os.Mkdir("/run/lock", 0o777)
 	_ = os.Chmod("/run/lock", 0o777|os.ModeSticky)
 	return linkDevices("/dev")

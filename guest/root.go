@@ -24,9 +24,6 @@ func mountRoot(o *order) error {
 		return err
 	}
 	for _, dir := range movable {
-		if err := makeMountPoint(newRoot + dir); err != nil {
-			return err
-		}
 		if err := mount(dir, newRoot+dir, "", syscall.MS_MOVE, ""); err != nil {
 			return err
 		}
@@ -180,7 +177,7 @@ func planOverlays(image, host, upper string) ([]overlay, error) {
 	for _, entry := range entries {
 		name := entry.Name()
 		info, err := os.Lstat(host + "/" + name)
-		if err != nil || strings.ContainsAny(name, ",:\\") {
+		if err != nil || strings.ContainsAny(name, ",:\\") || isMovable("/"+name) {
 			continue
 		}
 		imageLink, hostLink := entry.Type()&os.ModeSymlink != 0, info.Mode()&os.ModeSymlink != 0
@@ -218,6 +215,16 @@ func planOverlays(image, host, upper string) ([]overlay, error) {
 func topLevel(link string) (string, bool) {
 	target := filepath.Clean("/" + link)
 	return target, target != "/" && !strings.ContainsAny(target, ",:\\")
+}
+
+// isMovable says whether the guest has its own directory at a path whatever the host and the image have.
+func isMovable(path string) bool {
+	for _, dir := range movable {
+		if dir == path {
+			return true
+		}
+	}
+	return false
 }
 
 func isRealDir(path string) bool {
