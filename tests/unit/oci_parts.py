@@ -145,5 +145,5 @@ def tree(root: Path) -> dict[str, str]:
         elif path.is_dir():
             found[name] = "/"
         else:
-            found[name] = path.read_text()
+            found[name] = path.read_text("latin-1")
     return found

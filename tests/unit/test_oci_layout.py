@@ -1,0 +1,167 @@
+"""Images on disk: OCI layouts and Docker archives, sound and damaged."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.oci_parts import (
+    Settings,
+    archive_of,
+    digest,
+    make_image,
+    make_tar,
+    member,
+    symlink,
+    tree,
+    write_layout,
+)
+from vimto.errors import ImageError
+from vimto.oci import cache
+from vimto.oci.manifest import host_platform
+
+IMAGE = make_image(make_tar(member("a", b"1")), make_tar(member("b", b"2")))
+OTHER = make_image(make_tar(member("c", b"3")))
+FILES = {"a": "1", "b": "2"}
+
+
+def fetch(tmp_path: Path, name: str) -> dict[str, str]:
+    image = cache.fetch_image(name, Settings(cache_dir=tmp_path / "cache"))
+    assert not list((tmp_path / "cache/images/work").iterdir())
+    return tree(image.root)
+
+
+def test_directory(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "l", {"one": IMAGE, "two": OTHER})
+    before = tree(layout)
+    assert fetch(tmp_path, f"oci:{layout}:one") == FILES
+    assert fetch(tmp_path, f"oci:{layout}:two") == {"c": "3"}
+    assert tree(layout) == before
+
+
+def test_only_image_needs_no_tag(tmp_path: Path) -> None:
+    assert fetch(tmp_path, f"oci:{write_layout(tmp_path / 'l', {'': IMAGE})}") == FILES
+    assert fetch(tmp_path, f"oci:{write_layout(tmp_path / 'm', {'x': IMAGE})}") == FILES
+
+
+def test_which_image(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "l", {"one": IMAGE, "two": OTHER})
+    with pytest.raises(ImageError, match="has 2 images; name one") as caught:
+        fetch(tmp_path, f"oci:{layout}")
+    assert caught.value.hint == "it has `one`, `two`"
+    with pytest.raises(ImageError, match="has no such image"):
+        fetch(tmp_path, f"oci:{layout}:three")
+
+
+@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress], ids=["plain", "gzip"])
+def test_archive(pack: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "l", {"one": IMAGE})
+    path = tmp_path / "archive.tar"
+    path.write_bytes(pack(archive_of(layout)))
+    assert fetch(tmp_path, f"oci-archive:{path}:one") == FILES
+
+
+def blobs_of(layout: Path) -> list[Path]:
+    return sorted((layout / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "is damaged"),
+        (lambda path: path.write_bytes(b""), "has 0 bytes instead|is damaged"),
+        (lambda path: path.unlink(), "is missing"),
+    ],
+)
+def test_damaged_blobs(damage: Callable[[Path], Any], says: str, tmp_path: Path) -> None:
+    for number in range(len(IMAGE.blobs)):
+        layout = write_layout(tmp_path / f"l{number}", {"": IMAGE})
+        damage(blobs_of(layout)[number])
+        with pytest.raises(ImageError, match=says):
+            fetch(tmp_path, f"oci:{layout}")
+
+
+@pytest.mark.parametrize(
+    ("index", "says"),
+    [
+        ("{", "is not JSON"),
+        ("{}", "no such image"),
+        ('{"manifests": [1]}', "is malformed"),
+        ('{"manifests": [{"digest": "sha256:../../../etc/passwd"}]}', "is malformed"),
+    ],
+)
+def test_malformed_index(index: str, says: str, tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "l", {"": IMAGE})
+    (layout / "index.json").write_text(index)
+    with pytest.raises(ImageError, match=says):
+        fetch(tmp_path, f"oci:{layout}")
+
+
+@pytest.mark.parametrize("kind", ["oci", "oci-archive", "docker-archive"])
+def test_not_there(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"is no directory|cannot be read"):
+        fetch(tmp_path, f"{kind}:{tmp_path}/none")
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [("oci-archive", "no `index.json`"), ("docker-archive", "no `manifest.json`")]
+)
+def test_another_archive(kind: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.tar"
+    path.write_bytes(make_tar(member("x", b"")))
+    with pytest.raises(ImageError, match=says):
+        fetch(tmp_path, f"{kind}:{path}")
+
+
+def docker_archive(path: Path, *, layers: list[bytes], diff_ids: list[str], tag: str) -> Path:
+    system, architecture = host_platform().split("/")
+    config = {
+        "os": system,
+        "architecture": architecture,
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    }
+    entry = {
+        "Config": "config.json",
+        "RepoTags": [tag],
+        "Layers": [f"{number}/layer.tar" for number in range(len(layers))],
+    }
+    path.write_bytes(
+        make_tar(
+            member("config.json", json.dumps(config).encode()),
+            *(member(f"{n}/layer.tar", data) for n, data in enumerate(layers) if data),
+            *(
+                symlink(f"{n}/layer.tar", "../0/layer.tar")
+                for n, data in enumerate(layers)
+                if not data
+            ),
+            member("manifest.json", json.dumps([entry]).encode()),
+        )
+    )
+    return path
+
+
+LOWER, UPPER = make_tar(member("a", b"1")), make_tar(member("b", b"2"))
+
+
+@pytest.mark.parametrize("tag", ["", ":1.0", ":name:1.0"])
+def test_docker_archive(tag: str, tmp_path: Path) -> None:
+    path = docker_archive(
+        tmp_path / "x.tar",
+        layers=[LOWER, gzip.compress(UPPER), b""],
+        diff_ids=[digest(LOWER), digest(UPPER), digest(LOWER)],
+        tag="name:1.0",
+    )
+    assert fetch(tmp_path, f"docker-archive:{path}{tag}") == FILES
+
+
+def test_damaged_docker_archive(tmp_path: Path) -> None:
+    ids = [digest(LOWER), digest(UPPER)]
+    path = docker_archive(tmp_path / "x.tar", layers=[LOWER, LOWER], diff_ids=ids, tag="x:1")
+    with pytest.raises(ImageError, match="is damaged"):
+        fetch(tmp_path, f"docker-archive:{path}")
+    path = docker_archive(tmp_path / "y.tar", layers=[LOWER], diff_ids=ids, tag="x:1")
+    with pytest.raises(ImageError, match="does not fit its 1 layers"):
+        fetch(tmp_path, f"docker-archive:{path}")
