@@ -9,6 +9,8 @@ import (
 )
 
 const (
+	clockLimit = 5 * time.Second
+
 	rndAddEntropy = 0x40085203
 	rndReseedCRNG = 0x5207
 )

@@ -7,18 +7,24 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
 // maxDial bounds a connection attempt: a full backlog must not leave the host's client waiting.
 const maxDial = 30 * time.Second
 
+// settleLimit bounds how long the end of the command waits for clients that do not read their data.
+const settleLimit = 5 * time.Second
+
 // channels are the forwarded connections. Each has its own window, so that an idle one, or one whose
 // end in the guest does not read, holds up no other.
 type channels struct {
-	port *port
-	mu   sync.Mutex
-	open map[uint32]*channel
+	port     *port
+	uid, gid int
+	mu       sync.Mutex
+	open     map[uint32]*channel
+	change   *sync.Cond
 }
 
 type channel struct {
@@ -30,8 +36,44 @@ type channel struct {
 	got    bool     // the host sent close
 }
 
-func newChannels(p *port) *channels {
-	return &channels{port: p, open: map[uint32]*channel{}}
+// newChannels makes the table of connections, all of which the user uid makes.
+func newChannels(p *port, uid, gid uint32) *channels {
+	c := &channels{port: p, uid: int(uid), gid: int(gid), open: map[uint32]*channel{}}
+	c.change = sync.NewCond(&c.mu)
+	return c
+}
+
+// own makes a socket the user's: servers such as Delve look up in /proc/net/tcp whose a client is. The
+// kernel keeps a socket's owner in its inode (sockfs_setattr, since 4.10).
+func (c *channels) own(_, _ string, raw syscall.RawConn) error {
+	return raw.Control(func(fd uintptr) { _ = syscall.Fchown(int(fd), c.uid, c.gid) })
+}
+
+// settle waits until all that the ended command sent has reached the host, at most for limit.
+func (c *channels) settle(limit time.Duration) {
+	late := false
+	timer := time.AfterFunc(limit, func() {
+		c.mu.Lock()
+		late = true
+		c.mu.Unlock()
+		c.change.Broadcast()
+	})
+	defer timer.Stop()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !late && c.sending() {
+		c.change.Wait()
+	}
+}
+
+// sending says whether some connection may still have something for the host; c.mu is held.
+func (c *channels) sending() bool {
+	for _, ch := range c.open {
+		if ch.conn != nil && !ch.sent {
+			return true
+		}
+	}
+	return false
 }
 
 // dial begins to connect, in the background, to what an open frame names.
@@ -55,7 +97,8 @@ func (c *channels) dial(payload []byte) error {
 }
 
 func (c *channels) serve(ch *channel, request open) {
-	conn, err := net.DialTimeout(request.network, request.address, maxDial)
+	dialer := net.Dialer{Timeout: maxDial, Control: c.own}
+	conn, err := dialer.Dial(request.network, request.address)
 	answer := opened{id: ch.id}
 	if err != nil {
 		answer.err = err.Error()
@@ -135,6 +178,7 @@ func (c *channels) finish(ch *channel, direction *bool, err error) {
 	*direction = true
 	both := ch.sent && ch.got
 	c.mu.Unlock()
+	c.change.Broadcast()
 	if both {
 		c.forget(ch)
 		ch.conn.Close()
@@ -159,6 +203,7 @@ func (c *channels) forget(ch *channel) bool {
 	here := c.open[ch.id] == ch
 	if here {
 		delete(c.open, ch.id)
+		c.change.Broadcast()
 	}
 	return here
 }

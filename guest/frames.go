@@ -31,6 +31,13 @@ const (
 	kindReset   kind = 17
 	// kindAccepted says that the order has arrived: from here on no other machine may get it.
 	kindAccepted kind = 18
+	// kindClock answers kindAccepted: i64 nanoseconds since the epoch. An order may have waited in the
+	// host's socket while the machine was being restored, and its time is late by that.
+	kindClock kind = 19
+	// kindPaused says that all is prepared but the command not started, as the order asked for: a debugger
+	// may attach. kindResume answers it.
+	kindPaused kind = 20
+	kindResume kind = 21
 )
 
 const (
@@ -50,7 +57,7 @@ const (
 // limit returns the largest payload a frame of this kind may have, or -1 for an unknown kind.
 func (k kind) limit() int {
 	switch k {
-	case kindReady, kindRun, kindStarted, kindNotice, kindExit, kindOpen, kindOpened, kindAccepted:
+	case kindReady, kindRun, kindStarted, kindNotice, kindExit, kindOpen, kindOpened, kindAccepted, kindPaused:
 		return maxJSON
 	case kindStdin, kindStdout, kindStderr, kindData, kindReset:
 		return maxStream
@@ -60,8 +67,10 @@ func (k kind) limit() int {
 		return 1
 	case kindResize, kindClose:
 		return 4
-	case kindDataAck:
+	case kindDataAck, kindClock:
 		return 8
+	case kindResume:
+		return 0
 	}
 	return -1
 }

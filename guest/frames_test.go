@@ -79,7 +79,7 @@ func TestGoldenFramesEncodeAndDecode(t *testing.T) {
 			t.Errorf("%s: decoded kind %d, payload %q, error %v", name, k, payload, err)
 		}
 	}
-	for k := kindReady; k <= kindAccepted; k++ {
+	for k := kindReady; k <= kindResume; k++ {
 		if !seen[k] {
 			t.Errorf("no golden frame of kind %d", k)
 		}
@@ -127,7 +127,7 @@ func TestHeaderLimits(t *testing.T) {
 		{[]byte{1, 0, 0, 1, byte(kindRun)}, false},
 		{[]byte{2, 0, 0, 0, byte(kindSignal)}, false},
 		{[]byte{0, 0, 0, 0, 0}, false},
-		{[]byte{0, 0, 0, 0, 19}, false},
+		{[]byte{0, 0, 0, 0, byte(kindResume) + 1}, false},
 		{[]byte{255, 255, 255, 255, byte(kindStdout)}, false},
 	} {
 		if _, _, err := parseHeader(c.header); (err == nil) != c.ok {

@@ -26,6 +26,7 @@ type order struct {
 	rlimits         map[string][2]uint64
 	setup, teardown [][]string
 	network         bool
+	gdbPause        bool // wait for the host's resume before the command is started
 }
 
 // size is a terminal's, in character cells.
@@ -58,7 +59,8 @@ func parseOrder(payload []byte) (*order, error) {
 		streams:  [3]string{f.text("stdin"), f.text("stdout"), f.text("stderr")},
 		hostname: f.text("hostname"), timeNS: f.number("time_ns"),
 		setup: f.commands("setup"), teardown: f.commands("teardown"), network: f.flag("network"),
-		sysctls: map[string]string{}, rlimits: map[string][2]uint64{},
+		gdbPause: f.flag("gdb_pause"),
+		sysctls:  map[string]string{}, rlimits: map[string][2]uint64{},
 	}
 	for _, group := range f.list("groups") {
 		o.groups = append(o.groups, uint32(f.integer("groups", group)))

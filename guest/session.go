@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// noFile is a descriptor that the command shall find closed.
+const noFile = ^uintptr(0)
+
 // session is one order from its arrival to the exit frame.
 type session struct {
 	port     *port
@@ -21,6 +24,12 @@ type session struct {
 	log      *kernelLog
 	channels *channels
 	ended    sync.Once
+
+	clockRight chan struct{} // closed when the host has told the time a second time
+	clockOnce  sync.Once
+
+	resumed    chan struct{} // closed when the host has answered our pause
+	resumeOnce sync.Once
 
 	stdin          *input
 	stdinFile      *os.File // our end; nil if the command has no pipe
@@ -36,7 +45,8 @@ type session struct {
 
 // newSession makes the streams, so that the host's frames have a place to go at once.
 func newSession(p *port, r *reaper, o *order, received time.Time) (*session, error) {
-	s := &session{port: p, reaper: r, order: o, received: received, channels: newChannels(p), stage: "mount"}
+	s := &session{port: p, reaper: r, order: o, received: received, channels: newChannels(p, o.uid, o.gid), stage: "mount"}
+	s.clockRight, s.resumed = make(chan struct{}), make(chan struct{})
 	s.stdin = &input{queue: newQueue(stdinWindow), terminal: o.pty != nil}
 	if o.pty != nil {
 		return s, s.openTerminal()
@@ -51,42 +61,53 @@ func (s *session) openTerminal() error {
 	}
 	slave := uintptr(tty.slave)
 	s.tty, s.files = tty, []uintptr{slave, slave, slave}
-	s.stdout = newOutput(kindStdout, tty.master)
-	s.stdout.file, s.stdinFile = tty.file, tty.file
+	s.stdout = &output{kind: kindStdout, fd: tty.master, file: tty.file, credit: newCredit(outputWindow), done: make(chan struct{})}
+	s.stdinFile = tty.file
+	if s.order.streams[2] != "stdout" { // led elsewhere on the host, so here too
+		return s.openStream(2)
+	}
 	return nil
 }
 
 func (s *session) openPipes() error {
-	const closed = ^uintptr(0)
-	s.files = []uintptr{closed, closed, closed}
-	for fd, mode := range s.order.streams {
-		switch mode {
-		case "closed":
-		case "null":
-			null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			s.files[fd] = uintptr(null)
-		case "stdout":
-			s.files[fd] = s.files[1]
-		case "pipe":
-			ours, theirs, err := makePipe(s.order.uid, s.order.gid, fd == 0)
-			if err != nil {
-				return fmt.Errorf("pipe: %w", err)
-			}
-			s.files[fd] = uintptr(theirs)
-			switch fd {
-			case 0:
-				s.stdinFile = os.NewFile(uintptr(ours), "stdin")
-			case 1:
-				s.stdout = newOutput(kindStdout, ours)
-			case 2:
-				s.stderr = newOutput(kindStderr, ours)
-			}
-		default:
-			return fmt.Errorf("stream %d: unknown mode `%s`", fd, mode)
+	s.files = []uintptr{noFile, noFile, noFile}
+	for fd := range s.order.streams {
+		if err := s.openStream(fd); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// openStream makes one of the command's descriptors as the order has it.
+func (s *session) openStream(fd int) error {
+	switch mode := s.order.streams[fd]; mode {
+	case "closed":
+		s.files[fd] = noFile
+	case "null":
+		null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		s.files[fd] = uintptr(null)
+	case "stdout":
+		s.files[fd] = s.files[1]
+	case "pipe":
+		ours, theirs, err := makePipe(s.order.uid, s.order.gid, fd == 0)
+		if err != nil {
+			return fmt.Errorf("pipe: %w", err)
+		}
+		s.files[fd] = uintptr(theirs)
+		switch fd {
+		case 0:
+			s.stdinFile = os.NewFile(uintptr(ours), "stdin")
+		case 1:
+			s.stdout = newOutput(kindStdout, ours)
+		case 2:
+			s.stderr = newOutput(kindStderr, ours)
+		}
+	default:
+		return fmt.Errorf("stream %d: unknown mode `%s`", fd, mode)
 	}
 	return nil
 }
@@ -104,6 +125,7 @@ func (s *session) run() {
 	if !s.reaper.killAll(5 * time.Second) {
 		s.warn("processes that cannot be killed are left behind")
 	}
+	s.channels.settle(settleLimit)
 	if err := s.flush(); err != nil {
 		s.warn(err.Error())
 	}
@@ -136,6 +158,15 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 		go guarded(s, func() { s.stdin.pump(s.port, s.stdinFile) })
 	} else {
 		s.stdin.queue.drop()
+	}
+	select {
+	case <-s.clockRight:
+	case <-time.After(clockLimit):
+		s.warn("the host did not tell the time")
+	}
+	if s.order.gdbPause {
+		_ = s.port.send(kindPaused, []byte("{}"))
+		<-s.resumed
 	}
 	syscall.Umask(s.order.umask)
 	s.enter("start")
@@ -242,7 +273,7 @@ func (s *session) runSetup(argv []string) error {
 }
 
 func (s *session) closeFiles() {
-	shut := map[uintptr]bool{^uintptr(0): true}
+	shut := map[uintptr]bool{noFile: true}
 	for _, fd := range s.files {
 		if !shut[fd] {
 			shut[fd] = true
@@ -380,6 +411,14 @@ func (s *session) handle(k kind, payload []byte) error {
 		if s.tty != nil {
 			_ = s.tty.resize(size{binary.LittleEndian.Uint16(payload), binary.LittleEndian.Uint16(payload[2:])})
 		}
+	case kindClock:
+		if len(payload) != 8 {
+			return fmt.Errorf("clock frame has %d bytes", len(payload))
+		}
+		s.clockOnce.Do(func() { close(s.clockRight) })
+		return setClock(int64(binary.LittleEndian.Uint64(payload)), time.Now())
+	case kindResume:
+		s.resumeOnce.Do(func() { close(s.resumed) })
 	case kindOpen:
 		return s.channels.dial(payload)
 	case kindData, kindDataAck, kindClose, kindReset:

@@ -1,6 +1,7 @@
 """The conversation with one guest, from its first word to the command's status.
 
     BOOTING ──ready──> (run sent) ──> ORDERED ──accepted──> PREPARING ──started──> RUNNING
+                                    (paused, where a debugger is to attach) └─> PAUSED ─┘
                                                      └─────────exit─────────┴──exit──> EXITED
 
 A restored guest begins in ORDERED: it said `ready` before it was saved. Each state but RUNNING
@@ -12,14 +13,17 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vimto.errors import BootError, LostVMError, VimtoError
 from vimto.vm import protocol
 from vimto.vm.signals import ENDING, SignalPipe
 from vimto.vm.streams import Input, Output
 
-BOOTING, ORDERED, PREPARING, RUNNING, EXITED = range(5)
+if TYPE_CHECKING:
+    from vimto.vm.forward import Forwarding
+
+BOOTING, ORDERED, PREPARING, PAUSED, RUNNING, EXITED = range(6)
 
 # How long our own reader may take for the rest of the output once a signal asked us to end.
 _FLUSH_LIMIT = 1.0
@@ -68,7 +72,12 @@ class Exchange:
         self.state = BOOTING
         self.on_notice: Callable[[str, str], None] = lambda _level, _text: None
         self.on_start: Callable[[], None] = lambda: None
+        self.on_paused: Callable[[], None] = lambda: None
         self.lifeline = -1
+        self.deaf_to: tuple[int, ...] = ()  # signals that are another's: the debugger's Ctrl-C
+        self.watched: dict[int, Callable[[], None]] = {}  # more descriptors, and who reads them
+        self.on_continue: Callable[[], None] = lambda: None  # after a stop, by SIGCONT
+        self.forwarding: Forwarding | None = None
         self.result: dict[str, Any] = {}
         self._port = port
         self._make_order = make_order
@@ -79,6 +88,7 @@ class Exchange:
         self._input: Input | None = None
         self._outputs: dict[int, Output] = {}
         self._entered = time.monotonic()
+        self._held_since = 0.0
         self._asked = 0
         self._flush_until = 0.0
 
@@ -89,7 +99,7 @@ class Exchange:
 
     def send_order(self) -> None:
         """Give the order now; called for a restored guest before `run`."""
-        self._send(protocol.encode_json(protocol.RUN, self._make_order()))
+        self.send(protocol.encode_json(protocol.RUN, self._make_order()))
         self._enter(ORDERED)
 
     def run(self) -> dict[str, Any]:
@@ -105,7 +115,23 @@ class Exchange:
             for fd, events in poller.poll(self._poll_limit()):
                 self._handle(fd, events)
             self._check_limits()
+            if self.forwarding:
+                self.forwarding.check_limits(self.state == EXITED)
         return self.result
+
+    def resume(self) -> None:
+        """Let a paused guest start its command."""
+        self.send(protocol.encode(protocol.RESUME))
+
+    def hold_clock(self) -> None:
+        """Let no time count against the limits, for the machine has been stopped."""
+        self._held_since = self._held_since or time.monotonic()
+
+    def release_clock(self) -> None:
+        """Let time count again."""
+        if self._held_since:
+            self._entered += time.monotonic() - self._held_since
+            self._held_since = 0.0
 
     # -- what to wait for
 
@@ -114,23 +140,29 @@ class Exchange:
         if self.lifeline >= 0:
             wanted.append((self.lifeline, 0))  # POLLHUP is always reported
         if self.state != EXITED:
+            wanted += [(fd, select.POLLIN) for fd in self.watched]
             events = select.POLLIN | (select.POLLOUT if self._outbox else 0)
             wanted.append((self._port, events))
             if self._input and self.state == RUNNING and self._input.wanted:
                 wanted.append((self._input.fd, select.POLLIN))
+        if self.forwarding:
+            wanted += self.forwarding.interests(self.state == RUNNING)
         wanted += [(o.fd, select.POLLOUT) for o in self._outputs.values() if o.pending]
         return wanted
 
     def _poll_limit(self) -> float | None:
         deadline = self._flush_until or self._deadline()
+        if self.forwarding and self.forwarding.wake_at:
+            deadline = min(deadline or self.forwarding.wake_at, self.forwarding.wake_at)
         return max(0.0, deadline - time.monotonic()) * 1000 + 1 if deadline else None
 
     def _deadline(self) -> float:
-        limit = self._limits.of(self.state)
+        limit = 0.0 if self._held_since else self._limits.of(self.state)
         return self._entered + limit if limit else 0.0
 
     def _unwritten(self) -> bool:
-        return any(output.pending for output in self._outputs.values())
+        forwarding = self.forwarding is not None and self.forwarding.pending
+        return forwarding or any(output.pending for output in self._outputs.values())
 
     def _check_limits(self) -> None:
         now = time.monotonic()
@@ -172,10 +204,14 @@ class Exchange:
         elif fd == self._signals.fd:
             for number in self._signals.read():
                 self._take_signal(number)
+        elif fd in self.watched:
+            self.watched[fd]()
         elif fd == self.lifeline:
             raise LostVMError("the vimto that started this run is gone")
         elif self._input and fd == self._input.fd:
-            self._send(self._input.read_some())
+            self.send(self._input.read_some())
+        elif self.forwarding and self.forwarding.handle(fd, events):
+            pass
         else:
             for output in self._outputs.values():
                 if output.fd == fd:
@@ -202,7 +238,7 @@ class Exchange:
             stream = kind - protocol.STDOUT + 1
             output = self._outputs.get(stream)
             if output is None:
-                self._send(protocol.encode_ack(stream, len(payload)))
+                self.send(protocol.encode_ack(stream, len(payload)))
             else:
                 output.put(payload)
                 self._write_output(output)
@@ -213,6 +249,8 @@ class Exchange:
         elif kind == protocol.NOTICE:
             notice = protocol.decode_json(payload)
             self.on_notice(str(notice.get("level", "")), str(notice.get("text", "")))
+        elif kind in protocol.CHANNEL_KINDS and self.forwarding:
+            self.forwarding.take_frame(kind, payload)
         elif kind == protocol.EXIT:
             self.result = protocol.decode_json(payload)
             self._enter(EXITED)
@@ -224,8 +262,13 @@ class Exchange:
             check_ready(protocol.decode_json(payload))
             self.send_order()
         elif kind == protocol.ACCEPTED and self.state == ORDERED:
+            # The order may have waited while the machine was being restored: its time is late.
+            self.send(protocol.encode_clock(time.time_ns()))
             self._enter(PREPARING)
-        elif kind == protocol.STARTED and self.state == PREPARING:
+        elif kind == protocol.PAUSED and self.state == PREPARING:
+            self._enter(PAUSED)
+            self.on_paused()
+        elif kind == protocol.STARTED and self.state in (PREPARING, PAUSED):
             self._enter(RUNNING)
             self.on_start()
         else:
@@ -235,12 +278,14 @@ class Exchange:
         count = output.write_some()
         if output.broken:
             # The command meets the end of its reader as it would on the host: EPIPE.
-            self._send(protocol.encode_ack(output.stream, protocol.READER_GONE))
+            self.send(protocol.encode_ack(output.stream, protocol.READER_GONE))
             del self._outputs[output.stream]
         elif count:
-            self._send(protocol.encode_ack(output.stream, count))
+            self.send(protocol.encode_ack(output.stream, count))
 
     def _take_signal(self, number: int) -> None:
+        if number in self.deaf_to:
+            return
         if number in ENDING:
             self._asked += 1
             if self.state < RUNNING or self._asked >= _PATIENCE:
@@ -248,10 +293,12 @@ class Exchange:
             self._flush_until = time.monotonic() + _FLUSH_LIMIT if self.state == EXITED else 0.0
         if self.state != RUNNING:
             return
-        if number == signal.SIGWINCH:
+        if number == signal.SIGCONT:
+            self.on_continue()
+        elif number == signal.SIGWINCH:
             self.send_size()
         else:
-            self._send(protocol.encode(protocol.SIGNAL, bytes((number,))))
+            self.send(protocol.encode(protocol.SIGNAL, bytes((number,))))
 
     def send_size(self) -> None:
         """Tell the guest the size of our terminal; without one nothing happens."""
@@ -259,7 +306,7 @@ class Exchange:
             columns, rows = os.get_terminal_size(0)
         except OSError:
             return
-        self._send(protocol.encode_resize(rows, columns))
+        self.send(protocol.encode_resize(rows, columns))
 
     # -- sending
 
@@ -269,7 +316,8 @@ class Exchange:
         if state == EXITED and self._asked:
             self._flush_until = self._entered + _FLUSH_LIMIT
 
-    def _send(self, frame: bytes) -> None:
+    def send(self, frame: bytes) -> None:
+        """Queue a frame for the guest; after its exit nothing is sent any more."""
         if self.state != EXITED:
             self._outbox += frame
             self._flush_outbox()

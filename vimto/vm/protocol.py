@@ -35,8 +35,13 @@ DATA_ACK = 15
 CLOSE = 16
 RESET = 17
 ACCEPTED = 18
+CLOCK = 19
+PAUSED = 20
+RESUME = 21
 
-JSON_KINDS = frozenset((READY, RUN, STARTED, NOTICE, EXIT, OPEN, OPENED, ACCEPTED))
+JSON_KINDS = frozenset((READY, RUN, STARTED, NOTICE, EXIT, OPEN, OPENED, ACCEPTED, PAUSED))
+# About forwarded connections; the rest of the kinds are about the command.
+CHANNEL_KINDS = frozenset((OPENED, DATA, DATA_ACK, CLOSE, RESET))
 MAX_STREAM = 256 << 10
 MAX_JSON = 16 << 20
 
@@ -52,6 +57,7 @@ _HEADER = struct.Struct("<IB")
 _ACK = struct.Struct("<BI")
 _U32 = struct.Struct("<I")
 _U32_PAIR = struct.Struct("<II")
+_I64 = struct.Struct("<q")
 _SIZE = struct.Struct("<HH")
 
 
@@ -85,6 +91,11 @@ def encode_channel(kind: int, channel: int, data: bytes = b"") -> bytes:
 def encode_channel_ack(channel: int, count: int) -> bytes:
     """Return the frame that gives `count` bytes of credit back to a forwarded connection."""
     return encode(DATA_ACK, _U32_PAIR.pack(channel, count))
+
+
+def encode_clock(nanoseconds: int) -> bytes:
+    """Return the frame that sets the guest's clock, to nanoseconds since the epoch."""
+    return encode(CLOCK, _I64.pack(nanoseconds))
 
 
 def decode_json(payload: bytes) -> dict[str, Any]:
