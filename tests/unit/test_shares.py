@@ -62,7 +62,7 @@ def test_a_command_on_path_brings_nothing() -> None:
 
 
 def test_path_valued_flags_bring_their_directories(tmp_path: Path) -> None:
-    for name in ("out", "cover"):
+    for name in ("out", "cover", "cpu"):
         (tmp_path / name).mkdir()
     argv = [
         "x",
@@ -70,7 +70,7 @@ def test_path_valued_flags_bring_their_directories(tmp_path: Path) -> None:
         "--test.outputdir",
         f"{tmp_path}/out",
         f"-test.fuzzcachedir={tmp_path}/fuzz/deep",
-        "-test.cpuprofile=cpu.out",
+        "-test.cpuprofile=../cpu/cpu.out",
         f"-test.gocoverdir={tmp_path}/missing",
         "-test.run=/dev",
     ]
@@ -79,6 +79,7 @@ def test_path_valued_flags_bring_their_directories(tmp_path: Path) -> None:
         str(tmp_path),
         f"{tmp_path}/cover",
         f"{tmp_path}/out",
+        f"{tmp_path}/cpu",
         f"{tmp_path}/fuzz/deep",
     }
     assert (tmp_path / "fuzz/deep").is_dir()

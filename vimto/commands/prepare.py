@@ -80,6 +80,7 @@ def _plan(
         memory=config.memory,
         tiers=tiers,
         saves=str(config.cache_dir / "saves"),
+        snapshot_limit=config.snapshot_limit,
         boot_timeout=config.boot_timeout or _BOOT_LIMIT[accelerator.name],
         timeout=config.timeout,
         shares=[],

@@ -28,7 +28,8 @@ class Plan(NamedTuple):
 
     Paths are absolute. `image` is the tree to lay over the host's root ("" for none), `shares`
     are (path, read-only) pairs that every machine gets, `temporary` is where go makes its work
-    directories, `boot_timeout` and `timeout` are seconds (0: no limit). `kernel_name` is for
+    directories, `snapshot_limit` is bytes of saves on disk,
+    `boot_timeout` and `timeout` are seconds (0: no limit). `kernel_name` is for
     messages.
     """
 
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
     memory: int
     tiers: list[Tier]
     saves: str
+    snapshot_limit: int
     boot_timeout: float
     timeout: float
     shares: list[tuple[str, bool]]

@@ -9,20 +9,15 @@ from vimto.errors import ConfigError
 # The guest has its own; a share there would hide it.
 _PRIVATE = ("/proc", "/sys", "/dev")
 
+# Programs of the host: nothing that one of them writes belongs beside it.
+_SYSTEM = ("/bin", "/sbin", "/lib", "/usr", "/opt", "/nix")
+
 # What a test binary's flags name (testing.init, cmd/go/internal/test). Files are written next to
 # nothing: their directory is what must be shared.
 _DIRECTORY_FLAGS = frozenset(("outputdir", "gocoverdir", "fuzzcachedir"))
-_FILE_FLAGS = frozenset(
-    (
-        "coverprofile",
-        "cpuprofile",
-        "memprofile",
-        "blockprofile",
-        "mutexprofile",
-        "trace",
-        "testlogfile",
-    )
-)
+# Relative to -test.outputdir (testing.toOutputDir).
+_PROFILE_FLAGS = frozenset(("cpuprofile", "memprofile", "blockprofile", "mutexprofile", "trace"))
+_FILE_FLAGS = _PROFILE_FLAGS | {"coverprofile", "testlogfile"}
 
 
 class Share(NamedTuple):
@@ -77,9 +72,14 @@ def find_shares(argv: Sequence[str], cwd: str, temporary: str) -> list[Share]:
     shares = [Share(cwd)]
     binary = os.path.join(cwd, argv[0])
     if os.sep in argv[0]:
-        shares.append(Share(_work_directory(binary, temporary) or os.path.dirname(binary)))
-    for flag, value in _test_flags(argv[1:]):
-        path = os.path.join(cwd, value)
+        work = _work_directory(binary, temporary)
+        if work or not any(is_below(binary, system) for system in _SYSTEM):
+            shares.append(Share(work or os.path.dirname(binary)))
+    flags = _test_flags(argv[1:])
+    output = next((value for flag, value in reversed(flags) if flag == "outputdir"), "")
+    for flag, value in flags:
+        base = os.path.join(cwd, output) if flag in _PROFILE_FLAGS else cwd
+        path = os.path.normpath(os.path.join(base, value))
         if flag in _FILE_FLAGS:
             path = os.path.dirname(path)
         elif flag == "fuzzcachedir":

@@ -3,7 +3,7 @@
     SAVES/KEY/ram    the guest's RAM, sparse; restored machines map it privately
     SAVES/KEY/state  the devices; a shared lock on it is held for as long as a machine uses the save
     SAVES/KEY/info   JSON, what the two files must look like, and what the save is for people
-    SAVES/KEY.lock   held by whoever makes KEY
+    SAVES/KEY.lock   held by whoever makes KEY; of size 1 where that failed at its mtime
     SAVES/.KEY.PID   a save being made, or one being removed
 
 An entry never changes: it is made aside and renamed into place. A save that is not what `info`
@@ -39,6 +39,8 @@ from vimto.vm.signals import ENDING, SignalPipe
 _ROOM_NEEDED = 512 << 20
 _SAVE_LIMIT = 60.0
 _LOCK_STEP = 0.05
+# Where saving failed, those who waited for the save boot, and do not each try and fail again.
+_RETRY_AFTER = 600.0
 
 
 class Save:
@@ -104,7 +106,8 @@ def _is_whole(found: Save) -> bool:
             info = json.load(file)
         data = os.pread(found.state, os.fstat(found.state).st_size, 0)
         ram = os.stat(found.ram)
-        return bool(
+        # QEMU 7.2 opens the file for writing, though it maps it privately.
+        return os.access(found.ram, os.W_OK) and bool(
             info["state"] == [len(data), zlib.crc32(data)]
             and info["ram"] == [ram.st_size, ram.st_mtime_ns]
         )
@@ -126,8 +129,8 @@ def acquire_save(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> 
         return None
     try:
         found = find_save(plan.saves, tier.save)
-        if found is None and _have_room(plan.saves):
-            _make(plan, tier, signals, lifeline)
+        if found is None and not _has_failed(lock):
+            os.ftruncate(lock, 0 if _make(plan, tier, signals, lifeline) else 1)
             found = find_save(plan.saves, tier.save)
         return found
     finally:
@@ -166,13 +169,23 @@ def wait_for_signal(signals: SignalPipe, lifeline: int, limit: float) -> None:
             raise Interrupted(number)
 
 
-def _have_room(saves: str) -> bool:
+def _has_failed(lock: int) -> bool:
+    status = os.fstat(lock)
+    return status.st_size > 0 and time.time() - status.st_mtime < _RETRY_AFTER
+
+
+def _check_room(saves: str) -> None:
     room = os.statvfs(saves)
-    return room.f_bavail * room.f_frsize >= _ROOM_NEEDED
+    if room.f_bavail * room.f_frsize < _ROOM_NEEDED:
+        raise OSError(errno.ENOSPC, f"less than {_ROOM_NEEDED >> 20} MiB are free in `{saves}`")
 
 
-def _make(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> None:
-    """Boot a machine, save it and put it in place; a failure to save leaves nothing."""
+def _make(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> bool:
+    """Boot a machine, save it and put it in place; say whether that worked.
+
+    A failure to save costs one line and leaves nothing. Raises `BootError` for a machine that
+    does not boot.
+    """
     from vimto import console
     from vimto.vm.loss import explain
 
@@ -182,22 +195,29 @@ def _make(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> None:
     try:
         os.makedirs(empty)
     except OSError:
-        return
+        return False
     try:
+        _check_room(plan.saves)
         slots = {tag: escape(empty) for tag in slot_tags(tier)}
         memory = Memory(f"{aside}/ram", shared=True)
         with start_machine(plan, tier, slots, memory, boot_words(plan)) as machine:
             try:
                 wait_ready(machine, plan.boot_timeout, signals, lifeline)
             except BootError as exc:
-                raise explain(exc, machine, plan) from exc
+                explained = explain(exc, machine, plan)
+                if os.WIFSIGNALED(machine.status or 0):  # SIGBUS: no room for a page of the RAM
+                    raise QemuError("QEMU was killed while the machine booted") from exc
+                raise explained from exc
             save(machine, f"{aside}/state", _SAVE_LIMIT)
         os.rmdir(empty)
         _write_info(aside, plan)
         os.rename(aside, f"{plan.saves}/{tier.save}")
+        prune_saves(plan.saves, plan.snapshot_limit, keep=tier.save)
+        return True
     except (OSError, QemuError) as exc:
         reason = exc.message if isinstance(exc, VimtoError) else exc.strerror
-        console.warn(f"this machine was not saved, the next will boot again: {reason}")
+        console.warn(f"the machine was not saved, so each boots: {reason}")
+        return False
     finally:
         _delete(aside)
 
@@ -271,8 +291,8 @@ def list_saves(saves: str) -> list[SaveInfo]:
     return sorted(found, key=lambda save: -save.used)
 
 
-def prune_saves(saves: str, limit: int) -> list[SaveInfo]:
-    """Remove the oldest unused entries until all together take at most `limit` bytes.
+def prune_saves(saves: str, limit: int, *, keep: str = "") -> list[SaveInfo]:
+    """Remove the oldest unused entries, but `keep`, until all take at most `limit` bytes.
 
     Returns what was removed. What killed makers left is removed as well.
     """
@@ -283,7 +303,7 @@ def prune_saves(saves: str, limit: int) -> list[SaveInfo]:
     for entry in reversed(entries):
         if total <= limit:
             break
-        if not entry.busy and _remove(os.path.join(saves, entry.key)):
+        if entry.key != keep and not entry.busy and _remove(os.path.join(saves, entry.key)):
             total -= entry.size
             removed.append(entry)
     return removed
@@ -327,10 +347,10 @@ def _with_exclusive_lock(path: str, action: Callable[[], None]) -> bool:
     try:
         fd = os.open(f"{path}/state", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        action_possible = os.path.isdir(path)
-        if action_possible:
+        if os.path.isdir(path):  # damaged: nobody can hold what is not there
             action()
-        return action_possible
+            return True
+        return False
     except OSError:
         return False
     try:
