@@ -142,13 +142,31 @@ def _default_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def mortal(argv: Sequence[str]) -> list[str]:
-    """Return `argv` wrapped so that the process dies with the thread that starts it.
+def spawn_on_terminal(argv: Sequence[str], fds: tuple[int, int, int]) -> int:
+    """Start `argv` beside us, on our terminal, and return its pid; the caller must reap it.
+
+    Its stdin, stdout and stderr are `fds`. It stays in our process group, so that a terminal's
+    Ctrl-C is its own to handle, and is asked to end (SIGTERM) when we do. Raises `CommandError`.
+    """
+    console.debug(f"$ {quoting.show(argv)}")
+    words = mortal(argv, "TERM")
+    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(fds)]
+    default = [signal.SIGPIPE, signal.SIGXFSZ]
+    try:
+        return os.posix_spawn(
+            SETPRIV, words, dict(os.environ), file_actions=actions, setsigdef=default
+        )
+    except OSError as exc:
+        raise CommandError(f"`{argv[0]}` cannot be started: {exc.strerror}") from exc
+
+
+def mortal(argv: Sequence[str], number: str = "KILL") -> list[str]:
+    """Return `argv` wrapped so that the signal `number` ends it with the thread that starts it.
 
     util-linux's setpriv sets PR_SET_PDEATHSIG and replaces itself by the program: no
     `preexec_fn`, so the cheap posix_spawn(3) road stays open, and no ctypes on the hot path.
     """
-    return [SETPRIV, "--pdeathsig", "KILL", "--", *argv]
+    return [SETPRIV, "--pdeathsig", number, "--", *argv]
 
 
 SETPRIV = "/usr/bin/setpriv"

@@ -37,6 +37,31 @@ class Monitor:
         except (BrokenPipeError, ConnectionResetError):
             pass
 
+    @property
+    def fd(self) -> int:
+        """The descriptor, for poll(2): `read_events` has something to read when it does."""
+        return self._fd
+
+    def read_events(self) -> list[str]:
+        """Return the names of the events that have come, as far as they are whole; never waits.
+
+        QEMU sends them once it got `qmp_capabilities`. Answers are dropped. At the connection's
+        end the one name is empty.
+        """
+        events: list[str] = []
+        while select.select([self._fd], [], [], 0)[0]:
+            try:
+                data = os.read(self._fd, 65536)
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                return [*events, ""]
+            self._buffer += data
+            *lines, self._buffer = self._buffer.split(b"\n")
+            events += [str(json.loads(line).get("event", "")) for line in lines]
+            events = [name for name in events if name]
+        return events
+
     def wait_migration(self, limit: float) -> None:
         """Wait until the migration that was sent for is complete.
 

@@ -150,19 +150,28 @@ def boot_words(plan: Plan) -> list[str]:
     return ["-kernel", plan.kernel, "-initrd", plan.initrd, "-append", plan.append]
 
 
-def boot(plan: Plan, tier: Tier, slots: Mapping[str, str]) -> Machine:
-    """Start a machine that boots and will say `ready`."""
+def boot(plan: Plan, tier: Tier, slots: Mapping[str, str], more: Sequence[str] = ()) -> Machine:
+    """Start a machine that boots and will say `ready`; `more` are words for QEMU."""
     memory = Memory(shared=plan.fs == "virtiofs")
-    return start_machine(plan, tier, slots, memory, boot_words(plan))
+    return start_machine(plan, tier, slots, memory, [*boot_words(plan), *more])
 
 
-def restore(plan: Plan, tier: Tier, slots: Mapping[str, str], *, ram: str, state: int) -> Machine:
+def restore(
+    plan: Plan,
+    tier: Tier,
+    slots: Mapping[str, str],
+    more: Sequence[str] = (),
+    *,
+    ram: str,
+    state: int,
+) -> Machine:
     """Start a machine from a save: the RAM file's path, and an open descriptor of the state.
 
     It needs no kernel: what QEMU loads for a boot is in the saved RAM. The three commands are
     sent at once; a state that QEMU refuses shows as the end of `Machine.port`.
     """
-    machine = start_machine(plan, tier, slots, Memory(ram), ["-incoming", "defer", f"fd:{state}"])
+    words = ["-incoming", "defer", f"fd:{state}", *more]
+    machine = start_machine(plan, tier, slots, Memory(ram), words)
     machine.monitor.send(
         {"execute": "qmp_capabilities"},
         ignore_shared(),

@@ -1,0 +1,272 @@
+"""`vimto gdb-kernel`: a test, or a command, runs in a machine whose kernel gdb holds.
+
+options ─> packages ─> build ─┬─> plan (no KASLR) ─> machine, paused ─> gdb ─> status
+                    symbols ──┘
+"""
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vimto import console, proc, quoting
+from vimto.commands.prepare import prepare
+from vimto.commands.resolve import DEFAULT_PACKAGE, locate_kernel
+from vimto.config import Config, find_repository
+from vimto.errors import VIMTO_FAILED, CommandError, UsageError, VimtoError
+from vimto.gdb import elf, session, symbols
+from vimto.gdb.options import Options, parse_options
+from vimto.gdb.symbols import Symbols
+from vimto.go.args import parse_go
+from vimto.go.binary import build_test, list_test_packages, test_words
+from vimto.go.tool import check_target, go_env, writable_roots
+from vimto.kernel.reference import AptKernel, parse_kernel
+from vimto.qemu.devices import escape
+from vimto.vm.plan import Plan
+from vimto.vm.protocol import wire_text
+from vimto.vm.run import Request, run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A command to run under gdb: its words, directory, writable directories, and a title."""
+
+    words: tuple[str, ...]
+    directory: str
+    roots: tuple[str, ...]
+    title: str
+
+
+def run_gdb(config: Config, words: list[str]) -> int:
+    """Run `vimto gdb-kernel WORDS` and return the status of the test or command."""
+    options = parse_options(words)
+    if not options.listen:
+        check_gdb()
+    config = without_kaslr(config)
+    if options.from_boot:
+        config = replace(config, snapshot=False)
+    with contextlib.ExitStack() as stack:
+        found = _symbols(config, options, stack)
+        base = stack.enter_context(tempfile.TemporaryDirectory(prefix="vimto-gdb-"))
+        status = 0
+        for index, program in enumerate(_programs(options, Path(base))):
+            directory = Path(base, str(index))
+            directory.mkdir()
+            result = _Run(config, options, program, found, directory).run()
+            status = status or result
+            if result == VIMTO_FAILED:
+                break
+    return status
+
+
+def without_kaslr(config: Config) -> Config:
+    """Return `config` with a kernel that stays at the addresses its symbols say."""
+    return replace(config, kernel_args=(*config.kernel_args, "nokaslr"))
+
+
+def check_gdb() -> None:
+    """Raise `UsageError` unless there is a gdb that has Python."""
+    if shutil.which("gdb") is None:
+        raise UsageError(
+            "`gdb` is not installed or not on PATH",
+            hint="on Debian and Ubuntu: sudo apt-get install gdb; or use your own debugger with "
+            "`-listen HOST:PORT`",
+        )
+    probe = proc.run(["gdb", "-nx", "-batch", "-ex", "python print(6 * 7)"], check=False)
+    if probe.stdout.strip() != b"42":
+        lines = (probe.stdout + probe.stderr).decode("utf-8", "replace").splitlines()
+        raise UsageError(
+            "this gdb has no Python",
+            lines=tuple(lines[-3:]),
+            hint="install the full gdb (Debian: `gdb`, not `gdb-minimal`)",
+        )
+
+
+def _symbols(config: Config, options: Options, stack: contextlib.ExitStack) -> Symbols:
+    place = locate_kernel(config, stack)
+    package = None
+    if config.kernel:
+        reference = parse_kernel(
+            config.kernel, configured=config.configured_kernel, directory=config.kernel_directory
+        )
+        package = reference if isinstance(reference, AptKernel) else None
+    elif place.is_relative_to(config.cache_dir / "apt"):
+        package = AptKernel(package=DEFAULT_PACKAGE)
+    found = symbols.find_symbols(
+        place, cache=config.cache_dir, package=package, fetch=options.fetch_debug
+    )
+    if options.vmlinux:
+        found = symbols.use_vmlinux(Path(options.vmlinux).absolute(), found)
+    if found.vmlinux is None:
+        console.note("no debug information for this kernel: names of functions only")
+        console.note(found.hint)
+    return found
+
+
+def _programs(options: Options, base: Path) -> Iterator[Program]:
+    cwd = os.getcwd()
+    if options.words[:1] == ("exec",):
+        words = options.words[1:]
+        words = words[1:] if words[:1] == ("--",) else words
+        if not words:
+            raise UsageError("`vimto gdb-kernel exec` needs a command")
+        repository = find_repository(cwd)
+        roots = tuple(root for root in (repository,) if root)
+        yield Program(words=words, directory=cwd, roots=roots, title=words[0])
+        return
+    go = "go"
+    command = parse_go([go, "test", *options.words])
+    directory = command.directory(cwd)
+    env = go_env(go, directory, os.environ)
+    command = parse_go([go, "test", *options.words], goflags=env.goflags)
+    check_target(env)
+    roots = tuple(writable_roots(go, directory, env, os.environ))
+    for package in list_test_packages(go, command, directory, os.environ):
+        binary, status = build_test(go, command, package, base, directory)
+        if status:
+            raise CommandError(f"the tests of `{package.path}` cannot be built")
+        yield Program(
+            words=tuple(test_words(command, binary)),
+            directory=package.directory,
+            roots=roots,
+            title=package.binary_name,
+        )
+
+
+class _Run:
+    """One program in one machine with one gdb; `directory` is a private place for their files."""
+
+    def __init__(
+        self, config: Config, options: Options, program: Program, found: Symbols, directory: Path
+    ) -> None:
+        self.config = config
+        self.options = options
+        self.program = program
+        self.symbols = found
+        self.directory = directory
+
+    def run(self) -> int:
+        """Return the program's status; raises `VimtoError` without one."""
+        shares = [(root, False) for root in (*self.program.roots, os.fspath(self.directory))]
+        with prepare(self.config, shares=shares) as plan:
+            plan = plan._replace(setup=[*plan.setup, self._look()])
+            if self.options.from_boot:
+                symbols.check_build(self.symbols, elf.find_build_id(Path(plan.kernel)))
+            if self.options.listen:
+                return self._listen(plan)
+            return self._debug(plan)
+
+    def _look(self) -> list[str]:
+        """Return the command that copies out of the guest what says which kernel it is."""
+        names = ["/sys/kernel/notes"]
+        if self.symbols.vmlinux is None:
+            names.append("/proc/kallsyms")
+        script = 'for name; do cat "$name" >"$0/${name##*/}" 2>/dev/null; done; :'
+        words = ["sh", "-c", script, os.fspath(self.directory), *names]
+        return [wire_text(word) for word in words]
+
+    def _listen(self, plan: Plan) -> int:
+        program = self.symbols.vmlinux or "vmlinux"
+        words = ["gdb", os.fspath(program), "-ex", f"target remote {self.options.listen}"]
+        stub = session.Listener(
+            f"tcp:{self.options.listen}", quoting.show(words), from_boot=self.options.from_boot
+        )
+        return run(plan, self._request(stub))
+
+    def _request(self, stub: session.Stub) -> Request:
+        return Request(
+            list(self.program.words), self.program.directory, os.environb, companion=stub
+        )
+
+    def _debug(self, plan: Plan) -> int:
+        output = self.directory / "output"
+        descriptor = os.open(output, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        address = self.directory / "gdb.sock"
+        with self._shown(output), session.diverted(descriptor) as fds:
+            settings = self._settings(address, output)
+            stub = session.Gdb(
+                f"unix:{escape(os.fspath(address))},server=on,wait=off",
+                lambda: self._gdb_words(settings),
+                fds,
+                settings,
+                from_boot=self.options.from_boot,
+            )
+            with stub:
+                try:
+                    return run(plan, self._request(stub))
+                except VimtoError as exc:
+                    if any(session.KILLED_BY_GDB in line for line in exc.lines):
+                        raise session.quit_early() from exc
+                    raise
+                finally:
+                    os.close(descriptor)
+
+    def _settings(self, address: Path, output: Path) -> session.Settings:
+        where = "before its first instruction" if self.options.from_boot else "before it starts"
+        return session.Settings(
+            target=os.fspath(address),
+            directory=os.fspath(self.directory),
+            result=os.fspath(self.directory / "result"),
+            modules=os.fspath(self.symbols.modules or ""),
+            go=self.program.words[0] if self.options.go_symbols else "",
+            breaks=self.options.breaks,
+            greeting=(
+                f"Linux {self.symbols.release} holds `{self.program.title}` {where}; "
+                "`continue` lets it run",
+                f"the output goes to {output}, and is shown at the end",
+            ),
+            debug=self.symbols.vmlinux is not None,
+            hardware=self.options.from_boot,
+            batch=self.options.is_batch,
+        )
+
+    def _gdb_words(self, settings: session.Settings) -> list[str]:
+        """Return gdb's command line, once the machine is there to be looked at."""
+        vmlinux = self.symbols.vmlinux
+        if not self.options.from_boot:
+            notes = self.directory / "notes"
+            running = elf.parse_notes(notes.read_bytes()) if notes.exists() else ""
+            symbols.check_build(self.symbols, running)
+        listing = self.directory / "kallsyms"
+        if vmlinux is None and listing.exists():
+            vmlinux = self.directory / "symbols"
+            symbols.write_kallsyms(listing, vmlinux)
+        script = self.directory / "start.gdb"
+        session.write_script(settings, script)
+        index = self.config.cache_dir / "gdb-index"
+        early = [
+            *("set debuginfod enabled off", "set confirm off"),
+            *(f"set index-cache directory {index}", "set index-cache enabled on"),
+        ]
+        if vmlinux:
+            early.append(f"add-auto-load-safe-path {vmlinux.parent}")
+        early += [f"directory {source}" for source in self.symbols.sources]
+        words = ["gdb", "-q", *(["-batch"] if self.options.is_batch else [])]
+        for line in early:
+            words += ["-iex", line]
+        words += ["-x", os.fspath(script)]
+        if self.options.batch:
+            words += ["-x", self.options.batch]
+        return [*words, *self.options.gdb_words, *([os.fspath(vmlinux)] if vmlinux else [])]
+
+    @contextlib.contextmanager
+    def _shown(self, output: Path) -> Iterator[None]:
+        """Show the output beside gdb where there is tmux, and whole at the end."""
+        interactive = not self.options.is_batch and os.isatty(0) and os.isatty(1)
+        if interactive and os.environ.get("TMUX") and shutil.which("tmux"):
+            tail = quoting.show(
+                ["tail", "-n", "+1", "-F", f"--pid={os.getpid()}", os.fspath(output)]
+            )
+            proc.run(["tmux", "split-window", "-d", "-l", "30%", tail], check=False)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            with contextlib.suppress(OSError):
+                data = output.read_bytes()
+                while data:
+                    data = data[os.write(1, data) :]

@@ -1,0 +1,238 @@
+"""A machine with QEMU's gdb stub, and the gdb beside it.
+
+    guest   prepared ── paused ──────────────────(stopped)──> runs the command ──> exit
+    gdb                    └─ starts, attaches ──> prompt ──continue──┘             └─ told, ends
+
+The guest's pause is answered once gdb has stopped the machine: the answer waits in the port until
+gdb lets it go on, so there is no moment at which the command could slip through.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vimto import console, proc
+from vimto.errors import VimtoError
+from vimto.vm import exchange as exchanges
+from vimto.vm.exchange import Exchange
+from vimto.vm.machine import Machine
+from vimto.vm.run import Companion
+
+# QEMU's word when gdb ended the machine, as its `quit` and `kill` do.
+KILLED_BY_GDB = "Terminated via GDBstub"
+
+_END_LIMIT = 5.0
+# A script may look at what it gathered after the machine is gone.
+_SCRIPT_LIMIT = 60.0
+
+
+class QuitError(VimtoError):
+    """gdb has ended before the command, and the machine with it: there is no result."""
+
+
+class Stub(Companion):
+    """The stub in one machine; `address` is a value of QEMU's `-gdb`.
+
+    With `from_boot` the processors wait for gdb before their first instruction.
+    """
+
+    def __init__(self, address: str, *, from_boot: bool = False) -> None:
+        self.words = ["-gdb", address, *(["-S"] if from_boot else [])]
+        self.pauses = not from_boot
+        self.stopped = from_boot
+        self.attached = False
+        self.machine: Machine
+        self.exchange: Exchange
+
+    def join(self, machine: Machine, exchange: Exchange) -> None:
+        self.machine, self.exchange = machine, exchange
+        machine.monitor.send({"execute": "qmp_capabilities"})
+        exchange.watched[machine.monitor.fd] = self.read_monitor
+        exchange.on_paused = self.attach
+        if not self.pauses:
+            exchange.hold_clock()
+            self.attach()
+
+    def attach(self) -> None:
+        """The machine waits for gdb."""
+
+    def read_monitor(self) -> None:
+        """Learn whether gdb holds the machine: only time that the machine runs counts."""
+        for event in self.machine.monitor.read_events():
+            if event == "STOP":
+                self.stopped = True
+                self.exchange.hold_clock()
+                if self.exchange.state == exchanges.PAUSED and not self.attached:
+                    self.exchange.resume()
+                self.attached = True
+            elif event == "RESUME":
+                self.attached = self.attached or not self.pauses
+                self.stopped = False
+                self.exchange.release_clock()
+            elif not event:
+                self.exchange.watched.pop(self.machine.monitor.fd, None)
+
+
+class Listener(Stub):
+    """A stub for a gdb, or an IDE, that somebody else starts; `line` says how to connect."""
+
+    def __init__(self, address: str, line: str, *, from_boot: bool = False) -> None:
+        super().__init__(address, from_boot=from_boot)
+        self._line = line
+
+    def attach(self) -> None:
+        console.note(f"the machine waits for gdb: {self._line}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What `vimto.gdb.inside` is told; paths are absolute.
+
+    `directory` is a private place for files, `result` where to read how the command ended,
+    `modules` where the kernel's modules lie or "", `go` a program whose symbols to load or "".
+    `debug` says that the symbols come with types, `hardware` that breakpoints cannot be written.
+    """
+
+    target: str
+    directory: str
+    result: str
+    modules: str
+    go: str
+    breaks: tuple[str, ...]
+    greeting: tuple[str, ...]
+    debug: bool
+    hardware: bool
+    batch: bool
+
+
+class Gdb(Stub):
+    """The stub with a gdb of ours. `make_argv` is called when gdb is due; its streams are `fds`.
+
+    A context manager: gdb never outlives it.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        make_argv: Callable[[], list[str]],
+        fds: tuple[int, int, int],
+        settings: Settings,
+        *,
+        from_boot: bool = False,
+    ) -> None:
+        super().__init__(address, from_boot=from_boot)
+        self._make_argv = make_argv
+        self._fds = fds
+        self._settings = settings
+        self._pid = self._pidfd = -1
+
+    def __enter__(self) -> "Gdb":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for limit, number in ((_END_LIMIT, signal.SIGTERM), (_END_LIMIT, signal.SIGKILL)):
+            if self._wait(limit):
+                return
+            os.kill(self._pid, number)
+        self._wait(None)
+
+    def attach(self) -> None:
+        argv = self._make_argv()
+        self._pid = proc.spawn_on_terminal(argv, self._fds)
+        self._pidfd = os.pidfd_open(self._pid)
+        self.exchange.watched[self._pidfd] = self._gdb_ended
+        self.exchange.deaf_to = (signal.SIGINT, signal.SIGQUIT)
+
+    def _gdb_ended(self) -> None:
+        self.exchange.watched.pop(self._pidfd, None)
+        self._wait(None)
+        self.read_monitor()
+        if self.stopped or not self.attached:
+            raise quit_early()
+        # It has detached: the command goes on without it.
+        self.exchange.deaf_to = ()
+
+    def part(self, result: Mapping[str, Any]) -> None:
+        Path(self._settings.result).write_text(describe(result), "utf-8")
+        # gdb may have stopped the machine between the command's end and now: its user's turn.
+        while self.stopped and self._pidfd >= 0:
+            select.select([self.machine.monitor.fd, self._pidfd], [], [])
+            self.read_monitor()
+            if self._wait(0):
+                return
+        self.machine.monitor.send({"execute": "quit"})  # a clean end, which the stub tells gdb
+        self.machine.wait(_END_LIMIT)
+        self._wait(_SCRIPT_LIMIT if self._settings.batch else _END_LIMIT)
+
+    def _wait(self, limit: float | None) -> bool:
+        """Wait for gdb's end and reap it; say whether there is no gdb any more."""
+        if self._pidfd < 0:
+            return True
+        if not select.select([self._pidfd], [], [], limit)[0]:
+            return False
+        os.waitpid(self._pid, 0)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        return True
+
+
+def quit_early() -> QuitError:
+    """Return the error for a gdb that ended before the command did."""
+    return QuitError(
+        "gdb ended before the command, and its machine with it: there is no result",
+        hint="`continue` to the end gives one; after `detach` the command goes on without gdb",
+    )
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """Return the exit frame `result` in words."""
+    if result.get("error"):
+        return str(result["error"])
+    if result.get("signal"):
+        return f"the command was ended by signal {result['signal']}"
+    status = int(result["status"])
+    return f"the command has ended, status {status}" + ("" if status else ": passed")
+
+
+def write_script(settings: Settings, path: Path) -> None:
+    """Write the file that gdb is started with (`-x`)."""
+    values = path.with_suffix(".json")
+    values.write_text(json.dumps(asdict(settings)), "utf-8")
+    inside = Path(__file__).with_name("inside.py")
+    path.write_text(
+        "set breakpoint pending on\n"
+        "python\n"
+        "import importlib.util\n"
+        f"spec = importlib.util.spec_from_file_location('vimto_inside', {str(inside)!r})\n"
+        "vimto_inside = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(vimto_inside)\n"
+        f"vimto_inside.start(gdb, {str(values)!r})\n"
+        "end\n",
+        "utf-8",
+    )
+
+
+@contextlib.contextmanager
+def diverted(output: int) -> Iterator[tuple[int, int, int]]:
+    """Keep our stdin, stdout and stderr for gdb; what we and the command say goes to `output`.
+
+    Yields the descriptors to give to gdb.
+    """
+    first, second, third = (os.dup(fd) for fd in (0, 1, 2))
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.dup2(null, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        yield first, second, third
+    finally:
+        os.close(null)
+        for number, fd in enumerate((first, second, third)):
+            os.dup2(fd, number)
+            os.close(fd)

@@ -1,0 +1,151 @@
+"""Where gdb's symbols come from: a `vmlinux` with debug information, else the guest's own list."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vimto.errors import KernelError
+from vimto.gdb import elf
+from vimto.kernel import apt, boot, bzimage, tree
+from vimto.kernel.reference import AptKernel
+
+# Below this there are a process's own addresses, and offsets into per-CPU areas.
+_KERNEL_HALF = 0xFFFF_8000_0000_0000
+_SOURCES = ("usr/src/linux", "usr/src/linux-{v}", "lib/modules/{v}/source", "usr/src")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symbols:
+    """What there is for gdb: `vmlinux` with debug information or None, and source directories.
+
+    `release` is the kernel's, `modules` the directory of its modules, if it has any; `hint` says
+    how to get the debug information that is missing.
+    """
+
+    vmlinux: Path | None
+    release: str
+    sources: tuple[Path, ...] = ()
+    modules: Path | None = None
+    hint: str = ""
+
+    @property
+    def build_id(self) -> str:
+        """The build-id of `vmlinux`, "" without one."""
+        return elf.find_build_id(self.vmlinux) if self.vmlinux else ""
+
+
+def find_symbols(place: Path, *, cache: Path, package: AptKernel | None, fetch: bool) -> Symbols:
+    """Return the symbols of the kernel at `place`, which the configuration led to.
+
+    With `fetch` the debug information of a `package` is downloaded (hundreds of megabytes);
+    without, only what an earlier run fetched is used.
+    """
+    resolve = boot.resolve_tree if place.is_dir() else boot.resolve_file
+    files = resolve(place, cache=cache)
+    release = files.release
+    root = place if place.is_dir() else _root_of(place)
+    modules = _find_first(root, ("usr/lib/modules/{v}", "lib/modules/{v}"), release)
+    vmlinux, hint = files.vmlinux, ""
+    if vmlinux is None and package is not None:
+        vmlinux = _package_symbols(package, cache, fetch)
+        hint = "`vimto gdb-kernel -fetch-debug` downloads the debug information of this package"
+    elif vmlinux is None:
+        hint = "`-vmlinux FILE` names the kernel's ELF file with debug information"
+    return Symbols(
+        vmlinux=vmlinux,
+        release=release,
+        sources=tuple(_find_sources(root, vmlinux, release)),
+        modules=modules,
+        hint="" if vmlinux else hint,
+    )
+
+
+def use_vmlinux(path: Path, symbols: Symbols) -> Symbols:
+    """Return `symbols` with the user's own `vmlinux`; raises `KernelError` if it cannot serve."""
+    try:
+        if not bzimage.is_elf(bzimage.read_head(path)):
+            raise KernelError(
+                f"`{path}` is no ELF file",
+                hint="gdb needs the kernel's `vmlinux`, not its bzImage",
+            )
+    except OSError as exc:
+        raise KernelError(f"`{path}` cannot be read: {exc.strerror}") from exc
+    own = _find_sources(path.parent, path, symbols.release)
+    sources = tuple(dict.fromkeys((*own, *symbols.sources)))
+    return replace(symbols, vmlinux=path, sources=sources, hint="")
+
+
+def check_build(symbols: Symbols, running: str) -> None:
+    """Raise `KernelError` unless `symbols` are of the very build whose id is `running`."""
+    own = symbols.build_id
+    if symbols.vmlinux and own and running and own != running:
+        raise KernelError(
+            f"`{symbols.vmlinux}` is not of the kernel that runs: every address would be wrong",
+            lines=(f"build-id of the file:   {own}", f"build-id of the kernel: {running}"),
+            hint="`-vmlinux FILE` names another; for a package, `-fetch-debug` downloads its own",
+        )
+
+
+def read_kallsyms(lines: Iterable[str]) -> Iterator[elf.Symbol]:
+    """Yield the symbols in `/proc/kallsyms`, those of modules as `name` too.
+
+    Raises `KernelError` when the kernel hides the addresses.
+    """
+    hidden = True
+    for line in lines:
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        address = int(fields[0], 16)
+        hidden = hidden and address == 0
+        if address >= _KERNEL_HALF and fields[1] not in "aAuU":
+            yield elf.Symbol(address, fields[1], fields[2])
+    if hidden:
+        raise KernelError(
+            "the kernel tells no addresses in /proc/kallsyms",
+            hint="it lacks CONFIG_KALLSYMS; `-vmlinux FILE` names its ELF file",
+        )
+
+
+def write_kallsyms(source: Path, target: Path) -> None:
+    """Make the ELF file `target` from a copy of `/proc/kallsyms`."""
+    with open(source, encoding="utf-8", errors="replace") as lines:
+        symbols = list(read_kallsyms(lines))
+    with open(target, "wb") as file:
+        elf.write_symbols(symbols, file)
+
+
+def _package_symbols(package: AptKernel, cache: Path, fetch: bool) -> Path | None:
+    found = apt.find_package(package, cache=cache, fresh=float("inf"))
+    if found is None:
+        return None
+    there = cache / "apt" / found.directory.name.replace("_", "-dbg_", 1)
+    if not fetch and not there.is_dir():
+        return None
+    return apt.fetch_debug(found, package, cache=cache)
+
+
+def _root_of(image: Path) -> Path:
+    image = Path(os.path.realpath(image))
+    return image.parent.parent if image.parent.name == "boot" else image.parent
+
+
+def _find_sources(root: Path, vmlinux: Path | None, release: str) -> Iterator[Path]:
+    if vmlinux and (vmlinux.parent / "kernel").is_dir():
+        yield vmlinux.parent  # a build tree, or sources unpacked beside it
+    if root == Path("/"):
+        return
+    found = _find_first(root, _SOURCES, release)
+    if found and (found / "kernel").is_dir():
+        yield found
+
+
+def _find_first(root: Path, names: tuple[str, ...], release: str) -> Path | None:
+    for name in names:
+        with contextlib.suppress(KernelError):
+            found = tree.find_inside(root, name.format(v=release))
+            if found and found.is_dir():
+                return found
+    return None
