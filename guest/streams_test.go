@@ -1,0 +1,205 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"syscall"
+	"testing"
+)
+
+// startOutput returns an output that pumps to the port there, and the end that a command would have.
+func startOutput(t *testing.T) (out *output, command int, there *port) {
+	t.Helper()
+	here, there := pair(t)
+	ours, theirs, err := makePipe(uint32(os.Getuid()), uint32(os.Getgid()), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out = newOutput(kindStdout, ours)
+	go out.pump(here)
+	return out, theirs, there
+}
+
+// collect reads stdout frames until n bytes came.
+func collect(t *testing.T, p *port, n int) []byte {
+	t.Helper()
+	var got []byte
+	for len(got) < n {
+		k, payload, err := p.next()
+		if err != nil || k != kindStdout {
+			t.Fatalf("after %d bytes: kind %d, %v", len(got), k, err)
+		}
+		got = append(got, payload...)
+	}
+	return got
+}
+
+func writeAll(fd int, data []byte) {
+	for len(data) > 0 {
+		n, err := syscall.Write(fd, data)
+		if err != nil {
+			return
+		}
+		data = data[n:]
+	}
+}
+
+func TestOutputIsWholeAndInOrder(t *testing.T) {
+	out, command, there := startOutput(t)
+	want := bytes.Repeat([]byte("0123456789\x00\xff\r\n"), 50000)
+	go func() {
+		writeAll(command, want)
+		syscall.Close(command)
+	}()
+	if got := collect(t, there, len(want)); !bytes.Equal(got, want) {
+		t.Error("the bytes differ")
+	}
+	out.finish()
+}
+
+func TestOutputStopsAtItsWindow(t *testing.T) {
+	out, command, there := startOutput(t)
+	data := make([]byte, outputWindow+pipeSize/2)
+	written := make(chan struct{})
+	go func() {
+		writeAll(command, data)
+		syscall.Close(command)
+		close(written)
+	}()
+	got := len(collect(t, there, outputWindow))
+	if got != outputWindow {
+		t.Fatalf("%d bytes came without an acknowledgement", got)
+	}
+	<-written
+	if out.credit.left != 0 {
+		t.Errorf("%d bytes of credit are left", out.credit.left)
+	}
+	if err := out.credit.add(1000); err != nil {
+		t.Fatal(err)
+	}
+	if got := len(collect(t, there, 1000)); got != 1000 {
+		t.Errorf("%d bytes came for a credit of 1000", got)
+	}
+	if err := out.credit.add(outputWindow); err != nil {
+		t.Fatal(err)
+	}
+	collect(t, there, len(data)-outputWindow-1000)
+	out.finish()
+}
+
+func TestFinishDrainsThePipeThoughAGrandchildHoldsIt(t *testing.T) {
+	out, command, there := startOutput(t)
+	defer syscall.Close(command)
+	want := bytes.Repeat([]byte("x"), 300000)
+	writeAll(command, want)
+	finished := make(chan struct{})
+	go func() {
+		out.finish()
+		close(finished)
+	}()
+	if got := collect(t, there, len(want)); !bytes.Equal(got, want) {
+		t.Error("the bytes differ")
+	}
+	<-finished
+}
+
+func TestFinishEndsThoughAGrandchildGoesOnWriting(t *testing.T) {
+	out, command, there := startOutput(t)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for chunk := make([]byte, 4096); ; {
+			if _, err := syscall.Write(command, chunk); err != nil {
+				return
+			}
+		}
+	}()
+	go func() {
+		for {
+			_, payload, err := there.next()
+			if err != nil {
+				return
+			}
+			_ = out.credit.add(uint32(len(payload)))
+		}
+	}()
+	out.finish()
+	<-ended // with EPIPE, since finish closed our end
+	syscall.Close(command)
+}
+
+func TestInputIsWrittenAcknowledgedAndClosed(t *testing.T) {
+	here, there := pair(t)
+	ours, theirs, err := makePipe(uint32(os.Getuid()), uint32(os.Getgid()), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &input{queue: newQueue(stdinWindow)}
+	go in.pump(here, os.NewFile(uintptr(ours), "stdin"))
+	for _, text := range []string{"hello ", "world"} {
+		if err := in.queue.put([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in.queue.end()
+	reader := os.NewFile(uintptr(theirs), "reader")
+	var got bytes.Buffer
+	if _, err := got.ReadFrom(reader); err != nil || got.String() != "hello world" {
+		t.Errorf("%q, %v", got.String(), err)
+	}
+	acknowledged := 0
+	for acknowledged < got.Len() {
+		k, payload, err := there.next()
+		if err != nil || k != kindAck || payload[0] != streamStdin {
+			t.Fatal(k, payload, err)
+		}
+		acknowledged += int(binary.LittleEndian.Uint32(payload[1:]))
+	}
+}
+
+func TestInputThatNobodyReadsIsAcknowledgedAllTheSame(t *testing.T) {
+	here, there := pair(t)
+	ours, theirs, err := makePipe(uint32(os.Getuid()), uint32(os.Getgid()), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	syscall.Close(theirs)
+	in := &input{queue: newQueue(stdinWindow)}
+	go in.pump(here, os.NewFile(uintptr(ours), "stdin"))
+	for i := 0; i < 100; i++ {
+		if err := in.queue.put(make([]byte, stdinWindow)); err != nil {
+			t.Fatal(err)
+		}
+		if k, _, err := there.next(); err != nil || k != kindAck {
+			t.Fatal(k, err)
+		}
+	}
+	in.queue.end()
+}
+
+func TestQueueRefusesMoreThanItsWindow(t *testing.T) {
+	q := newQueue(10)
+	if err := q.put(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
+	if q.put([]byte("x")) == nil {
+		t.Error("11 bytes fit into a window of 10")
+	}
+	q.drop()
+	if _, ok := q.take(); ok {
+		t.Error("something was taken from a dropped queue")
+	}
+}
+
+func TestCreditRefusesWhatWasNeverSent(t *testing.T) {
+	c := newCredit(10)
+	c.spend(4)
+	if c.add(5) == nil || c.add(4) != nil || c.wait() != 10 {
+		t.Errorf("credit is %d", c.left)
+	}
+	c.close()
+	if c.wait() != 0 {
+		t.Error("a closed credit grants something")
+	}
+}
