@@ -213,7 +213,7 @@ class Exchange:
         elif self.forwarding and self.forwarding.handle(fd, events):
             pass
         else:
-            for output in self._outputs.values():
+            for output in list(self._outputs.values()):  # a broken one is dropped
                 if output.fd == fd:
                     self._write_output(output)
 
