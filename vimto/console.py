@@ -46,7 +46,8 @@ def write(text: str) -> None:
     """Write `text` and a newline to stderr in one call; a closed stderr is no error."""
     data = (text + "\n").encode("utf-8", "surrogateescape")
     try:
-        sys.stderr.flush()
+        if sys.stderr:  # None where it was closed from the start
+            sys.stderr.flush()
         while data:
             data = data[os.write(2, data) :]
     except (OSError, ValueError):

@@ -19,7 +19,9 @@ def main(argv: list[str]) -> int:
     from vimto.errors import VIMTO_FAILED, BootError, VimtoError
     from vimto.vm.plan import load_plan
     from vimto.vm.run import Request, make_save, run
+    from vimto.vm.streams import hold_closed
 
+    hold_closed()
     try:
         pid, plan_fd, lifeline_fd, *words = argv
         try:

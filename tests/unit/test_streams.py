@@ -1,6 +1,8 @@
 """Our descriptors as the command's."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,20 @@ def test_describe(tmp_path: Path) -> None:
         assert describe(file.fileno()) == "pipe"
         number = file.fileno()
     assert describe(number) == "closed"
+
+
+def test_a_closed_stream_is_held_and_still_closed() -> None:
+    # In a process of its own: pytest needs its descriptors.
+    program = (
+        "import os\n"
+        "from vimto.vm.streams import describe_all, hold_closed\n"
+        "hold_closed()\n"
+        "assert os.pipe()[0] > 2\n"
+        "assert describe_all() == {'stdin': 'closed', 'stdout': 'pipe', 'stderr': 'closed'}\n"
+        "print('fine')\n"
+    )
+    shell = ["sh", "-c", '"$@" <&- 2>&-', "sh", sys.executable, "-c", program]
+    assert subprocess.run(shell, stdout=subprocess.PIPE, check=True).stdout == b"fine\n"
 
 
 def test_the_description_of_others_stays_blocking() -> None:

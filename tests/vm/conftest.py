@@ -4,11 +4,13 @@ Every run gets a mark in its environment, which QEMU inherits; after each test n
 mark, no temporary file and no half-made save may be left.
 """
 
+import importlib.util
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +20,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need
+from vimto.agent import source_directory
+from vimto.config import load_config
+from vimto.kernel import apt
+from vimto.kernel.reference import AptKernel
 
 # Debian's own kernels, oldest and newest; all have their drivers as modules.
 OLDEST = "apt:linux-image-amd64/bullseye-security"
@@ -60,6 +66,7 @@ class Vimto:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     flags: tuple[str, ...] = ()
     user: int = 0
+    group: int = 0
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -85,7 +92,7 @@ class Vimto:
             "stderr": subprocess.PIPE,
         }
         if self.user:
-            settings |= {"user": self.user, "group": self.user, "extra_groups": [self.user + 1]}
+            settings |= {"user": self.user, "group": self.group, "extra_groups": [self.group + 1]}
         argv = [self.program, *self.flags, *words]
         return subprocess.Popen(argv, **(settings | options))  # type: ignore[call-overload]
 
@@ -152,6 +159,108 @@ def vimto(tmp_path: Path) -> Iterator[Vimto]:
     yield found
     found.wait_gone()
     assert sorted(path.name for path in temporary.iterdir()) == []
+
+
+# A user that no host knows: what vimto needs must not come from /etc/passwd.
+_STRANGER = 54321
+
+
+@pytest.fixture(scope="session")
+def public() -> Iterator[Path]:
+    """A directory of a stranger's, with all that it takes to run vimto: `bin/vimto`, `kernel`.
+
+    The installed vimto, its interpreter and the cache may all lie where only root can look.
+    """
+    need("qemu-system-x86_64", "setpriv", "go")
+    top = Path(tempfile.mkdtemp(prefix="vimto-test-", dir="/var/tmp"))
+    top.chmod(0o755)
+    try:
+        cache = load_config({}, os.environ, "/").cache_dir
+        release = NEWEST.rpartition("/")[2]
+        reference = AptKernel(package="linux-image-amd64", release=release)
+        found = apt.find_package(reference, cache=cache)
+        if found is None:
+            found = apt.fetch_package(reference, cache=cache)
+        shutil.copytree(found.directory, top / "kernel", symlinks=True)
+        _copy_packages(top / "lib")
+        launcher = top / "bin/vimto"
+        launcher.parent.mkdir()
+        launcher.write_text(
+            f"#!{_public_python()}\nimport sys\n"
+            f"sys.path.insert(0, {str(top / 'lib')!r})\n"
+            "from vimto.cli import main\n\nmain()\n"
+        )
+        launcher.chmod(0o755)
+        for path in (top, *top.rglob("*")):
+            os.chown(path, _STRANGER, _STRANGER + 1, follow_symlinks=False)
+        yield top
+    finally:
+        shutil.rmtree(top, ignore_errors=True)
+
+
+def _copy_packages(lib: Path) -> None:
+    ignore = shutil.ignore_patterns("__pycache__")
+    for name in ("vimto", "sh", "platformdirs", "colorama", "backports"):
+        spec = importlib.util.find_spec(name)
+        if spec is None or (spec.origin is None and not spec.submodule_search_locations):
+            continue
+        if spec.submodule_search_locations:
+            source = Path(next(iter(spec.submodule_search_locations)))
+            shutil.copytree(source, lib / name, ignore=ignore)
+        else:
+            shutil.copy(str(spec.origin), lib)
+    if not (lib / "vimto/_guest").exists():
+        shutil.copytree(source_directory(), lib / "vimto/_guest", ignore=ignore)
+
+
+def _public_python() -> str:
+    own = os.path.realpath(sys.executable)
+    for python in (own, "/usr/bin/python3"):
+        probe = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        try:
+            status = subprocess.run(probe, user=_STRANGER, group=_STRANGER, check=False).returncode
+        except OSError:
+            continue
+        if status == 0:
+            return python
+    pytest.skip(f"a stranger may not run `{own}`, and /usr/bin/python3 is too old")
+
+
+@pytest.fixture
+def stranger(public: Path) -> Iterator[Vimto]:
+    """An unprivileged vimto in an empty directory; nothing may be left of it."""
+    top = Path(tempfile.mkdtemp(dir=public))
+    directory, temporary, home = top / "module", top / "tmp", public / "home"
+    for path in (top, directory, temporary, home):
+        path.mkdir(exist_ok=True)
+        path.chmod(0o755)
+        os.chown(path, _STRANGER, _STRANGER + 1)
+    variables = {
+        "HOME": str(home),
+        "GOCACHE": str(home / "go-build"),
+        "GOFLAGS": "-buildvcs=false",
+        "VIMTO_CACHE_DIR": str(home / "vimto"),
+    }
+    found = Vimto(
+        directory=directory,
+        program=str(public / "bin/vimto"),
+        temporary=temporary,
+        flags=("-kernel", str(public / "kernel")),
+        user=_STRANGER,
+        group=_STRANGER + 1,
+        variables=variables,
+    )
+    yield found
+    found.wait_gone()
+    assert sorted(path.name for path in temporary.iterdir()) == []
+
+
+@pytest.fixture(params=["root", "stranger"])
+def anyone(request: pytest.FixtureRequest) -> Vimto:
+    """The same vimto twice: as root under the stable kernel, and unprivileged under the newest."""
+    found = request.getfixturevalue("vimto" if request.param == "root" else "stranger")
+    assert isinstance(found, Vimto)
+    return found
 
 
 @pytest.fixture(params=["restored", "cold"])
