@@ -248,7 +248,9 @@ class DockerArchive:
         names: dict[str, list[str]] = {}
         for number, image in enumerate(images):
             for tag in image.get("RepoTags") or [""]:
-                for name in {str(tag), str(tag).rpartition(":")[2]}:
+                # skopeo writes `docker.io/library/name:1` where docker writes `name:1`.
+                short = str(tag).removeprefix("docker.io/").removeprefix("library/")
+                for name in {str(tag), short, short.rpartition(":")[2]}:
                     names.setdefault(name, []).append(str(number))
         if not self._reference.tag and len(images) == 1:
             return dict(images[0])

@@ -48,7 +48,6 @@ def pull_image(reference: Reference, config: Settings) -> Image:
         known = find_known(reference, config, not_before=not_before)
         if known is not None:
             return known
-        sweep(config.cache_dir)
         if isinstance(reference, LayoutReference):
             return _pull_layout(reference, config, store)
         if config.pull == "never":
@@ -141,6 +140,7 @@ class _Pull:
 
     def _make(self, manifest: Manifest, entry: Path) -> Image:
         self._check_size(manifest)
+        sweep(self._config.cache_dir)  # ours is locked: its download goes on
         with self._store.work(entry.name) as work:
             made = work / "entry"
             if made.exists():  # of a process that was killed while it unpacked
