@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // startOutput returns an output that pumps to the port there, and the end that a command would have.
@@ -89,44 +90,43 @@ func TestOutputStopsAtItsWindow(t *testing.T) {
 }
 
 func TestFinishDrainsThePipeThoughAGrandchildHoldsIt(t *testing.T) {
-	out, command, there := startOutput(t)
+	here, there := pair(t)
+	ours, command, err := makePipe(uint32(os.Getuid()), uint32(os.Getgid()), false)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer syscall.Close(command)
-	want := bytes.Repeat([]byte("x"), 300000)
+	want := bytes.Repeat([]byte("x"), 60000) // less than any pipe holds
 	writeAll(command, want)
-	finished := make(chan struct{})
-	go func() {
-		out.finish()
-		close(finished)
-	}()
+	out := newOutput(kindStdout, ours)
+	// As if the command had ended before the first read.
+	if err := out.file.SetReadDeadline(time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	go out.pump(here)
 	if got := collect(t, there, len(want)); !bytes.Equal(got, want) {
 		t.Error("the bytes differ")
 	}
-	<-finished
+	out.finish()
 }
 
-func TestFinishEndsThoughAGrandchildGoesOnWriting(t *testing.T) {
-	out, command, there := startOutput(t)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for chunk := make([]byte, 4096); ; {
-			if _, err := syscall.Write(command, chunk); err != nil {
-				return
-			}
-		}
-	}()
+func TestDrainEndsThoughAGrandchildGoesOnWriting(t *testing.T) {
+	here, there := pair(t)
+	zero, err := syscall.Open("/dev/zero", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(zero)
+	out := &output{kind: kindStdout, fd: zero, credit: newCredit(outputWindow)}
 	go func() {
 		for {
 			_, payload, err := there.next()
-			if err != nil {
+			if err != nil || out.credit.add(uint32(len(payload))) != nil {
 				return
 			}
-			_ = out.credit.add(uint32(len(payload)))
 		}
 	}()
-	out.finish()
-	<-ended // with EPIPE, since finish closed our end
-	syscall.Close(command)
+	out.drain(here, make([]byte, headerSize+maxStream))
 }
 
 func TestInputIsWrittenAcknowledgedAndClosed(t *testing.T) {
