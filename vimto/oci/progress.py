@@ -9,6 +9,7 @@ from vimto import console
 
 _BAR_EVERY = 0.1
 _LINE_EVERY = 5.0
+_RATE_AFTER = 0.5  # before that it means nothing
 _WIDTH = 24
 
 
@@ -35,8 +36,9 @@ class PullProgress:
         self._total = total
         self._done = 0
         self._lock = threading.Lock()
-        self._start = self._shown = time.monotonic()
+        self._start = time.monotonic()
         self._terminal = _have_terminal()
+        self._shown = 0.0 if self._terminal else self._start
         self._drawn = False
 
     def __enter__(self) -> "PullProgress":
@@ -65,10 +67,12 @@ class PullProgress:
 
     def describe(self, passed: float) -> str:
         """Return bytes, rate and time left, `passed` seconds after the start."""
-        rate = self._done / passed if passed > 0 else 0.0
-        left = f", {show_time((self._total - self._done) / rate)} left" if rate > 0 else ""
         amount = f"{show_bytes(self._done)} of {show_bytes(self._total)}"
-        return f"{amount}, {show_bytes(rate)}/s{left}"
+        rate = self._done / passed if passed >= _RATE_AFTER else 0.0
+        if rate <= 0:
+            return amount
+        left = show_time((self._total - self._done) / rate)
+        return f"{amount}, {show_bytes(rate)}/s, {left} left"
 
     def _show(self, text: str) -> None:
         if not self._terminal:

@@ -192,8 +192,10 @@ class _Pull:
                         path = work / layer.digest.removeprefix("sha256:")
                         files[layer.digest] = pool.submit(self._source.blob, layer, path, count)
                 for number, layer in enumerate(manifest.layers, 1):
-                    name = f"layer {number} of {self._what}"
-                    unpacker.add_layer(files[layer.digest].result(), name)
+                    path = files[layer.digest].result()
+                    if number == len(manifest.layers):
+                        progress.unpacking()
+                    unpacker.add_layer(path, f"layer {number} of {self._what}")
                 unpacker.finish()
             except BaseException:
                 self._stop.set()
