@@ -20,6 +20,7 @@ commands:
   go test …          go's own `test`, each test binary in a machine of its own
   go run …           go's own `run`, likewise
   exec command …     a command in a machine
+  gdb-kernel …       a test, or `exec command`, in a machine whose kernel gdb holds
   kernel …           pull, list, describe and remove kernels: `vimto kernel help`
   config             every setting, its value, and where it came from
   doctor             what this host and the kernel have, and what they lack
@@ -87,6 +88,10 @@ def _find_command(words: list[str]) -> Callable[[Config, list[str]], int]:
         from vimto.commands.exec import run_exec
 
         return lambda config, words: run_exec(config, words[1:])
+    if word == "gdb-kernel":
+        from vimto.commands.gdb import run_gdb
+
+        return lambda config, words: run_gdb(config, words[1:])
     if is_go_word(word):
         from vimto.commands.go import run_go
 
@@ -110,7 +115,7 @@ def _find_command(words: list[str]) -> Callable[[Config, list[str]], int]:
     raise _unknown_command(word)
 
 
-_COMMANDS = ("go", "exec", "kernel", "config", "doctor", "version", "help")
+_COMMANDS = ("go", "exec", "gdb-kernel", "kernel", "config", "doctor", "version", "help")
 
 
 def _unknown_command(word: str) -> UsageError:

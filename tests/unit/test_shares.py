@@ -53,7 +53,7 @@ def test_the_whole_work_directory_of_go_is_shared() -> None:
 
 
 def test_a_binary_elsewhere_brings_its_directory() -> None:
-    assert paths(find_shares(["/opt/x.test"], "/src", "/tmp")) == {"/src", "/opt"}
+    assert paths(find_shares(["/srv/x.test"], "/src", "/tmp")) == {"/src", "/srv"}
     assert paths(find_shares(["./x.test"], "/src", "/tmp")) == {"/src", "/src/."}
 
 

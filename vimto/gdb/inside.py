@@ -26,12 +26,13 @@ def start(gdb: Any, path: str) -> None:
     except gdb.error as exc:
         gdb.write(f"vimto: gdb cannot reach the machine: {exc}\n")
         gdb.execute("quit 1")
-    gdb.events.exited.connect(lambda _event: _say_result(gdb, settings))
+    _await_result(gdb, settings)
     if settings["debug"]:
-        _follow_modules(gdb, Modules(gdb, settings["modules"], settings["directory"]))
+        modules = Modules(gdb, settings["modules"], settings["directory"])
+        _follow_modules(gdb, modules, settings["hardware"])
     if settings["go"]:
         gdb.execute(f"add-symbol-file {settings['go']}", to_string=True)
-    _watch_panic(gdb, settings["batch"])
+    _watch_panic(gdb, settings)
     for place in settings["breaks"]:
         _set_break(gdb, place, settings)
     for line in settings["greeting"]:
@@ -39,8 +40,8 @@ def start(gdb: Any, path: str) -> None:
 
 
 def _set_break(gdb: Any, place: str, settings: dict[str, Any]) -> None:
-    # Before the kernel runs there is no memory to write an instruction to, and a program's page may
-    # not be there yet: both take one of the processor's own breakpoints.
+    # A page of a program may not be there yet: that takes one of the processor's own breakpoints,
+    # as does a kernel that has not begun to run.
     verb = "hbreak" if settings["hardware"] else "break"
     if settings["go"] and _is_go_symbol(gdb, place):
         _GoBreak.make(gdb, place, settings["go"])
@@ -107,17 +108,43 @@ def _read_elf(path: str, address: int, size: int) -> bytes:
     return b""
 
 
-def _say_result(gdb: Any, settings: dict[str, Any]) -> None:
+def _await_result(gdb: Any, settings: dict[str, Any]) -> None:
+    """Say how the command ended when vimto stops the machine for that, or the machine is gone."""
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        if not said:
+            said.append(text)
+            gdb.write(f"vimto: {text}\n")
+            if not settings["batch"]:
+                gdb.post_event(lambda: gdb.execute("quit"))
+
+    def stopped(_event: object) -> None:
+        if os.path.exists(settings["result"]):
+            with open(settings["result"], encoding="utf-8") as file:
+                say(file.read())
+
+    # What gdb does at its end, killing the machine, it cannot do without an error message.
+    gdb.events.gdb_exiting.connect(lambda _event: _disconnect(gdb))
+    gdb.events.stop.connect(stopped)
+    gdb.events.exited.connect(
+        lambda _event: say("the machine ended before the command reported its status")
+    )
+
+
+def _disconnect(gdb: Any) -> None:
     try:
-        with open(settings["result"], encoding="utf-8") as file:
-            gdb.write(f"vimto: {file.read()}\n")
-    except OSError:
-        gdb.write("vimto: the machine ended before the command reported its status\n")
-    if not settings["batch"]:
-        gdb.post_event(lambda: gdb.execute("quit"))
+        gdb.execute("disconnect", to_string=True)
+    except gdb.error:
+        pass  # the machine is gone, or the user has detached
 
 
-def _watch_panic(gdb: Any, batch: bool) -> None:
+def _kind(gdb: Any, hardware: bool) -> Any:
+    # Before the kernel runs there is no memory to write an instruction to.
+    return gdb.BP_HARDWARE_BREAKPOINT if hardware else gdb.BP_BREAKPOINT
+
+
+def _watch_panic(gdb: Any, settings: dict[str, Any]) -> None:
     class Panic(gdb.Breakpoint):  # type: ignore[misc]
         def stop(self) -> bool:
             gdb.write("\nvimto: kernel panic; the machine ends after it\n")
@@ -125,19 +152,22 @@ def _watch_panic(gdb: Any, batch: bool) -> None:
                 gdb.execute(f"backtrace {_PANIC_FRAMES}")
             except gdb.error as exc:
                 gdb.write(f"{exc}\n")
-            return not batch  # a script goes on to the end, which tells how the panic was met
+            return not settings[
+                "batch"
+            ]  # a script goes on to the end, which tells how the panic was met
 
     try:
         # The address, not the name: of some kernels' panic() there is a second, inlined place.
-        Panic(f"*{int(gdb.parse_and_eval('(long)&panic')) & (1 << 64) - 1:#x}", internal=True)
+        address = int(gdb.parse_and_eval("(long)&panic")) & (1 << 64) - 1
+        Panic(f"*{address:#x}", type=_kind(gdb, settings["hardware"]), internal=True)
     except gdb.error:
         pass  # a kernel without that symbol
 
 
-def _follow_modules(gdb: Any, modules: "Modules") -> None:
+def _follow_modules(gdb: Any, modules: "Modules", booting: bool) -> None:
     """Load the symbols of all modules now, and of each later one before it is initialised."""
     try:
-        for module in modules.loaded():
+        for module in () if booting else modules.loaded():
             modules.add(module)
 
         class Load(gdb.Breakpoint):  # type: ignore[misc]
@@ -149,8 +179,8 @@ def _follow_modules(gdb: Any, modules: "Modules") -> None:
                 return False
 
         if modules.files:
-            Load("do_init_module", internal=True)
-    except gdb.error as exc:  # no kernel in memory yet (-from-boot), or one without modules
+            Load("do_init_module", type=_kind(gdb, booting), internal=True)
+    except gdb.error as exc:  # a kernel without modules
         if "No symbol" not in str(exc):
             gdb.write(f"vimto: the symbols of modules were not loaded: {exc}\n")
 

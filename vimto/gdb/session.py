@@ -12,6 +12,7 @@ import json
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,8 +63,11 @@ class Stub(Companion):
     def attach(self) -> None:
         """The machine waits for gdb."""
 
-    def read_monitor(self) -> None:
-        """Learn whether gdb holds the machine: only time that the machine runs counts."""
+    def read_monitor(self) -> bool:
+        """Learn whether gdb holds the machine: only time that the machine runs counts.
+
+        Returns whether the machine is gone.
+        """
         for event in self.machine.monitor.read_events():
             if event == "STOP":
                 self.stopped = True
@@ -77,6 +81,8 @@ class Stub(Companion):
                 self.exchange.release_clock()
             elif not event:
                 self.exchange.watched.pop(self.machine.monitor.fd, None)
+                return True
+        return False
 
 
 class Listener(Stub):
@@ -161,14 +167,21 @@ class Gdb(Stub):
     def part(self, result: Mapping[str, Any]) -> None:
         Path(self._settings.result).write_text(describe(result), "utf-8")
         # gdb may have stopped the machine between the command's end and now: its user's turn.
-        while self.stopped and self._pidfd >= 0:
-            select.select([self.machine.monitor.fd, self._pidfd], [], [])
-            self.read_monitor()
-            if self._wait(0):
+        self._wait_while(stopped=True, limit=None)
+        # A stop, not an end: gdb says "Remote connection closed" to that, and leaves its script.
+        self.machine.monitor.send({"execute": "stop"})
+        self._wait_while(stopped=False, limit=_END_LIMIT)
+        # The script may look at the machine as the command has left it, but not let it go on.
+        self._wait_while(stopped=True, limit=_SCRIPT_LIMIT if self._settings.batch else _END_LIMIT)
+
+    def _wait_while(self, *, stopped: bool, limit: float | None) -> None:
+        """Wait while the machine is stopped, or runs, and gdb lives; at most `limit` seconds."""
+        deadline = None if limit is None else time.monotonic() + limit
+        while self.stopped == stopped and self._pidfd >= 0:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready = select.select([self.machine.monitor.fd, self._pidfd], [], [], left)[0]
+            if not ready or self._wait(0) or self.read_monitor():
                 return
-        self.machine.monitor.send({"execute": "quit"})  # a clean end, which the stub tells gdb
-        self.machine.wait(_END_LIMIT)
-        self._wait(_SCRIPT_LIMIT if self._settings.batch else _END_LIMIT)
 
     def _wait(self, limit: float | None) -> bool:
         """Wait for gdb's end and reap it; say whether there is no gdb any more."""

@@ -75,7 +75,7 @@ class Exchange:
         self.on_paused: Callable[[], None] = lambda: None
         self.lifeline = -1
         self.deaf_to: tuple[int, ...] = ()  # signals that are another's: the debugger's Ctrl-C
-        self.watched: dict[int, Callable[[], None]] = {}  # more descriptors, and who reads them
+        self.watched: dict[int, Callable[[], object]] = {}  # more descriptors, and who reads them
         self.on_continue: Callable[[], None] = lambda: None  # after a stop, by SIGCONT
         self.forwarding: Forwarding | None = None
         self.result: dict[str, Any] = {}
@@ -306,7 +306,8 @@ class Exchange:
             columns, rows = os.get_terminal_size(0)
         except OSError:
             return
-        self.send(protocol.encode_resize(rows, columns))
+        if rows and columns:
+            self.send(protocol.encode_resize(rows, columns))
 
     # -- sending
 

@@ -25,6 +25,23 @@ IMAGE_TAG = "kernel"
 _HIDDEN_ENVIRONMENT = ("TMPDIR=", "VIMTO_")
 
 
+class Companion:
+    """Somebody at the machine's side while its command runs, such as a debugger; this is nobody.
+
+    `words` are more words for QEMU; with `pauses` the guest waits for `Exchange.resume` before it
+    starts the command.
+    """
+
+    words: Sequence[str] = ()
+    pauses = False
+
+    def join(self, machine: Machine, exchange: Exchange) -> None:
+        """Take part in the conversation that is about to begin."""
+
+    def part(self, result: Mapping[str, Any]) -> None:
+        """The guest has reported `result`, and the machine is about to be ended."""
+
+
 class Request(NamedTuple):
     """A command to run: its words, directory and environment.
 
@@ -35,6 +52,7 @@ class Request(NamedTuple):
     cwd: str
     environment: Mapping[bytes, bytes]
     lifeline: int = -1
+    companion: Companion = Companion()
 
 
 def run(plan: Plan, request: Request) -> int:
@@ -89,7 +107,8 @@ class _Session(NamedTuple):
     signals: SignalPipe
 
     def run_booted(self) -> int:
-        with machines.boot(self.plan, self.tier, self._slots()) as machine:
+        more = self.request.companion.words
+        with machines.boot(self.plan, self.tier, self._slots(), more) as machine:
             exchange = self._exchange(machine)
             try:
                 return self._converse(exchange)
@@ -97,8 +116,9 @@ class _Session(NamedTuple):
                 raise explain(exc, machine, self.plan) from exc
 
     def run_restored(self, save: snapshot.Save) -> int:
+        more = self.request.companion.words
         with machines.restore(
-            self.plan, self.tier, self._slots(), ram=save.ram, state=save.state
+            self.plan, self.tier, self._slots(), more, ram=save.ram, state=save.state
         ) as machine:
             exchange = self._exchange(machine)
             exchange.send_order()
@@ -127,6 +147,7 @@ class _Session(NamedTuple):
         exchange = Exchange(machine.port, self._make_order, limits, self.signals)
         exchange.lifeline = self.request.lifeline
         exchange.on_notice = show_notice
+        self.request.companion.join(machine, exchange)
         return exchange
 
     def _converse(self, exchange: Exchange) -> int:
@@ -139,7 +160,9 @@ class _Session(NamedTuple):
         }
         exchange.attach(stdin, outputs)
         try:
-            return self._status(exchange.run())
+            result = exchange.run()
+            self.request.companion.part(result)
+            return self._status(result)
         finally:
             for output in outputs.values():
                 output.close()
@@ -192,6 +215,7 @@ class _Session(NamedTuple):
             "setup": plan.setup,
             "teardown": plan.teardown,
             "network": plan.network,
+            "gdb_pause": request.companion.pauses,
         }
 
 

@@ -1,0 +1,343 @@
+"""Boot once, restore for ever: a restored machine is a fresh one, and a bad save costs time only."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.vm.conftest import Vimto
+from vimto.config import load_config
+
+_LIMIT = 120.0
+
+
+@pytest.fixture
+def cache(vimto: Vimto, tmp_path: Path) -> Path:
+    """A cache with the kernels of the shared one, and no saves."""
+    shared = load_config({}, os.environ, os.sep).cache_dir
+    vimto("exec", "true").check()  # whatever the kernel needs is in the shared cache now
+    own = tmp_path / "cache"
+    own.mkdir()
+    for entry in shared.iterdir():
+        if entry.name not in ("saves", "images"):
+            (own / entry.name).symlink_to(entry)
+    vimto.variables = {**vimto.variables, "VIMTO_CACHE_DIR": str(own)}
+    return own
+
+
+def saves_of(cache: Path) -> list[Path]:
+    return sorted(path for path in (cache / "saves").glob("*") if path.is_dir())
+
+
+@pytest.fixture
+def save(vimto: Vimto, cache: Path) -> Path:
+    """The one save in the cache."""
+    outcome = vimto("exec", "echo", "made").check()
+    assert outcome.stdout == b"made\n"
+    (found,) = saves_of(cache)
+    return found
+
+
+@pytest.fixture
+def small_disk(cache: Path) -> Iterator[Path]:
+    """A file system of 40 MiB for saves."""
+    place = cache / "saves"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=40M", "saves", place], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("this user cannot mount a file system")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+IDENTITY = """
+hostname; cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid
+mktemp -u; head -c 16 /dev/urandom | od -An -tx1
+test ! -e /tmp/mine -a ! -e /etc/mine || echo used; touch /tmp/mine /etc/mine
+"""
+
+
+def test_two_machines_of_one_save_have_nothing_in_common(vimto: Vimto, save: Path) -> None:
+    processes = [vimto.start("exec", "sh", "-c", IDENTITY) for _ in range(2)]
+    first, second = (process.communicate(timeout=_LIMIT)[0].split() for process in processes)
+    assert len(first) == len(second) == 4 + 16
+    assert not set(first[:4]) & set(second[:4])
+    assert first[4:] != second[4:]
+    third = vimto.script(IDENTITY).check().stdout.split()
+    assert len(third) == 4 + 16
+    assert len(saves_of(save.parents[1])) == 1
+
+
+def test_the_clock_is_right_to_fifty_milliseconds(vimto: Vimto, save: Path) -> None:
+    talk = "while read line; do echo $EPOCHREALTIME; done"
+    process = vimto.start("exec", "bash", "-c", talk, stdin=subprocess.PIPE)
+    assert process.stdin and process.stdout
+    samples = []
+    for _ in range(40):
+        before = time.time()
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        guest = float(process.stdout.readline())
+        after = time.time()
+        # The guest looked at its clock at some time between the two.
+        samples.append((after - before, guest - (before + after) / 2))
+    process.stdin.close()
+    assert process.wait(_LIMIT) == 0
+    process.stdout.close()
+    assert process.stderr
+    process.stderr.close()
+    uncertainty, offset = min(samples)
+    assert abs(offset) < 0.05 + uncertainty / 2
+
+
+def test_memory_and_processors_are_as_asked(vimto: Vimto, save: Path) -> None:
+    script = "nproc; grep MemTotal /proc/meminfo"
+    default = vimto.script(script).check().text.split()
+    vimto.flags = (*vimto.flags, "-memory", "512M", "-smp", "1")
+    small = vimto.script(script).check().text.split()
+    assert (default[0], small[0]) == ("2", "1")
+    assert 900_000 < int(default[2]) <= 1 << 20
+    assert 400_000 < int(small[2]) <= 1 << 19
+    assert len(saves_of(save.parents[1])) == 2
+
+
+def test_more_shares_than_slots_take_a_larger_machine(
+    vimto: Vimto, save: Path, tmp_path: Path
+) -> None:
+    places = [tmp_path / f"share {index},x" for index in range(7)]
+    for place in places:
+        place.mkdir()
+        vimto.flags = (*vimto.flags, "-share", str(place))
+    script = "".join(f"echo {index} >'{place}/f'; " for index, place in enumerate(places))
+    for _ in range(2):  # made, then restored
+        vimto.script(script).check()
+        assert [(place / "f").read_text() for place in places] == [f"{i}\n" for i in range(7)]
+        for place in places:
+            (place / "f").unlink()
+    assert len(saves_of(save.parents[1])) == 2
+
+
+def test_more_shares_than_any_machine_has_are_refused(vimto: Vimto, tmp_path: Path) -> None:
+    for index in range(30):
+        (tmp_path / f"s{index}").mkdir()
+        vimto.flags = (*vimto.flags, "-share", str(tmp_path / f"s{index}"))
+    outcome = vimto("exec", "true").check(125)
+    assert "are to be shared, 28 are the most" in outcome.errors
+    assert "hint:" in outcome.errors
+
+
+def forge(save: Path) -> None:
+    """Make the save's description fit what its files have become."""
+    info = json.loads((save / "info").read_text())
+    status = (save / "ram").stat()
+    info["ram"] = [status.st_size, status.st_mtime_ns]
+    (save / "info").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize("damage", ["truncated ram", "altered ram", "truncated state", "no info"])
+def test_a_damaged_save_is_made_anew(vimto: Vimto, save: Path, damage: str) -> None:
+    before = (save / "ram").stat().st_ino
+    if damage == "truncated ram":
+        os.truncate(save / "ram", 4096)
+    elif damage == "altered ram":
+        with open(save / "ram", "r+b") as file:
+            file.seek(32 << 20)
+            file.write(b"x" * 4096)
+    elif damage == "truncated state":
+        os.truncate(save / "state", 1000)
+    else:
+        (save / "info").unlink()
+    outcome = vimto.script("echo once >>count; cat count").check()
+    assert outcome.stdout == b"once\n"
+    assert outcome.stderr.count(b"\n") <= 1
+    assert (save / "ram").stat().st_ino != before
+    assert sorted(path.name for path in save.iterdir()) == ["info", "ram", "state"]
+
+
+def test_a_save_that_does_not_come_back_is_dropped(vimto: Vimto, save: Path) -> None:
+    # The description is forged, so that nothing but the silence of the machine gives it away.
+    size = (save / "ram").stat().st_size
+    os.truncate(save / "ram", 0)
+    os.truncate(save / "ram", size)
+    forge(save)
+    outcome = vimto.script("echo once >>count; cat count").check()
+    assert outcome.stdout == b"once\n"
+    assert outcome.errors.startswith("warning: the saved machine did not come back, booting: ")
+    assert outcome.stderr.count(b"\n") == 1
+    assert not save.exists()
+
+
+def test_a_state_that_qemu_refuses_is_dropped(vimto: Vimto, save: Path) -> None:
+    data = bytearray((save / "state").read_bytes())
+    data[1000:1100] = bytes(100)
+    (save / "state").write_bytes(data)
+    info = json.loads((save / "info").read_text())
+    import zlib
+
+    info["state"] = [len(data), zlib.crc32(data)]
+    (save / "info").write_text(json.dumps(info))
+    outcome = vimto("exec", "echo", "hi").check()
+    assert outcome.stdout == b"hi\n"
+    assert outcome.stderr.count(b"\n") == 1
+    assert not save.exists()
+
+
+def qemu_of(vimto: Vimto) -> int:
+    """Return the pid of the one QEMU that runs for `vimto`."""
+    for entry in Path("/proc").iterdir():
+        try:
+            if (
+                entry.name.isdigit()
+                and vimto.mark.encode() in (entry / "environ").read_bytes()
+                and (entry / "comm").read_text().startswith("qemu-system")
+            ):
+                return int(entry.name)
+        except OSError:
+            pass
+    raise AssertionError("no QEMU runs")
+
+
+def test_a_machine_lost_after_the_start_is_never_run_again(vimto: Vimto, save: Path) -> None:
+    script = "echo once >>count; echo started; sleep 1000"
+    with vimto.start("exec", "sh", "-c", script) as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.readline() == b"started\n"
+        os.kill(qemu_of(vimto), signal.SIGKILL)
+        errors = process.stderr.read().decode()
+        assert process.wait(_LIMIT) == 125
+    assert "ended before the command reported its status" in errors
+    assert (vimto.directory / "count").read_text() == "once\n"
+    assert save.exists()
+
+
+@pytest.mark.parametrize("step", ["empty", "ram", "state"])
+def test_a_killed_maker_leaves_nothing_that_lasts(vimto: Vimto, cache: Path, step: str) -> None:
+    process = vimto.start("exec", "true")
+    deadline = time.monotonic() + _LIMIT
+    # Kill it as soon as the step has begun; the last one may be over by then, which is fine.
+    while not list(cache.glob(f"saves/.*/{step}")) and not saves_of(cache):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    vimto.wait_gone()
+    assert vimto("exec", "echo", "hi").check().stdout == b"hi\n"
+    names = [path.name for path in (cache / "saves").iterdir() if not path.name.endswith(".lock")]
+    assert len(names) == 1
+    assert not names[0].startswith(".")
+
+
+def test_too_little_room_is_one_line(vimto: Vimto, small_disk: Path) -> None:
+    outcome = vimto("exec", "echo", "hi").check()
+    assert outcome.stdout == b"hi\n"
+    assert outcome.errors.startswith("warning: the machine was not saved, so each boots: ")
+    assert "less than 512 MiB are free" in outcome.errors
+    # Whoever comes next boots without trying, and without a word.
+    assert vimto("exec", "echo", "hi").check().stderr == b""
+    assert [path.name for path in small_disk.iterdir() if not path.name.endswith(".lock")] == []
+
+
+def test_a_disk_that_fills_up_while_saving_is_one_line(vimto: Vimto, small_disk: Path) -> None:
+    code = (
+        "import sys, vimto.vm.snapshot as s; s._ROOM_NEEDED = 0\nimport vimto.cli; vimto.cli.main()"
+    )
+    argv = [sys.executable, "-c", code, *vimto.flags, "exec", "echo", "hi"]
+    done = subprocess.run(
+        argv, cwd=vimto.directory, env=vimto.environment(), capture_output=True, timeout=_LIMIT
+    )
+    assert (done.returncode, done.stdout) == (0, b"hi\n"), done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert b"QEMU was killed" in done.stderr
+    assert [path.name for path in small_disk.iterdir() if not path.name.endswith(".lock")] == []
+
+
+def test_a_cache_of_another_user_is_used_without_saves(vimto: Vimto, cache: Path) -> None:
+    saves = cache / "saves"
+    saves.mkdir(mode=0o755)
+    for path in (cache.parent, cache, vimto.directory, vimto.temporary):
+        path.chmod(0o755 if path in (cache.parent, cache) else 0o777)
+    if not os.access(cache, os.R_OK) or any(
+        not parent.stat().st_mode & 0o001 for parent in cache.parents
+    ):
+        pytest.skip("another user cannot reach the temporary directory")
+    vimto.user = vimto.group = 65534
+    outcome = vimto("exec", "id", "-u")
+    if outcome.status:  # the shared cache lies in a home directory that is closed to others
+        assert outcome.status == 125
+        assert "hint:" in outcome.errors
+    else:
+        assert outcome.stdout == b"65534\n"
+    assert list(saves.iterdir()) == []
+
+
+def test_removing_saves_never_hurts_a_running_machine(vimto: Vimto, save: Path) -> None:
+    with vimto.start("exec", "cat", stdin=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write(b"one\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"one\n"
+        vimto("kernel", "prune", "-all").check()
+        vimto("flush-cache").check()
+        assert save.exists()
+        process.stdin.write(b"two\n")
+        process.stdin.close()
+        assert process.stdout.read() == b"two\n"
+        assert process.wait(_LIMIT) == 0
+    vimto("kernel", "prune", "-all").check()
+    assert not save.exists()
+
+
+def test_one_makes_the_save_and_the_others_wait(vimto: Vimto, cache: Path) -> None:
+    vimto.flags = (*vimto.flags, "-v")
+    processes = [vimto.start("exec", "echo", str(index)) for index in range(3)]
+    outputs = [process.communicate(timeout=_LIMIT) for process in processes]
+    assert [stdout for stdout, _ in outputs] == [b"0\n", b"1\n", b"2\n"]
+    commands = b"".join(stderr for _, stderr in outputs)
+    assert commands.count(b" -kernel /") == 1, "more than one machine was booted"
+    assert commands.count(b" -incoming defer") == 3
+    assert len(saves_of(cache)) == 1
+
+
+def test_the_oldest_saves_are_removed_past_the_limit(vimto: Vimto, save: Path) -> None:
+    vimto.flags = (*vimto.flags, "-snapshot-limit", "1M", "-memory", "600M")
+    vimto("exec", "true").check()
+    (left,) = saves_of(save.parents[1])
+    assert left != save
+    listing = vimto("kernel", "ls").check().text
+    assert "600" in listing
+
+
+def test_saves_can_be_turned_off(vimto: Vimto, cache: Path) -> None:
+    vimto("-no-snapshot", "exec", "true").check()
+    (vimto.directory / ".vimto.toml").write_text("snapshot = false\n")
+    vimto("exec", "true").check()
+    assert saves_of(cache) == []
+
+
+def test_a_ram_file_is_sparse(save: Path) -> None:
+    status = (save / "ram").stat()
+    assert status.st_size == 1 << 30
+    assert status.st_blocks * 512 < 300 << 20
+
+
+def test_a_changed_kernel_under_the_same_path_is_another_save(
+    vimto: Vimto, cache: Path, tmp_path: Path
+) -> None:
+    tree = tmp_path / "kernel"
+    package = next((cache / "apt").glob("linux-image-6.1.0-*-amd64_*_amd64"))
+    shutil.copytree(package, tree, symlinks=True)
+    image = next(tree.glob("boot/vmlinuz-*"))
+    vimto.flags = ("-kernel", str(tree))
+    vimto("exec", "true").check()
+    image.write_bytes(image.read_bytes())
+    vimto("exec", "true").check()
+    assert len(saves_of(cache)) == 2
