@@ -20,6 +20,8 @@ commands:
   go test …          go's own `test`, each test binary in a machine of its own
   go run …           go's own `run`, likewise
   exec command …     a command in a machine
+  shell              your shell in a machine, in this directory
+  dlv test …         Delve's own commands, with the program and Delve in a machine
   gdb-kernel …       a test, or `exec command`, in a machine whose kernel gdb holds
   kernel …           pull, list, describe and remove kernels: `vimto kernel help`
   config             every setting, its value, and where it came from
@@ -88,6 +90,14 @@ def _find_command(words: list[str]) -> Callable[[Config, list[str]], int]:
         from vimto.commands.exec import run_exec
 
         return lambda config, words: run_exec(config, words[1:])
+    if word == "shell":
+        from vimto.commands.shell import run_shell
+
+        return lambda config, words: run_shell(config, words[1:])
+    if word == "dlv":
+        from vimto.commands.dlv import run_dlv
+
+        return lambda config, words: run_dlv(config, words[1:])
     if word == "gdb-kernel":
         from vimto.commands.gdb import run_gdb
 
@@ -115,7 +125,18 @@ def _find_command(words: list[str]) -> Callable[[Config, list[str]], int]:
     raise _unknown_command(word)
 
 
-_COMMANDS = ("go", "exec", "gdb-kernel", "kernel", "config", "doctor", "version", "help")
+_COMMANDS = (
+    "go",
+    "exec",
+    "shell",
+    "dlv",
+    "gdb-kernel",
+    "kernel",
+    "config",
+    "doctor",
+    "version",
+    "help",
+)
 
 
 def _unknown_command(word: str) -> UsageError:

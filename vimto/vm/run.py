@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vimto import console
 from vimto.errors import BootError, LostVMError, QemuError, VimtoError
@@ -14,6 +14,10 @@ from vimto.vm.loss import explain
 from vimto.vm.machine import Machine
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.signals import SignalPipe
+
+if TYPE_CHECKING:  # who has no terminal, as go's tests, loads neither
+    from vimto.vm.forward import Forwarding
+    from vimto.vm.terminal import Terminal
 
 # A restored machine answers in a tenth of a second; a host under load deserves patience.
 _ACCEPT_LIMIT = 20.0
@@ -45,13 +49,16 @@ class Companion:
 class Request(NamedTuple):
     """A command to run: its words, directory and environment.
 
-    `lifeline` hangs up when the vimto that made the plan is gone (-1 for none).
+    `lifeline` hangs up when the vimto that made the plan is gone (-1 for none). With a `terminal`
+    the command gets one of its own; `forwarding` are connections into the guest.
     """
 
     argv: list[str]
     cwd: str
     environment: Mapping[bytes, bytes]
     lifeline: int = -1
+    terminal: "Terminal | None" = None
+    forwarding: "Forwarding | None" = None
     companion: Companion = Companion()
 
 
@@ -151,7 +158,8 @@ class _Session(NamedTuple):
         return exchange
 
     def _converse(self, exchange: Exchange) -> int:
-        modes = streams.describe_all()
+        terminal, forwarding = self.request.terminal, self.request.forwarding
+        modes = self._modes()
         stdin = streams.Input(0) if modes["stdin"] == "pipe" else None
         outputs = {
             fd: streams.Output(fd, fd)
@@ -159,13 +167,30 @@ class _Session(NamedTuple):
             if modes[name] == "pipe"
         }
         exchange.attach(stdin, outputs)
+        if forwarding:
+            forwarding.join(exchange)
         try:
-            result = exchange.run()
-            self.request.companion.part(result)
-            return self._status(result)
+            if terminal:
+                with terminal:
+                    terminal.join(exchange)
+                    result = exchange.run()
+            else:
+                result = exchange.run()
         finally:
             for output in outputs.values():
                 output.close()
+        self.request.companion.part(result)
+        return self._status(result)
+
+    def _modes(self) -> dict[str, str]:
+        """Return what the command's stdin, stdout and stderr are.
+
+        On a terminal they are the guest's terminal, but for a stderr that leads elsewhere.
+        """
+        modes = streams.describe_all()
+        if self.request.terminal and os.isatty(2):
+            modes["stderr"] = "stdout"
+        return modes
 
     def _status(self, result: Mapping[str, Any]) -> int:
         if result.get("error"):
@@ -189,8 +214,8 @@ class _Session(NamedTuple):
             "uid": plan.uid,
             "gid": plan.gid,
             "groups": plan.groups,
-            **streams.describe_all(),
-            "pty": None,
+            **self._modes(),
+            "pty": request.terminal.size() if request.terminal else None,
             "hostname": f"vimto-{os.urandom(3).hex()}",
             "time_ns": time.time_ns(),
             "entropy": _base64(os.urandom(64)),

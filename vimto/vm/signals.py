@@ -4,7 +4,7 @@ import os
 import signal
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-_TAKEN = (*ENDING, signal.SIGWINCH, signal.SIGUSR1, signal.SIGUSR2)
+_TAKEN = (*ENDING, signal.SIGWINCH, signal.SIGCONT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class SignalPipe:

@@ -1,0 +1,251 @@
+"""`vimto dlv`: Delve's own commands, with Delve and the program in a machine.
+
+vimto dlv test PKG ── go test -c (on the host, while the kernel boots) ──> dlv exec (machine)
+vimto dlv dap, --headless ── a listener on the host ──> the server in the machine
+"""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+
+from vimto import console, proc
+from vimto.addresses import Address, parse_address
+from vimto.commands.go import background_save, hand_over
+from vimto.commands.interactive import attended
+from vimto.commands.prepare import prepare
+from vimto.config import Config
+from vimto.errors import UsageError, VimtoError
+from vimto.go.delve import DlvCommand, absolute, parse_dlv
+from vimto.go.tool import check_target, go_env, writable_roots
+from vimto.vm import shares
+from vimto.vm.forward import Forward
+from vimto.vm.run import Request, run
+
+# Those that need no machine: they ask dlv about itself, or are the client of a server.
+_ON_HOST = (
+    "version",
+    "help",
+    "connect",
+    "completion",
+    "backend",
+    "log",
+    "redirect",
+    "substitute-path-guess-helper",
+)
+_IN_MACHINE = ("test", "debug", "exec", "core", "trace", "dap")
+# The guest has its own: what the host has there, a machine sees only if it is shared.
+_PRIVATE = ("/tmp", "/run", "/dev/shm", "/var/run")
+# How long a client waits for the server: dlv reads the program's debug information first.
+_PATIENCE = 60.0
+_SIGNALLED = 128
+# dlv's own status when the program cannot be built.
+_FAILED = 1
+
+
+def run_dlv(config: Config, argv: list[str]) -> int:
+    """Run dlv with the words `argv`, in a machine where it debugs, and return its status."""
+    dlv = shutil.which("dlv")
+    if dlv is None:
+        raise UsageError(
+            "`dlv` is not installed or not on PATH",
+            hint="`go install github.com/go-delve/delve/cmd/dlv@latest` puts it into "
+            "`$(go env GOPATH)/bin`",
+        )
+    if not argv or argv[0] in ("-h", "--help"):
+        return proc.foreground([dlv, *argv])
+    command = parse_dlv(argv)
+    if command.verb in _ON_HOST or command.is_on("help") or command.is_on("h"):
+        return proc.foreground([dlv, *argv])
+    if command.verb not in _IN_MACHINE:
+        raise UsageError(
+            f"`dlv {command.verb}` makes no sense in a machine of its own",
+            hint="`vimto dlv` knows " + ", ".join(f"`{verb}`" for verb in _IN_MACHINE),
+        )
+    return _Session(config, command, os.path.abspath(dlv)).run()
+
+
+class _Session:
+    """One dlv from its command line to its status."""
+
+    def __init__(self, config: Config, command: DlvCommand, dlv: str) -> None:
+        self._config = config
+        self._command = command
+        self._dlv = dlv
+        self._cwd = os.getcwd()
+
+    def run(self) -> int:
+        if self._command.builds and shutil.which("go") is None:
+            raise UsageError("`go` is not installed or not on PATH", hint="dlv builds with it")
+        with contextlib.ExitStack() as stack:
+            request = stack.enter_context(attended(self._config, self._forwards()))
+            self._serve(request)
+            binary = stack.enter_context(self._output())
+            plan = stack.enter_context(prepare(self._config, shares=self._shares(binary)))
+            if binary:
+                with hand_over(plan) as handover, background_save(plan, handover):
+                    if not self._build(binary):
+                        return _FAILED
+            words = self._command.argv("dlv")
+            console.debug(f"in the machine: {words}")
+            status = run(plan, request._replace(argv=words))
+        return _check_status(status)
+
+    # -- the server
+
+    def _forwards(self) -> list[Forward]:
+        """Return the connection to a server in the machine, which has the host's address."""
+        command = self._command
+        if not command.serves:
+            return []
+        caller = command.value("client-addr") if command.verb == "dap" else ""
+        try:
+            source = parse_address(caller or command.value("listen", "127.0.0.1:0"))
+        except ValueError as exc:
+            raise UsageError(f"`{caller or command.value('listen')}` {exc}") from None
+        same_user = command.value("only-same-user", "true").lower() in ("1", "t", "true")
+        return [
+            Forward(
+                source,
+                Address(host="127.0.0.1", port=source.port),
+                patience=_PATIENCE,
+                private=same_user,
+                dials=bool(caller),
+            )
+        ]
+
+    def _serve(self, request: Request) -> None:
+        """Let dlv listen in the machine where it says it does on the host."""
+        if not self._command.serves or request.forwarding is None:
+            return
+        target = request.forwarding.forwards[-1].target
+        self._command = self._command.serving(str(target))
+        log = self._command.value("log-dest")
+        if log.isdecimal() and int(log) > 2:
+            # VS Code gives dlv a pipe of its own, and looks for the server's address on stdout too.
+            self._command = self._command.logging("1")
+
+    # -- the program
+
+    @contextlib.contextmanager
+    def _output(self) -> Iterator[str]:
+        """Return where the program is to be built, "" if nothing is; it is removed afterwards."""
+        command = self._command
+        if not command.builds:
+            yield ""
+        elif command.value("output"):
+            path = absolute(command.value("output"), self._cwd)
+            try:
+                yield path
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+        else:
+            with tempfile.TemporaryDirectory(prefix="vimto-dlv-") as directory:
+                yield os.path.join(directory, self._program_name())
+
+    def _program_name(self) -> str:
+        # The name stands in `ps`, in core files' names and in the program's own messages.
+        return "debug.test" if self._command.builds == "test" else "__debug_bin"
+
+    def _build(self, binary: str) -> bool:
+        """Build the program on the host, as dlv would, and let dlv execute it.
+
+        False when go failed, which has said why.
+        """
+        command = self._command
+        if proc.foreground(command.build("go", binary)):
+            return False
+        if not os.access(binary, os.X_OK):
+            raise UsageError(
+                "there is no program to debug",
+                hint="the package is no main package, or has no test files",
+            )
+        directory = self._package_directory() if command.verb == "test" else ""
+        self._command = command.built(binary, directory)
+        return True
+
+    def _package_directory(self) -> str:
+        """Return the directory of the package under test, as dlv asks for it."""
+        words = ["go", "list", "-f", "{{.Dir}}", *self._command.packages]
+        answer = proc.run(words, check=False)
+        lines = answer.text.splitlines()
+        return lines[0] if answer.status == 0 and lines else ""
+
+    # -- what the machine sees
+
+    def _shares(self, binary: str) -> list[tuple[str, bool]]:
+        found: list[tuple[str, bool]] = []
+        if shutil.which("go"):
+            env = go_env("go", self._cwd, os.environ)
+            if self._command.builds:
+                check_target(env)
+            found += [(root, False) for root in writable_roots("go", self._cwd, env, os.environ)]
+        history = _config_directory(self._config)
+        if history:
+            found.append((history, False))
+        command = self._command
+        written = [absolute(path, self._cwd) for path in command.output_files()]
+        found += [(os.path.dirname(path), False) for path in (binary, *written) if path]
+        if command.value("wd"):
+            found.append((absolute(command.value("wd"), self._cwd), False))
+        read = [absolute(path, self._cwd) for path in command.input_files()]
+        found += [(os.path.dirname(path), True) for path in (self._dlv, *read) if _is_private(path)]
+        if command.verb == "exec" and command.operands:
+            program = absolute(command.operands[0], self._cwd)
+            if not any(shares.is_below(program, system) for system in ("/usr", "/bin", "/sbin")):
+                found.append((os.path.dirname(program), False))
+        return [(path, readonly) for path, readonly in found if os.path.isdir(path)]
+
+
+class DlvKilled(VimtoError):
+    """dlv did not end by itself."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message, hint="with `-v -v` the kernel's log is shown")
+        self.status = status
+
+
+def _check_status(status: int) -> int:
+    """Return dlv's status; say what dlv could not, that it was killed, by raising `DlvKilled`."""
+    if status <= _SIGNALLED:
+        return status
+    try:
+        name = signal.Signals(status - _SIGNALLED).name
+    except ValueError:
+        return status
+    raise DlvKilled(f"dlv was ended by {name} in the machine", status)
+
+
+def _is_private(path: str) -> bool:
+    return any(shares.is_below(path, private) for private in _PRIVATE)
+
+
+def _config_directory(config: Config) -> str:
+    """Return the directory of dlv's history and configuration, made if need be; "" for none.
+
+    As dlv's own config.GetConfigFilePath finds it.
+    """
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(_home(config), ".config")
+    path = os.path.join(base, "dlv")
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as exc:
+        console.debug(f"dlv's history is not kept: {exc}")
+        return ""
+    return os.path.abspath(path)
+
+
+def _home(config: Config) -> str:
+    user = "root" if config.sudo else config.user
+    try:
+        if user:
+            entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+        else:
+            entry = pwd.getpwuid(os.getuid())
+    except KeyError:
+        return os.path.expanduser("~")
+    return entry.pw_dir
