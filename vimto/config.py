@@ -50,6 +50,7 @@ class Config:
     insecure_registry: tuple[str, ...]
     net: str
     forward: tuple[str, ...]
+    gdb: bool
     cache_dir: Path
     verbose: int
 

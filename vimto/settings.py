@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vimto.addresses import parse_forwards
 from vimto.errors import UsageError
 from vimto.values import (
     GIB,
@@ -225,11 +226,19 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="forward",
         metavar="FROM=TO",
-        parse=parse_list,
+        parse=parse_forwards,
         default=(),
         many=True,
-        help="forward connections from the host into the guest: `HOST:PORT=GUEST:PORT`; either "
-        "side may be the path of a unix socket",
+        help="forward connections from the host into the guest, for `exec`, `shell` and `dlv`: "
+        "`HOST:PORT=GUEST:PORT`; without a host it is 127.0.0.1, port 0 is a free one; either side "
+        "may be the path of a unix socket",
+    ),
+    Setting(
+        key="gdb",
+        parse=parse_bool,
+        default=False,
+        help="for `exec`: wait, before the command starts, for a gdb to attach to the kernel, and "
+        "print how (`vimto gdb-kernel` starts one itself)",
     ),
     Setting(
         key="cache_dir",

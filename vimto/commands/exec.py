@@ -1,11 +1,13 @@
 """`vimto exec`: one command in a machine of its own; and vimto called as `go test -exec` itself."""
 
+import contextlib
 import os
 
+from vimto.commands.interactive import attended
 from vimto.commands.prepare import prepare
 from vimto.config import Config, find_repository
 from vimto.errors import UsageError
-from vimto.vm.run import Request, run
+from vimto.vm.run import Companion, run
 
 USAGE = """\
 usage: vimto [flags] exec [--] command [arguments]
@@ -28,5 +30,12 @@ def run_command(config: Config, words: list[str]) -> int:
     cwd = os.getcwd()
     repository = find_repository(cwd)
     shares = [(repository, False)] if repository else []
-    with prepare(config, shares=shares) as plan:
-        return run(plan, Request(words, cwd, os.environb))
+    companion = Companion()
+    with contextlib.ExitStack() as stack:
+        if config.gdb:
+            from vimto.commands.gdb import wait_for_gdb
+
+            config, companion = stack.enter_context(wait_for_gdb(config))
+        request = stack.enter_context(attended(config))
+        plan = stack.enter_context(prepare(config, shares=shares))
+        return run(plan, request._replace(argv=words, companion=companion))

@@ -63,6 +63,30 @@ def run_gdb(config: Config, words: list[str]) -> int:
     return status
 
 
+@contextlib.contextmanager
+def wait_for_gdb(config: Config) -> Iterator[tuple[Config, session.Stub]]:
+    """Return what makes a machine wait for a gdb that somebody else starts: `vimto -gdb exec`.
+
+    The configuration is `config` with a kernel for gdb; the stub's socket is there while the
+    context lasts.
+    """
+    config = without_kaslr(config)
+    with contextlib.ExitStack() as stack:
+        place = locate_kernel(config, stack)
+        found = symbols.find_symbols(
+            place, cache=config.cache_dir, package=_package(config, place), fetch=False
+        )
+        base = stack.enter_context(tempfile.TemporaryDirectory(prefix="vimto-gdb-"))
+        address = os.path.join(base, "gdb.sock")
+        line = _connect_line(found, address)
+        yield config, session.Listener(f"unix:{escape(address)},server=on,wait=off", line)
+
+
+def _connect_line(found: Symbols, target: str) -> str:
+    program = os.fspath(found.vmlinux or "vmlinux")
+    return quoting.show(["gdb", program, "-ex", f"target remote {target}"])
+
+
 def without_kaslr(config: Config) -> Config:
     """Return `config` with a kernel that stays at the addresses its symbols say."""
     return replace(config, kernel_args=(*config.kernel_args, "nokaslr"))
@@ -88,16 +112,11 @@ def check_gdb() -> None:
 
 def _symbols(config: Config, options: Options, stack: contextlib.ExitStack) -> Symbols:
     place = locate_kernel(config, stack)
-    package = None
-    if config.kernel:
-        reference = parse_kernel(
-            config.kernel, configured=config.configured_kernel, directory=config.kernel_directory
-        )
-        package = reference if isinstance(reference, AptKernel) else None
-    elif place.is_relative_to(config.cache_dir / "apt"):
-        package = AptKernel(package=DEFAULT_PACKAGE)
     found = symbols.find_symbols(
-        place, cache=config.cache_dir, package=package, fetch=options.fetch_debug
+        place,
+        cache=config.cache_dir,
+        package=_package(config, place),
+        fetch=options.fetch_debug,
     )
     if options.vmlinux:
         found = symbols.use_vmlinux(Path(options.vmlinux).absolute(), found)
@@ -105,6 +124,18 @@ def _symbols(config: Config, options: Options, stack: contextlib.ExitStack) -> S
         console.note("no debug information for this kernel: names of functions only")
         console.note(found.hint)
     return found
+
+
+def _package(config: Config, place: Path) -> AptKernel | None:
+    """Return the distribution's package that the kernel at `place` is from, if it is from one."""
+    if config.kernel:
+        reference = parse_kernel(
+            config.kernel, configured=config.configured_kernel, directory=config.kernel_directory
+        )
+        return reference if isinstance(reference, AptKernel) else None
+    if place.is_relative_to(config.cache_dir / "apt"):
+        return AptKernel(package=DEFAULT_PACKAGE)
+    return None
 
 
 def _programs(options: Options, base: Path) -> Iterator[Program]:
@@ -170,11 +201,9 @@ class _Run:
         return [wire_text(word) for word in words]
 
     def _listen(self, plan: Plan) -> int:
-        program = self.symbols.vmlinux or "vmlinux"
-        words = ["gdb", os.fspath(program), "-ex", f"target remote {self.options.listen}"]
-        stub = session.Listener(
-            f"tcp:{self.options.listen}", quoting.show(words), from_boot=self.options.from_boot
-        )
+        line = _connect_line(self.symbols, self.options.listen)
+        address = f"tcp:{self.options.listen},server=on,wait=off"
+        stub = session.Listener(address, line, from_boot=self.options.from_boot)
         return run(plan, self._request(stub))
 
     def _request(self, stub: session.Stub) -> Request:

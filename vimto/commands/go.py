@@ -45,6 +45,10 @@ def run_go(config: Config, argv: list[str]) -> int:
             hint="install Go, or put its `bin` directory on PATH",
         )
     command = parse_go(argv)
+    if config.gdb and command.runs_programs:
+        raise UsageError(
+            "`-gdb` is for `vimto exec`", hint="`vimto gdb-kernel` holds the kernel under a test"
+        )
     if not command.runs_programs:
         return proc.foreground(argv)
     directory = command.directory(cwd)

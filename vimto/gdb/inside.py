@@ -15,6 +15,8 @@ from typing import Any
 
 _PANIC_FRAMES = 40
 _MOD_TEXT = 0  # enum mod_mem_type, since 6.4
+_COMING = 1  # enum module_state
+_SECTIONS = (".text", ".text.unlikely", ".exit.text", ".rodata", ".data", ".bss")
 
 
 def start(gdb: Any, path: str) -> None:
@@ -243,12 +245,10 @@ class Modules:
                     found[name] = int(entries[index]["private"])
         except self._gdb.error:
             pass  # another layout: the code's place is known without it
-        # gdb knows neither what the loader discards nor sections without addresses.
-        return {
-            name: at
-            for name, at in found.items()
-            if name in (".text", ".data", ".rodata", ".bss", ".text.unlikely", ".data..read_mostly")
-        }
+        wanted: tuple[str, ...] = _SECTIONS
+        if int(module["state"]) == _COMING:
+            wanted = (*_SECTIONS, ".init.text")  # of the others it is gone, and reused
+        return {name: at for name, at in found.items() if name in wanted}
 
     def _unpacked(self, name: str) -> str:
         path = self.files.get(name, "")

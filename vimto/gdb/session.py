@@ -219,6 +219,7 @@ def write_script(settings: Settings, path: Path) -> None:
     values.write_text(json.dumps(asdict(settings)), "utf-8")
     inside = Path(__file__).with_name("inside.py")
     path.write_text(
+        "set index-cache enabled off\n"  # a test binary is another each time
         "set breakpoint pending on\n"
         "python\n"
         "import importlib.util\n"

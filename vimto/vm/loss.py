@@ -29,6 +29,17 @@ _CAUSES = (
         "",
     ),
     (
+        "Terminated via GDBstub",
+        "gdb ended it",
+        "after `detach` in gdb the command goes on without it",
+    ),
+    (
+        "no virtio port",
+        "the kernel found no virtio-serial port",
+        "it lacks CONFIG_VIRTIO_PCI or CONFIG_VIRTIO_CONSOLE; where they are modules, name the"
+        " directory that holds the kernel and its `lib/modules`",
+    ),
+    (
         "could not load PC BIOS",
         "QEMU's firmware files are not installed",
         "on Debian and Ubuntu: sudo apt-get install seabios",
