@@ -67,6 +67,8 @@ func (c command) explain(path string, err error) *failure {
 		f.err = fmt.Errorf("start `%s`: its interpreter or dynamic loader does not exist in the VM", path)
 	case errors.Is(err, syscall.ENOEXEC):
 		f.hint = "is it built for another architecture, or a script without `#!`?"
+	case errors.Is(err, syscall.EACCES) && c.attr.Credential != nil:
+		f.hint = fmt.Sprintf("the user it runs as must be allowed to execute it and to enter `%s`", c.dir)
 	case errors.Is(err, syscall.E2BIG):
 		f.hint = "arguments and environment together, or one of them, are too long for Linux"
 	}

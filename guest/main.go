@@ -26,6 +26,7 @@ func main() {
 		os.Exit(2)
 	}
 	defer powerOff()
+	_, _ = syscall.Setsid() // the kernel starts us in session 0, which means "none" to getsid's callers
 	defer func() {
 		if cause := recover(); cause != nil {
 			logPanic(cause)

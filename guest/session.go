@@ -171,8 +171,10 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 	syscall.Umask(s.order.umask)
 	s.enter("start")
 	c := command{argv: s.order.argv, env: s.order.env, dir: s.order.dir, files: s.files}
+	// Without a terminal it leads a process group only: the leader of a session makes any terminal that
+	// it opens its own, and dies of SIGHUP when a test closes that (os.TestSpliceFile/TCP-To-TTY).
 	c.attr = &syscall.SysProcAttr{
-		Setsid: true, Setctty: s.tty != nil,
+		Setsid: s.tty != nil, Setctty: s.tty != nil, Setpgid: s.tty == nil,
 		Credential: &syscall.Credential{Uid: s.order.uid, Gid: s.order.gid, Groups: s.order.groups},
 	}
 	pid, done, problem := c.start(s.reaper)
@@ -244,7 +246,7 @@ func (s *session) runSetup(argv []string) error {
 	}
 	c := command{argv: argv, env: s.order.env, dir: s.order.dir}
 	c.files = []uintptr{uintptr(null), uintptr(theirs), uintptr(theirs)}
-	c.attr = &syscall.SysProcAttr{Setsid: true}
+	c.attr = &syscall.SysProcAttr{Setpgid: true}
 	pid, done, problem := c.start(s.reaper)
 	syscall.Close(null)
 	syscall.Close(theirs)
