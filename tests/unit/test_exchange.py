@@ -11,7 +11,7 @@ import pytest
 
 from vimto.errors import BootError, LostVMError
 from vimto.vm import protocol
-from vimto.vm.exchange import Exchange, Interrupted, Limits
+from vimto.vm.exchange import Abandoned, Exchange, Interrupted, Limits
 from vimto.vm.signals import SignalPipe
 from vimto.vm.streams import Input, Output
 
@@ -254,7 +254,7 @@ def test_a_lifeline_that_hangs_up_ends_the_run(signals: SignalPipe) -> None:
         start(guest)
         os.close(write)
 
-    with pytest.raises(LostVMError, match="is gone"):
+    with pytest.raises(Abandoned, match="is gone"):
         talk.play(part)
     os.close(read)
 

@@ -39,6 +39,10 @@ class Interrupted(VimtoError):
         self.status = 128 + number
 
 
+class Abandoned(VimtoError):
+    """Nobody waits for the command any more; its machine must end at once."""
+
+
 class Limits(NamedTuple):
     """Seconds that each state may last; 0 is no limit."""
 
@@ -106,7 +110,8 @@ class Exchange:
         """Return the payload of the exit frame once all output is written.
 
         Raises `BootError` when the machine ended or was silent before `accepted`, `LostVMError`
-        after it, `Interrupted` for signals that nobody is left to handle.
+        after it, `Interrupted` for signals that nobody is left to handle, `Abandoned` when the
+        lifeline hung up.
         """
         while self.state != EXITED or self._unwritten():
             poller = select.poll()
@@ -207,7 +212,7 @@ class Exchange:
         elif fd in self.watched:
             self.watched[fd]()
         elif fd == self.lifeline:
-            raise LostVMError("the vimto that started this run is gone")
+            raise Abandoned("the vimto that started this run is gone")
         elif self._input and fd == self._input.fd:
             self.send(self._input.read_some())
         elif self.forwarding and self.forwarding.handle(fd, events):

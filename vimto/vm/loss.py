@@ -65,17 +65,18 @@ def explain(exc: VimtoError, machine: Machine, plan: Plan) -> VimtoError:
     ended = machine.wait(2.0)
     lines = machine.read_console()
     message, hint = exc.message, exc.hint
+    place = -1
     for text, cause, advice in _CAUSES:
-        found = next((line for line in lines if text in line), None)
-        if found is not None:
-            message += f": {cause}{_when(found)}"
+        place = next((index for index, line in enumerate(lines) if text in line), -1)
+        if place >= 0:
+            message += f": {cause}{_when(lines[place])}"
             hint = advice or hint
             break
     else:
         if isinstance(exc, BootError) and not ended:
             hint = hint or "the kernel may lack a virtio driver; `vimto doctor` lists what it has"
     message += "\n  this is no failure of the test"
-    return type(exc)(message, hint=hint, lines=_last(lines))
+    return type(exc)(message, hint=hint, lines=_select(lines, place))
 
 
 def _when(line: str) -> str:
@@ -87,8 +88,11 @@ def _when(line: str) -> str:
         return ""
 
 
-def _last(lines: list[str]) -> tuple[str, ...]:
+def _select(lines: list[str], place: int) -> tuple[str, ...]:
+    """Return the lines around the one that names the cause, or, where `place` is -1, the last."""
     if console.verbosity() >= 2 or len(lines) <= _SHOWN:
         return tuple(lines)
-    head = f"(last {_SHOWN} of {len(lines)} console lines; `-v -v` shows all)"
-    return (head, *lines[-_SHOWN:])
+    first = min(max(0, place - 2), len(lines) - _SHOWN) if place >= 0 else len(lines) - _SHOWN
+    which = "last " if first == len(lines) - _SHOWN else ""
+    head = f"({which}{_SHOWN} of {len(lines)} console lines; `-v -v` shows all)"
+    return (head, *lines[first : first + _SHOWN])

@@ -1,0 +1,77 @@
+"""Why a machine was lost, from the kernel's last words."""
+
+from typing import cast
+
+import pytest
+
+from vimto import console
+from vimto.errors import BootError, LostVMError, VimtoError
+from vimto.vm.loss import explain
+from vimto.vm.machine import Machine
+from vimto.vm.plan import Plan
+
+
+class Ended:
+    """A machine that has ended, or not, and left a log."""
+
+    def __init__(self, lines: list[str], ended: bool = True) -> None:
+        self.lines = lines
+        self.ended = ended
+
+    def wait(self, _limit: float) -> bool:
+        return self.ended
+
+    def read_console(self) -> list[str]:
+        return self.lines
+
+
+def told(exc: VimtoError, lines: list[str], ended: bool = True) -> VimtoError:
+    return explain(exc, cast(Machine, Ended(lines, ended)), cast(Plan, None))
+
+
+PANIC = "[    1.298113] Kernel panic - not syncing: sysrq triggered crash"
+
+
+def test_a_panic_is_named_with_its_time_and_its_own_lines() -> None:
+    before = [f"[    1.0] line {number}" for number in range(30)]
+    after = [f"[    1.3] trace {number}" for number in range(40)]
+    error = told(LostVMError("the machine ended"), [*before, PANIC, *after])
+    assert isinstance(error, LostVMError)
+    assert error.message.startswith("the machine ended: kernel panic 1.3 s after boot\n")
+    assert "no failure of the test" in error.message
+    assert error.lines[0] == "(20 of 71 console lines; `-v -v` shows all)"
+    assert error.lines[1:4] == (before[-2], before[-1], PANIC)
+    assert len(error.lines) == 21
+
+
+def test_the_last_lines_are_shown_where_no_cause_is_known() -> None:
+    lines = [f"line {number}" for number in range(50)]
+    error = told(LostVMError("the machine ended", hint="h"), lines)
+    assert error.lines == ("(last 20 of 50 console lines; `-v -v` shows all)", *lines[-20:])
+    assert (error.hint, error.message.count("\n")) == ("h", 1)
+    assert told(LostVMError("m"), ["only"]).lines == ("only",)
+
+
+def test_all_lines_with_two_v(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_verbosity", [2])
+    assert len(told(LostVMError("m"), ["x"] * 100).lines) == 100
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "advice"),
+    [
+        ("vimto: boot: no virtio port `vimto.agent` after 1m0s", "virtio-serial", "VIRTIO_CONSOLE"),
+        ("VFS: Unable to mount root fs on unknown-block(0,0)", "initramfs", "BLK_DEV_INITRD"),
+        ("qemu: could not load PC BIOS 'bios-256k.bin'", "firmware", "seabios"),
+        ("qemu: cannot set up guest memory: Cannot allocate memory", "too little memory", "-p 1"),
+        ("Out of memory and no killable processes...", "out of memory", "-memory"),
+    ],
+)
+def test_causes_come_with_advice(line: str, said: str, advice: str) -> None:
+    error = told(BootError("the machine ended"), ["noise", line, PANIC])
+    assert said in error.message and advice in error.hint
+
+
+def test_a_silent_kernel_may_lack_a_driver() -> None:
+    error = told(BootError("the machine did not boot"), [], ended=False)
+    assert "virtio driver" in error.hint and error.lines == ()
