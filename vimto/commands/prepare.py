@@ -48,6 +48,7 @@ def prepare(
     environment says, when empty). While the context lasts, the kernel's image is not removed
     from the cache.
     """
+    cachedir.make_directory(config.cache_dir)
     qemu = probe_qemu(find_qemu(config.qemu), config.cache_dir)
     accelerator = choose_accelerator(config.accel)
     if accelerator.reason and config.accel == "auto":

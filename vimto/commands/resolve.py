@@ -126,14 +126,14 @@ def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str]]:
     from vimto.initramfs import build_initramfs
     from vimto.kernel import boot
 
+    resolve = boot.resolve_tree if place.is_dir() else boot.resolve_file
+    files = resolve(place, cache=cache)
     try:
         agent = build_agent(cache=cache)
     except VimtoError:
         agent = find_agent(cache=cache)  # type: ignore[assignment]
         if agent is None:
             raise
-    resolve = boot.resolve_tree if place.is_dir() else boot.resolve_file
-    files = resolve(place, cache=cache)
     initrd = build_initramfs(agent, files.modules, cache=cache)
     parts = BootParts(
         kernel=str(files.kernel),
