@@ -191,6 +191,9 @@ def public() -> Iterator[Path]:
             "from vimto.cli import main\n\nmain()\n"
         )
         launcher.chmod(0o755)
+        # Building the guest program with an empty build cache would take a minute.
+        agents, memory = cache / "agent", top / "home/vimto/agent"
+        shutil.copytree(agents, memory) if agents.is_dir() else memory.mkdir(parents=True)
         for path in (top, *top.rglob("*")):
             os.chown(path, _STRANGER, _STRANGER + 1, follow_symlinks=False)
         yield top

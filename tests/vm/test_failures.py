@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -104,12 +105,12 @@ def test_kernels_that_cannot_be_booted(vimto: Vimto, tmp_path: Path) -> None:
     truncated = tmp_path / "truncated"
     truncated.write_bytes(image.read_bytes()[: 1 << 20])
     refused(truncated)
-    # Without its modules this kernel has no way to the host's files, and says so before it boots.
+    # Nothing tells that this one's drivers are modules, until it does not answer.
     alone = tmp_path / "alone"
     alone.write_bytes(image.read_bytes())
-    errors = refused(alone)
-    assert "lacks CONFIG_" in errors and "hint: " in errors
-    assert "apt:no-such-package" in refused("apt:no-such-package-anywhere")
+    errors = refused(alone, "-boot-timeout", "25s")
+    assert "did not boot within 25 s" in errors and "virtio" in errors
+    assert "`no-such-package-anywhere`" in refused("apt:no-such-package-anywhere")
 
 
 def _stable_image() -> Path:
@@ -122,8 +123,8 @@ def test_a_kernel_that_never_says_a_word(vimto: Vimto, tmp_path: Path) -> None:
     outcome = vimto(
         "-kernel-args", "rdinit=/nothing", "-kernel-args", "root=/dev/none", "exec", "true"
     ).check(125)
-    assert "kernel panic" in outcome.errors
-    assert "VFS" in outcome.errors
+    assert "no failure of the test" in outcome.errors
+    assert "VFS: Unable to mount root fs" in outcome.errors
 
 
 def test_an_unreadable_kernel(stranger: Vimto) -> None:
@@ -253,6 +254,13 @@ def test_ctrl_c_during_go_test(vimto: Vimto, module: Module, name: str) -> None:
     status, _, errors = finish(process)
     assert status != 0, errors
     vimto.wait_gone(limit=1.0)
+    remove_work(vimto)
+
+
+def remove_work(vimto: Vimto) -> None:
+    """Remove what go leaves behind when a signal ends it, here as on any host."""
+    for path in vimto.temporary.glob("go-build*"):
+        shutil.rmtree(path)
 
 
 def test_go_test_is_killed_and_nothing_outlives_it(vimto: Vimto, module: Module) -> None:
@@ -260,8 +268,7 @@ def test_go_test_is_killed_and_nothing_outlives_it(vimto: Vimto, module: Module)
     process.kill()
     process.communicate()
     vimto.wait_gone(limit=2.0)
-    for path in vimto.temporary.glob("go-build*"):  # go was killed with us
-        subprocess.run(["rm", "-r", str(path)], check=True)
+    remove_work(vimto)
 
 
 def test_the_shim_is_killed(vimto: Vimto, module: Module) -> None:
@@ -281,7 +288,6 @@ def test_a_panic_during_go_test_is_said_by_the_shim(vimto: Vimto, module: Module
     )
     outcome = vimto.go(".").check(1)
     assert "kernel panic" in outcome.text and "this is no failure of the test" in outcome.text
-    assert "exit status 125" in outcome.text
 
 
 def test_a_goroutine_dump_reaches_the_user(vimto: Vimto, module: Module) -> None:
