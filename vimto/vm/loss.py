@@ -6,7 +6,8 @@ from vimto.vm.machine import Machine
 from vimto.vm.plan import Plan
 
 _SHOWN = 20
-# What stands in the kernel's log, and what its user can do about it.
+# What stands in the kernel's log, and what its user can do about it; the first that is there
+# counts, so the special stand before the general.
 _CAUSES = (
     (
         "Out of memory and no killable processes",
@@ -22,11 +23,6 @@ _CAUSES = (
         "Unable to mount root fs",
         "the kernel cannot read an initramfs",
         "the kernel lacks CONFIG_BLK_DEV_INITRD; `vimto doctor` lists what is missing",
-    ),
-    (
-        "Kernel panic",
-        "kernel panic",
-        "",
     ),
     (
         "Terminated via GDBstub",
@@ -53,6 +49,11 @@ _CAUSES = (
         "error loading uncompressed kernel without PVH ELF Note",
         "the kernel cannot be entered directly: it lacks CONFIG_PVH",
         "use the kernel's bzImage instead of its vmlinux",
+    ),
+    (
+        "Kernel panic",
+        "kernel panic",
+        "",
     ),
 )
 
