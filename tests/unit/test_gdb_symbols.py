@@ -1,0 +1,91 @@
+"""Build-ids, and symbol tables that the real tools read."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
+from vimto.errors import KernelError
+from vimto.gdb import elf, symbols
+from vimto.gdb.symbols import Symbols
+
+KALLSYMS = """\
+0000000000000000 A fixed_percpu_data
+ffffffff81000000 T _stext
+ffffffff81000040 t local_helper
+ffffffff81000100 T do_things
+ffffffff82000000 D jiffies
+ffffffffc0001000 t v9fs_open	[9p]
+"""
+NOTE = bytes.fromhex("04000000 04000000 03000000 474e5500 0c7b9d9b")
+XEN = bytes.fromhex("04000000 08000000 12000000 58656e00 0000000100000000")
+
+
+def test_the_build_id_among_other_notes() -> None:
+    assert elf.parse_notes(XEN + NOTE) == "0c7b9d9b"
+    assert elf.parse_notes(XEN) == ""
+    assert elf.parse_notes(NOTE[:10]) == ""
+
+
+def test_the_build_id_of_a_file_is_readelf_s(tmp_path: Path) -> None:
+    need("readelf")
+    said = subprocess.run(
+        ["readelf", "-n", "/bin/true"], capture_output=True, text=True, check=True
+    ).stdout
+    assert f"Build ID: {elf.find_build_id(Path('/bin/true'))}\n" in said
+    (tmp_path / "text").write_text("no ELF")
+    assert elf.find_build_id(tmp_path / "text") == ""
+
+
+def test_kallsyms_become_a_symbol_table(tmp_path: Path) -> None:
+    need("readelf")
+    (tmp_path / "kallsyms").write_text(KALLSYMS)
+    symbols.write_kallsyms(tmp_path / "kallsyms", tmp_path / "elf")
+    words = ["readelf", "-sW", str(tmp_path / "elf")]
+    said = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert said.stderr == ""
+    rows = [line.split()[1:] for line in said.stdout.splitlines() if "ffffffff" in line]
+    assert rows == [
+        ["ffffffff81000040", "192", "FUNC", "LOCAL", "DEFAULT", "1", "local_helper"],
+        ["ffffffffc0001000", "16", "FUNC", "LOCAL", "DEFAULT", "1", "v9fs_open"],
+        ["ffffffff81000000", "64", "FUNC", "GLOBAL", "DEFAULT", "1", "_stext"],
+        ["ffffffff81000100", "0x3f000f00", "FUNC", "GLOBAL", "DEFAULT", "1", "do_things"],
+        ["ffffffff82000000", "16", "OBJECT", "GLOBAL", "DEFAULT", "2", "jiffies"],
+    ]
+
+
+def test_gdb_reads_that_table(tmp_path: Path) -> None:
+    need("gdb")
+    (tmp_path / "kallsyms").write_text(KALLSYMS)
+    symbols.write_kallsyms(tmp_path / "kallsyms", tmp_path / "elf")
+    words = ["gdb", "-nx", "-batch", str(tmp_path / "elf")]
+    words += ["-ex", "info symbol 0xffffffff81000104", "-ex", "info address v9fs_open"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "do_things + 4 in section .text" in said
+    assert '"v9fs_open" is at 0xffffffffc0001000' in said
+
+
+def test_a_kernel_that_hides_its_addresses() -> None:
+    with pytest.raises(KernelError, match="no addresses"):
+        list(symbols.read_kallsyms(["0000000000000000 T _stext"]))
+
+
+def test_only_the_running_build_will_do() -> None:
+    found = Symbols(vmlinux=Path("/bin/true"), release="6.1")
+    symbols.check_build(found, found.build_id)
+    symbols.check_build(found, "")
+    symbols.check_build(Symbols(vmlinux=None, release="6.1"), "00")
+    with pytest.raises(KernelError, match="not of the kernel that runs") as error:
+        symbols.check_build(found, "0c7b9d9b")
+    assert error.value.lines[1].endswith("0c7b9d9b")
+
+
+def test_the_user_s_own_vmlinux(tmp_path: Path) -> None:
+    found = Symbols(vmlinux=None, release="6.1", hint="get it")
+    with pytest.raises(KernelError, match="cannot be read"):
+        symbols.use_vmlinux(tmp_path / "absent", found)
+    (tmp_path / "vmlinux").write_bytes(Path("/bin/true").read_bytes())
+    (tmp_path / "kernel").mkdir()
+    mine = symbols.use_vmlinux(tmp_path / "vmlinux", found)
+    assert (mine.vmlinux, mine.sources, mine.hint) == (tmp_path / "vmlinux", (tmp_path,), "")
