@@ -249,6 +249,25 @@ def test_layout_is_looked_at_again_when_it_changes(settings: Settings, tmp_path:
     assert cache.fetch_image(name, settings).digest == OTHER.digest
 
 
+def test_cache_that_cannot_be_used(settings: Settings, tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "layout", {"1": IMAGE})
+    settings.cache_dir.write_text("a file")
+    with pytest.raises(ImageError, match=r"cannot be made|cannot be used") as caught:
+        cache.fetch_image(f"oci:{layout}:1", settings)
+    assert "-cache-dir" in caught.value.hint
+    settings.cache_dir.unlink()
+    (settings.cache_dir / "images").mkdir(parents=True)
+    (settings.cache_dir / "images/tags").write_text("a file")
+    with pytest.raises(ImageError, match="cannot be used"):
+        cache.fetch_image(f"oci:{layout}:1", settings)
+
+
+def test_image_in_a_cache_of_somebody_else(settings: Settings) -> None:
+    image = pull(settings)
+    with cache.hold(replace(image, lock=Path("/proc/none/lock"))) as held:
+        assert held.root == image.root
+
+
 def test_never(settings: Settings) -> None:
     with pytest.raises(ImageError, match="`-pull never` is in effect"):
         cache.fetch_image(NAME, replace(settings, pull="never"))

@@ -118,6 +118,15 @@ def test_through_a_link(
     assert {k: v for k, v in found.items() if k not in ("usr", "usr/lib")} == expected
 
 
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("/e", "e/x"), ("../e", "e/x"), ("e", "d/e/x"), ("../../../e/../f", "f/x"), (".", "d/x")],
+)
+def test_where_a_link_leads(target: str, expected: str, tmp_path: Path) -> None:
+    unpack(tmp_path, make_tar(symlink("d/l", target), member("d/l/x", b"1")))
+    assert tree(tmp_path / "root")[expected] == "1"
+
+
 def test_a_replaced_file_stays_under_its_other_name(tmp_path: Path) -> None:
     lower = make_tar(member("a", b"old"), hardlink("b", "a"))
     unpack(tmp_path, lower, make_tar(member("a", b"new")))

@@ -9,6 +9,7 @@ An image appears by one rename and is never changed. Finding one imports neither
 requests (0.3 s): that is the road of every run but the first.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -152,7 +153,8 @@ class Store:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                console.debug(waiting)
+                # Not into the log of a test: forty may wait at once.
+                (console.note if os.isatty(2) else console.debug)(waiting)
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -251,9 +253,12 @@ def hold(image: Image) -> Iterator[Image]:
 
     Raises `ImageError` if it was removed since it was found.
     """
-    _make_directory(image.lock.parent)
-    with open(image.lock, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+    with contextlib.ExitStack() as stack:
+        # Somebody else's cache may be read-only to us; only its owner removes anything from it.
+        with contextlib.suppress(OSError):
+            fd = os.open(image.lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            stack.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_SH)
         try:
             os.utime(image.root.parent / "image.json")
         except FileNotFoundError:

@@ -41,6 +41,16 @@ class Source(Protocol):
 def pull_image(reference: Reference, config: Settings) -> Image:
     """Return the image that `reference` means; see `cache.fetch_image` for the contract."""
     store = Store(config.cache_dir)
+    try:
+        return _pull_once(reference, config, store)
+    except OSError as exc:
+        raise ImageError(
+            f"the image cache `{store.path}` cannot be used: {exc.strerror or exc}",
+            hint="`-cache-dir` names another place",
+        ) from exc
+
+
+def _pull_once(reference: Reference, config: Settings, store: Store) -> Image:
     asked = time.time()
     with store.locked(store.key(reference), f"somebody else is pulling `{reference}`"):
         always = config.pull == "always" and isinstance(reference, RegistryReference)
