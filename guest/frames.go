@@ -31,8 +31,8 @@ const (
 	kindReset   kind = 17
 	// kindAccepted says that the order has arrived: from here on no other machine may get it.
 	kindAccepted kind = 18
-	// kindClock answers kindAccepted: i64 nanoseconds since the epoch. An order may have waited in the
-	// host's socket while the machine was being restored, and its time is late by that.
+	// kindClock asks for the host's time (empty), and answers: i64 nanoseconds since the epoch. An order
+	// may have waited in the host's socket while the machine was being restored, and its time is late.
 	kindClock kind = 19
 	// kindPaused says that all is prepared but the command not started, as the order asked for: a debugger
 	// may attach. kindResume answers it.

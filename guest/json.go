@@ -9,7 +9,7 @@ import (
 
 // This reads and writes the JSON of the wire without package encoding/json. In a restored machine under
 // emulation every instruction is translated anew when it's first executed, so that code costs by its
-// length: decoding one order by reflection took 70 ms or more, this takes 20 (and 0.4 a second time).
+// length: the same parse took 26 ms at first and under 1 ms the second time (6.12, emulated).
 
 // maxDepth bounds the nesting of what is read; an order has 3.
 const maxDepth = 16

@@ -88,6 +88,7 @@ func serve(p *port) error {
 		_, _, err = p.next()
 		return err
 	}
+	go guarded(s, s.clock.run)
 	go s.run()
 	err = s.dispatch()
 	_ = syscall.Kill(-1, syscall.SIGKILL)

@@ -25,8 +25,7 @@ type session struct {
 	channels *channels
 	ended    sync.Once
 
-	clockRight chan struct{} // closed when the host has told the time a second time
-	clockOnce  sync.Once
+	clock *clock
 
 	resumed    chan struct{} // closed when the host has answered our pause
 	resumeOnce sync.Once
@@ -46,7 +45,7 @@ type session struct {
 // newSession makes the streams, so that the host's frames have a place to go at once.
 func newSession(p *port, r *reaper, o *order, received time.Time) (*session, error) {
 	s := &session{port: p, reaper: r, order: o, received: received, channels: newChannels(p, o.uid, o.gid), stage: "mount"}
-	s.clockRight, s.resumed = make(chan struct{}), make(chan struct{})
+	s.clock, s.resumed = newClock(p), make(chan struct{})
 	s.stdin = &input{queue: newQueue(stdinWindow), terminal: o.pty != nil}
 	if o.pty != nil {
 		return s, s.openTerminal()
@@ -160,7 +159,7 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 		s.stdin.queue.drop()
 	}
 	select {
-	case <-s.clockRight:
+	case <-s.clock.set:
 	case <-time.After(clockLimit):
 		s.warn("the host did not tell the time")
 	}
@@ -417,8 +416,7 @@ func (s *session) handle(k kind, payload []byte) error {
 		if len(payload) != 8 {
 			return fmt.Errorf("clock frame has %d bytes", len(payload))
 		}
-		s.clockOnce.Do(func() { close(s.clockRight) })
-		return setClock(int64(binary.LittleEndian.Uint64(payload)), time.Now())
+		s.clock.told(int64(binary.LittleEndian.Uint64(payload)), time.Now())
 	case kindResume:
 		s.resumeOnce.Do(func() { close(s.resumed) })
 	case kindOpen:

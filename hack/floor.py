@@ -65,9 +65,10 @@ def _run(
         ):
             monitor.sendall(json.dumps(command).encode())
         here.sendall(protocol.encode_json(protocol.RUN, order))
-        here.sendall(protocol.encode_clock(time.time_ns()))
-        reader = protocol.FrameReader()
-        while not any(kind == protocol.EXIT for kind, _ in reader.feed(here.recv(1 << 20))):
-            pass
+        reader, kind = protocol.FrameReader(), 0
+        while kind != protocol.EXIT:
+            for kind, _payload in reader.feed(here.recv(1 << 20)):
+                if kind == protocol.CLOCK:
+                    here.sendall(protocol.encode_clock(time.time_ns()))
         qemu.kill()
     return time.perf_counter() - before

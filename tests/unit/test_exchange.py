@@ -81,7 +81,7 @@ def signals() -> Iterator[SignalPipe]:
 def start(guest: Guest) -> None:
     guest.end.sendall(READY)
     assert json.loads(guest.expect(protocol.RUN)) == {"argv": ["x"]}
-    guest.end.sendall(ACCEPTED)
+    guest.end.sendall(ACCEPTED + protocol.encode(protocol.CLOCK))
     assert len(guest.expect(protocol.CLOCK)) == 8
     guest.end.sendall(STARTED + protocol.encode(protocol.STDERR, b"x"))
     assert guest.expect(protocol.ACK)  # so the host has seen what came before

@@ -256,6 +256,8 @@ class Exchange:
             self.on_notice(str(notice.get("level", "")), str(notice.get("text", "")))
         elif kind in protocol.CHANNEL_KINDS and self.forwarding:
             self.forwarding.take_frame(kind, payload)
+        elif kind == protocol.CLOCK:
+            self.send(protocol.encode_clock(time.time_ns()))
         elif kind == protocol.EXIT:
             self.result = protocol.decode_json(payload)
             self._enter(EXITED)
@@ -267,8 +269,6 @@ class Exchange:
             check_ready(protocol.decode_json(payload))
             self.send_order()
         elif kind == protocol.ACCEPTED and self.state == ORDERED:
-            # The order may have waited while the machine was being restored: its time is late.
-            self.send(protocol.encode_clock(time.time_ns()))
             self._enter(PREPARING)
         elif kind == protocol.PAUSED and self.state == PREPARING:
             self._enter(PAUSED)

@@ -94,7 +94,7 @@ def encode_channel_ack(channel: int, count: int) -> bytes:
 
 
 def encode_clock(nanoseconds: int) -> bytes:
-    """Return the frame that sets the guest's clock, to nanoseconds since the epoch."""
+    """Return the answer to a guest that asks for the time: nanoseconds since the epoch."""
     return encode(CLOCK, _I64.pack(nanoseconds))
 
 
