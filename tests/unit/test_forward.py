@@ -1,0 +1,266 @@
+"""The host's half of forwarded connections, with this test in the guest's place."""
+
+import json
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from vimto.addresses import Address, parse_pair
+from vimto.errors import LostVMError, VimtoError
+from vimto.vm import forward as forwards
+from vimto.vm import protocol
+from vimto.vm.forward import Forward, Forwarding
+
+HERE = Address(host="127.0.0.1")
+THERE = Address(host="127.0.0.1", port=80)
+WINDOW = protocol.CHANNEL_WINDOW
+
+
+class Guest:
+    """An exchange that keeps what is sent, and polls for `Forwarding` until something holds."""
+
+    def __init__(self, forwarding: Forwarding) -> None:
+        self.frames: list[tuple[int, bytes]] = []
+        self.forwarding = forwarding
+        self._sent = protocol.FrameReader()
+        forwarding.join(self)  # type: ignore[arg-type]
+
+    def send(self, frame: bytes) -> None:
+        self.frames += self._sent.feed(frame)
+
+    def turn(self, milliseconds: int = 20) -> None:
+        poller = select.poll()
+        for fd, events in self.forwarding.interests(True):
+            poller.register(fd, events)
+        for fd, events in poller.poll(milliseconds):
+            assert self.forwarding.handle(fd, events)
+        self.forwarding.check_limits(False)
+
+    def until(self, holds: Callable[[], object]) -> None:
+        for _ in range(500):
+            if holds():
+                return
+            self.turn()
+        raise AssertionError("it does not come to that")
+
+    def expect(self, kind: int) -> bytes:
+        self.until(lambda: self.frames)
+        found, payload = self.frames.pop(0)
+        assert found == kind
+        return payload
+
+    def opened(self, error: str = "") -> int:
+        number = int(json.loads(self.expect(protocol.OPEN))["id"])
+        answer = json.dumps({"id": number, "error": error}).encode()
+        self.forwarding.take_frame(protocol.OPENED, answer)
+        return number
+
+    def say(self, kind: int, number: int, data: bytes = b"") -> None:
+        self.forwarding.take_frame(kind, protocol.encode_channel(kind, number, data)[5:])
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    with Forwarding([Forward(HERE, THERE)]) as forwarding:
+        yield Guest(forwarding)
+
+
+def dial(guest: Guest) -> socket.socket:
+    source = guest.forwarding.forwards[0].source
+    return socket.create_connection((source.host, source.port), 10)
+
+
+def test_both_ways_and_half_closed(guest: Guest) -> None:
+    with dial(guest) as client:
+        number = guest.opened()
+        client.sendall(b"ping")
+        assert guest.expect(protocol.DATA) == struct.pack("<I", number) + b"ping"
+        client.shutdown(socket.SHUT_WR)
+        assert protocol.decode_channel(guest.expect(protocol.CLOSE)) == (number, b"")
+        guest.say(protocol.DATA, number, b"pong")
+        assert protocol.decode_channel_ack(guest.expect(protocol.DATA_ACK)) == (number, 4)
+        guest.say(protocol.CLOSE, number)
+        assert client.recv(10) == b"pong"
+        assert client.recv(10) == b""
+        assert not guest.forwarding.pending
+
+
+def test_the_order_names_the_target(guest: Guest) -> None:
+    with dial(guest):
+        order = json.loads(guest.expect(protocol.OPEN))
+        assert order == {"id": 1, "network": "tcp", "address": "127.0.0.1:80"}
+
+
+def test_a_window_is_kept(guest: Guest) -> None:
+    with dial(guest) as client:
+        number = guest.opened()
+        client.setblocking(False)
+        got = 0
+        data = bytes(WINDOW)
+        while got < WINDOW:
+            try:
+                client.send(data)
+            except BlockingIOError:
+                pass
+            guest.turn(1)
+            while guest.frames:
+                got += len(guest.expect(protocol.DATA)) - 4
+        for _ in range(3):
+            guest.turn(1)
+        assert got == WINDOW
+        assert not guest.frames
+        guest.forwarding.take_frame(protocol.DATA_ACK, protocol.encode_channel_ack(number, 10)[5:])
+        assert len(guest.expect(protocol.DATA)) - 4 == 10
+
+
+def test_a_guest_beyond_its_window_is_lost(guest: Guest) -> None:
+    with dial(guest):
+        number = guest.opened()
+        with pytest.raises(LostVMError, match="more on a connection than its window"):
+            for _ in range(100):  # the sockets' own buffers take some
+                guest.say(protocol.DATA, number, bytes(WINDOW - 4))
+
+
+def test_a_client_that_does_not_read_holds_up_no_other(guest: Guest) -> None:
+    with dial(guest) as lazy, dial(guest) as eager:
+        first = guest.opened()
+        second = guest.opened()
+        for _ in range(40):  # more than the sockets' buffers
+            if guest.forwarding.pending:
+                break
+            guest.say(protocol.DATA, first, bytes(64 << 10))
+        guest.frames.clear()
+        guest.say(protocol.DATA, second, b"here")
+        assert eager.recv(10) == b"here"
+        assert lazy.recv(1) == b"\0"
+
+
+def test_resets_pass_in_both_directions(guest: Guest) -> None:
+    with dial(guest) as client:
+        guest.say(protocol.RESET, guest.opened(), b"why")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    client = dial(guest)
+    number = guest.opened()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    assert protocol.decode_channel(guest.expect(protocol.RESET))[0] == number
+    guest.say(protocol.DATA, number, b"late")  # it crossed our reset
+
+
+def test_a_refused_target_resets_the_client(guest: Guest) -> None:
+    with dial(guest) as client:
+        guest.opened("connection refused")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_patience() -> None:
+    with Forwarding([Forward(HERE, THERE, patience=60)]) as forwarding:
+        guest = Guest(forwarding)
+        with dial(guest) as client:
+            first = guest.opened("connection refused")
+            assert forwarding.check_limits(False) is None
+            assert forwarding.wake_at > 0
+            second = guest.opened()
+            assert second != first
+            guest.say(protocol.DATA, second, b"at last")
+            assert client.recv(10) == b"at last"
+
+
+def test_the_rest_is_written_after_the_exit(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    with dial(guest) as client:
+        number = guest.opened()
+        while not guest.forwarding.pending:
+            guest.say(protocol.DATA, number, bytes(64 << 10))
+        guest.forwarding.check_limits(True)
+        assert guest.forwarding.pending
+        assert guest.forwarding.wake_at
+        assert [events for _, events in guest.forwarding.interests(False)] == [
+            select.POLLIN | select.POLLOUT
+        ]
+        monkeypatch.setattr(forwards.time, "monotonic", lambda: 1e12)
+        guest.forwarding.check_limits(True)
+        assert not guest.forwarding.pending
+        client.close()
+
+
+def test_a_taken_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = Address(host="127.0.0.1", port=other.getsockname()[1])
+        with pytest.raises(VimtoError, match="address already in use") as caught:
+            Forwarding([Forward(HERE, THERE), Forward(taken, THERE)]).__enter__()
+    assert "port 0" in caught.value.hint
+
+
+def test_a_socket_with_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "here.sock"
+    with Forwarding([Forward(*parse_pair(f"{path}=/there.sock"))]) as forwarding:
+        assert path.stat().st_mode & 0o777 == 0o600
+        guest = Guest(forwarding)
+        with pytest.raises(VimtoError, match="address already in use"):
+            Forwarding([Forward(*parse_pair(f"{path}=80"))]).__enter__()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            order = json.loads(guest.expect(protocol.OPEN))
+            assert (order["network"], order["address"]) == ("unix", "/there.sock")
+    assert not path.exists()
+
+
+def test_a_socket_that_a_killed_vimto_left(tmp_path: Path) -> None:
+    path = tmp_path / "here.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    with Forwarding([Forward(*parse_pair(f"{path}=80"))]):
+        assert path.exists()
+    path.write_text("a file")
+    with pytest.raises(VimtoError), Forwarding([Forward(*parse_pair(f"{path}=80"))]):
+        pass
+    assert path.read_text() == "a file"
+
+
+def test_a_target_without_a_port_gets_the_free_one() -> None:
+    with Forwarding([Forward(HERE, Address(host="127.0.0.1"))]) as forwarding:
+        found = forwarding.forwards[0]
+        assert found.source.port == found.target.port > 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("uid", [0, 65534])
+def test_other_users_are_refused(
+    uid: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(forwards.os, "getuid", lambda: 1000)
+    with Forwarding([Forward(HERE, THERE, private=True)]) as forwarding:
+        guest = Guest(forwarding)
+        client = socket.socket()
+        os.fchown(client.fileno(), uid, uid)  # proc(5) shows a socket's owner as its inode has it
+        source = forwarding.forwards[0].source
+        client.connect((source.host, source.port))
+        if uid == 0:
+            guest.opened()
+        else:
+            guest.until(lambda: client in select.select([client], [], [], 0)[0])
+            assert client.recv(1) == b""
+            assert "another user was refused" in capfd.readouterr().err
+        client.close()
+
+
+def test_one_that_calls() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as waiting:
+        source = Address(host="127.0.0.1", port=waiting.getsockname()[1])
+        with Forwarding([Forward(source, THERE, dials=True)]) as forwarding:
+            guest = Guest(forwarding)
+            client, _ = waiting.accept()
+            guest.turn()
+            number = guest.opened()
+            guest.say(protocol.DATA, number, b"hello")
+            assert client.recv(10) == b"hello"
+            client.close()
+    with pytest.raises(VimtoError, match="cannot connect to"):
+        Forwarding([Forward(source, THERE, dials=True)]).__enter__()

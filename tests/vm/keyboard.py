@@ -1,0 +1,124 @@
+"""A person at a terminal: starts vimto on a pty, types, and waits for what appears."""
+
+import fcntl
+import os
+import re
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.vm.conftest import Vimto
+
+_LIMIT = 100.0
+_ESCAPES = re.compile(rb"\x1b(\[[0-9;?]*[a-zA-Z]|[>=])")
+
+
+class Keyboard:
+    """A terminal of 30 rows and 100 columns with vimto in it."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", master: int, slave: int) -> None:
+        self.process = process
+        self.screen = b""  # all that appeared, without control sequences
+        self._raw = b""
+        self._seen = 0
+        self._master = master
+        self._slave = slave
+        self._before = termios.tcgetattr(slave)
+
+    def type(self, text: str) -> None:
+        """Type `text`; control characters as escapes."""
+        os.write(self._master, text.encode())
+
+    def expect(self, text: str, limit: float = _LIMIT) -> bytes:
+        """Wait until `text` appears after what was expected before; return what came until then."""
+        wanted = text.encode()
+        deadline = time.monotonic() + limit
+        while (at := self.screen.find(wanted, self._seen)) < 0:
+            if not self._read(deadline):
+                pytest.fail(f"`{text}` did not appear:\n{self.screen.decode(errors='replace')}")
+        found, self._seen = self.screen[self._seen : at], at + len(wanted)
+        return found
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the terminal another size."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def end(self, limit: float = _LIMIT) -> int:
+        """Wait for vimto's end and return its status; the terminal must be as it was."""
+        deadline = time.monotonic() + limit
+        while self.process.poll() is None:
+            self._read(min(deadline, time.monotonic() + 0.05))
+            if time.monotonic() > deadline:
+                pytest.fail(f"vimto does not end:\n{self.screen.decode(errors='replace')}")
+        while self._read(time.monotonic()):
+            pass
+        assert termios.tcgetattr(self._slave) == self._before
+        return self.process.returncode
+
+    def _read(self, deadline: float) -> bool:
+        wait = max(0.0, deadline - time.monotonic())
+        if not select.select([self._master], [], [], wait)[0]:
+            return False
+        self._raw += os.read(self._master, 65536)
+        self.screen = _ESCAPES.sub(b"", self._raw)
+        return True
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@contextmanager
+def sit_at(vimto: Vimto, *words: str, **options: object) -> Iterator[Keyboard]:
+    """Run vimto on a terminal of its own; `options` are for `Popen`."""
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    settings: dict[str, object] = {
+        "stdin": slave,
+        "stdout": slave,
+        "stderr": slave,
+        "start_new_session": True,
+        "preexec_fn": _take_terminal,
+    }
+    env = {"TERM": "xterm", "PS1": "", "SHELL": "/bin/bash", "HISTFILE": ""}
+    process = vimto.start(*words, env=env, **(settings | options))
+    keyboard = Keyboard(process, master, slave)
+    try:
+        yield keyboard
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream:
+                stream.close()
+        os.close(master)
+        os.close(slave)
+
+
+def find_machine(vimto: Vimto) -> int:
+    """Return the process id of vimto's QEMU that runs the command."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for name in os.listdir("/proc"):
+            try:
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    ours = vimto.mark.encode() in file.read()
+                with open(f"/proc/{name}/cmdline", "rb") as file:
+                    words = file.read().split(b"\0")
+            except (OSError, ValueError):
+                continue
+            if ours and b"qemu-system" in words[0] and b",share=on" not in b"".join(words):
+                return int(name)
+    pytest.fail("no machine")
