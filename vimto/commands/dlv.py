@@ -24,6 +24,7 @@ from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.vm import shares
 from vimto.vm.forward import Forward
 from vimto.vm.run import Request, run
+from vimto.vm.streams import Output
 
 # Those that need no machine: they ask dlv about itself, or are the client of a server.
 _ON_HOST = (
@@ -42,6 +43,8 @@ _PRIVATE = ("/tmp", "/run", "/dev/shm", "/var/run")
 # How long a client waits for the server: dlv reads the program's debug information first.
 _PATIENCE = 60.0
 _SIGNALLED = 128
+_REFUSED = b"operation not permitted"
+_REMEMBERED = 4096
 # dlv's own status when the program cannot be built.
 _FAILED = 1
 
@@ -91,8 +94,9 @@ class _Session:
                         return _FAILED
             words = self._command.argv("dlv")
             console.debug(f"in the machine: {words}")
-            status = run(plan, request._replace(argv=words))
-        return _check_status(status)
+            ending = _Ending()
+            status = run(plan, request._replace(argv=words, make_output=ending.carry))
+        return _check_status(status, ending)
 
     # -- the server
 
@@ -184,6 +188,8 @@ class _Session:
             if self._command.builds:
                 check_target(env)
             found += [(root, False) for root in writable_roots("go", self._cwd, env, os.environ)]
+            if self._command.verb == "dap" and env.gocache:
+                found.append((env.gocache, False))  # a client may ask the server to build
         history = _config_directory(self._config)
         if history:
             found.append((history, False))
@@ -201,6 +207,27 @@ class _Session:
         return [(path, readonly) for path, readonly in found if os.path.isdir(path)]
 
 
+class _Ending:
+    """The end of what dlv wrote, in which it says why it gave up."""
+
+    def __init__(self) -> None:
+        self._text = b""
+
+    def carry(self, stream: int, fd: int) -> Output:
+        """Return the carrier of one stream that remembers its end here."""
+        ending = self
+
+        class Remembering(Output):
+            def put(self, data: bytes) -> None:
+                super().put(data)
+                ending._text = (ending._text + data)[-_REMEMBERED:]
+
+        return Remembering(stream, fd)
+
+    def __contains__(self, text: bytes) -> bool:
+        return text in self._text
+
+
 class DlvKilled(VimtoError):
     """dlv did not end by itself."""
 
@@ -209,8 +236,19 @@ class DlvKilled(VimtoError):
         self.status = status
 
 
-def _check_status(status: int) -> int:
-    """Return dlv's status; say what dlv could not, that it was killed, by raising `DlvKilled`."""
+def _check_status(status: int, ending: _Ending) -> int:
+    """Return dlv's status, and add to its last words what it cannot know.
+
+    Raises `DlvKilled` when it was.
+    """
+    if status == _FAILED and b"could not launch process" in ending and _REFUSED in ending:
+        console.error(
+            VimtoError(
+                "the machine's kernel refused dlv to trace the program",
+                hint="`-sudo` runs dlv as root; the kernel's own rule is "
+                "/proc/sys/kernel/yama/ptrace_scope, which `-sysctl` and `setup` commands change",
+            )
+        )
     if status <= _SIGNALLED:
         return status
     try:

@@ -86,11 +86,12 @@ class Forwarding:
     def _start(self, forward: Forward) -> Forward:
         """Listen, and return `forward` with the ports that it got."""
         listener, source = _listen(forward.source)
-        # A target without a port is to have the one that is free here.
         target = forward.target
-        if not target.path and not target.port:
-            target = Address(host=target.host, port=source.port or _ANY_PORT)
         told = console.debug if forward.source == source else console.note
+        if not target.path and not target.port:
+            # It is to have the port that is free here, and its server will say so itself.
+            target = Address(host=target.host, port=source.port or _ANY_PORT)
+            told = console.note if source.path else console.debug
         told(f"connections to {source} go to {target} in the machine")
         forward = forward._replace(source=source, target=target)
         self._listeners[listener.fileno()] = listener, forward

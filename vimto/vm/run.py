@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vimto import console
@@ -50,7 +50,8 @@ class Request(NamedTuple):
     """A command to run: its words, directory and environment.
 
     `lifeline` hangs up when the vimto that made the plan is gone (-1 for none). With a `terminal`
-    the command gets one of its own; `forwarding` are connections into the guest.
+    the command gets one of its own; `forwarding` are connections into the guest. `make_output`
+    makes what carries the command's output, given the stream's number and our descriptor.
     """
 
     argv: list[str]
@@ -59,6 +60,7 @@ class Request(NamedTuple):
     lifeline: int = -1
     terminal: "Terminal | None" = None
     forwarding: "Forwarding | None" = None
+    make_output: Callable[[int, int], streams.Output] = streams.Output
     companion: Companion = Companion()
 
 
@@ -162,7 +164,7 @@ class _Session(NamedTuple):
         modes = self._modes()
         stdin = streams.Input(0) if modes["stdin"] == "pipe" else None
         outputs = {
-            fd: streams.Output(fd, fd)
+            fd: self.request.make_output(fd, fd)
             for fd, name in ((1, "stdout"), (2, "stderr"))
             if modes[name] == "pipe"
         }
