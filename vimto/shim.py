@@ -14,7 +14,7 @@ import sys
 def main(argv: list[str]) -> int:
     """Run one command in a machine as the plan says and return the status to exit with."""
     # -I leaves the directory of the script out of the path, and -S site-packages.
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from vimto import console
     from vimto.errors import VIMTO_FAILED, BootError, VimtoError
     from vimto.vm.plan import load_plan
