@@ -36,8 +36,8 @@ def main() -> None:
     """Run the command line of this process and exit."""
     hold_closed()
     # Python has None for a closed stream, and what is written to it would be a traceback.
-    sys.stdout = sys.stdout or open(os.devnull, "w")
-    sys.stderr = sys.stderr or open(os.devnull, "w")
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (for as long as we live)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     status = run(sys.argv[1:])
     try:
         sys.stdout.flush()

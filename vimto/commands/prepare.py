@@ -23,6 +23,7 @@ from vimto.qemu.probe import (
     identify_host_cpu,
     probe_qemu,
 )
+from vimto.qemu.virtiofsd import find_virtiofsd
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.protocol import PORT_NAME, wire_text
 from vimto.vm.run import IMAGE_TAG, ROOT_TAG
@@ -77,7 +78,7 @@ def _plan(
         kernel_name=parts.name,
         image=parts.image,
         fs=parts.transport,
-        virtiofsd="",
+        virtiofsd=find_virtiofsd() if parts.transport == "virtiofs" else [],
         memory=config.memory,
         tiers=tiers,
         saves=str(config.cache_dir / "saves"),

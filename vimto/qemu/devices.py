@@ -136,14 +136,14 @@ class NinePSlots:
 
 @dataclass(frozen=True, kw_only=True)
 class VirtiofsSlots:
-    """virtiofs devices for the mount tags `tags`; a virtiofsd listens on each socket."""
+    """virtiofs devices for the mount tags `tags`; each hole is a connection to a virtiofsd."""
 
     tags: tuple[str, ...]
 
     def argv(self) -> list[str]:
         words = []
         for tag in self.tags:
-            words += ["-chardev", f"socket,id={tag},path={hole(tag)}"]
+            words += ["-chardev", f"socket,id={tag},fd={hole(tag)}"]
             words += ["-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
         return words
 

@@ -15,6 +15,10 @@ from typing import NamedTuple
 from vimto import proc
 from vimto.qemu.qmp import Monitor
 from vimto.vm.plan import Plan, Tier
+from vimto.vm.virtiofs import Servers, start_servers
+
+# What the option value of a mount tag ends with.
+READ_ONLY = ",readonly=on"
 
 
 class Memory(NamedTuple):
@@ -57,8 +61,11 @@ def slot_tags(tier: Tier) -> list[str]:
 class Machine:
     """A running QEMU. Owns its process and three descriptors; `close` ends all of them."""
 
-    def __init__(self, pid: int, port: int, monitor: Monitor, console: int) -> None:
+    def __init__(
+        self, pid: int, port: int, monitor: Monitor, console: int, servers: Sequence[int] = ()
+    ) -> None:
         self.pid = pid
+        self._servers = list(servers)
         self.port = port
         self.monitor = monitor
         self._console = console
@@ -75,6 +82,10 @@ class Machine:
         if self.status is None:
             os.kill(self.pid, signal.SIGKILL)
             self._reap()
+        while self._servers:
+            server = self._servers.pop()
+            os.kill(server, signal.SIGKILL)
+            os.waitpid(server, 0)
         self.monitor.close()
         for fd in (self.port, self._console):
             if fd >= 0:
@@ -116,14 +127,16 @@ def start_machine(
     port, port_there = _socket_pair()
     monitor, monitor_there = _socket_pair()
     console = os.memfd_create("vimto-console")
+    servers = _start_servers(plan, slots, console)
     values = {
         "agent": str(port_there),
         "monitor": str(monitor_there),
         "console": str(console),
         "ram": memory.option(plan.memory),
         **slots,
+        **{tag: str(fd) for tag, fd in servers.sockets.items()},
     }
-    keep = [port_there, monitor_there, console]
+    keep = [port_there, monitor_there, console, *servers.sockets.values()]
     keep += [int(word.removeprefix("fd:")) for word in extra if word.startswith("fd:")]
     argv = [*fill(tier.machine, values), *(word for word in extra if not word.startswith("fd:"))]
     try:
@@ -135,8 +148,19 @@ def start_machine(
     finally:
         os.close(port_there)
         os.close(monitor_there)
+        servers.close_sockets()
     os.set_blocking(port, False)
-    return Machine(pid, port, Monitor(monitor), console)
+    return Machine(pid, port, Monitor(monitor), console, servers.pids)
+
+
+def _start_servers(plan: Plan, slots: Mapping[str, str], log: int) -> Servers:
+    if plan.fs != "virtiofs":
+        return Servers({}, [])
+    shares = {}
+    for tag, value in slots.items():
+        path = value.removesuffix(READ_ONLY)
+        shares[tag] = (path.replace(",,", ","), path != value)
+    return start_servers(plan.virtiofsd, shares, log)
 
 
 def _socket_pair() -> tuple[int, int]:

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
     kernel_name: str
     image: str
     fs: str
-    virtiofsd: str
+    virtiofsd: list[list[str]]
     memory: int
     tiers: list[Tier]
     saves: str
