@@ -134,7 +134,10 @@ class LayerStream:
                 return  # padding, which gzip(1) ignores too
 
     def _zstd(self, data: bytes) -> Iterator[bytes]:
-        from backports import zstd
+        try:
+            from compression import zstd  # type: ignore[import-not-found, unused-ignore]
+        except ImportError:  # Python < 3.14
+            from backports import zstd
 
         while data:
             frame = zstd.ZstdDecompressor()
