@@ -82,7 +82,8 @@ class _GoBreak:
         if address is None:
             gdb.write(f"vimto: no breakpoint at `{place}`: it is not in the test binary\n")
             return
-        own = _read_elf(binary, address, 32)
+        # Within a page: of the next one, the guest may not have brought in anything.
+        own = _read_elf(binary, address, min(32, -address % 4096 or 32))
 
         class Break(gdb.Breakpoint):  # type: ignore[misc]
             def stop(self) -> bool:
