@@ -33,7 +33,7 @@ def test_the_server_in_c_is_for_root(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     writable, readonly = virtiofsd.find_virtiofsd()
     assert writable[:2] == [str(path), "--fd=\0socket\0"]
-    assert "source=\0path\0" in writable
+    assert "source=\0option\0" in writable
     assert readonly[:2] == ["unshare", "--mount"] and readonly[-len(writable) :] == writable
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(KernelError, match="serves root only"):
@@ -57,7 +57,7 @@ connection.recv(1)
 
 
 def test_servers_are_connected_and_end_with_their_connection(tmp_path: Path) -> None:
-    line = [sys.executable, "-I", "-S", "-c", ECHO, "\0socket\0", "\0path\0"]
+    line = [sys.executable, "-I", "-S", "-c", ECHO, "\0socket\0", "\0path\0\0option\0"]
     shares = {"a": ("/x,y", False), "b": ("/z", True)}
     with open(tmp_path / "log", "wb") as log:
         servers = start_servers([[*line, " rw"], [*line, " ro"]], shares, log.fileno())
@@ -65,7 +65,7 @@ def test_servers_are_connected_and_end_with_their_connection(tmp_path: Path) -> 
     for tag, fd in servers.sockets.items():
         with socket.socket(fileno=os.dup(fd)) as end:
             said[tag] = end.makefile().readline()
-    assert said == {"a": "/x,y rw\n", "b": "/z ro\n"}
+    assert said == {"a": "/x,y/x\\,y rw\n", "b": "/z/z ro\n"}
     servers.close_sockets()
     for pid in servers.pids:
         assert os.waitpid(pid, 0)[1] == 0

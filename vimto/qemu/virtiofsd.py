@@ -8,7 +8,7 @@ from vimto.errors import KernelError
 from vimto.qemu.devices import hole
 
 # What `vm.virtiofs` fills in.
-SOCKET, PATH = hole("socket"), hole("path")
+SOCKET, PATH, OPTION = hole("socket"), hole("path"), hole("option")
 PLACES = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "virtiofsd")
 _INSTEAD = "kernels with 9p need none: on Debian those that are not of the `cloud` flavour"
 
@@ -34,7 +34,7 @@ def find_virtiofsd() -> list[list[str]]:
         )
     # The one in C, which came with QEMU up to 7.2. It cannot be told to only read: its own view
     # of the directory is made read-only before it starts.
-    words = [path, f"--fd={SOCKET}", "-f", "-o", f"source={PATH}"]
+    words = [path, f"--fd={SOCKET}", "-f", "-o", f"source={OPTION}"]
     words += ["-o", "sandbox=chroot", "-o", "log_level=err"]
     bind = 'm=bind; mountpoint -q -- "$0" && m=remount,bind; mount -o $m,ro -- "$0" "$0"'
     script = f'({bind}) && exec "$@"'

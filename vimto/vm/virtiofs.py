@@ -14,6 +14,7 @@ from vimto import proc
 # The holes in a server's command line (`qemu.virtiofsd`).
 _SOCKET = "\0socket\0"
 _PATH = "\0path\0"
+_OPTION = "\0option\0"  # the path as the value of one of libfuse's `-o` options
 
 
 class Servers(NamedTuple):
@@ -41,10 +42,14 @@ def start_servers(
         for tag, (path, readonly) in shares.items():
             listening, connected = _connection()
             servers.sockets[tag] = connected
-            line = [
-                word.replace(_SOCKET, str(listening)).replace(_PATH, path)
-                for word in words[int(readonly)]
-            ]
+            values = {
+                _SOCKET: str(listening),
+                _PATH: path,
+                _OPTION: path.replace("\\", "\\\\").replace(",", "\\,"),
+            }
+            line = list(words[int(readonly)])
+            for hole, value in values.items():
+                line = [word.replace(hole, value) for word in line]
             try:
                 servers.pids.append(proc.spawn(line, log=log, keep=[listening]))
             finally:
