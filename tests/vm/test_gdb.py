@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need
-from tests.vm.conftest import NEWEST, STABLE, Module, Outcome, Vimto
+from tests.vm.conftest import NEWEST, OLDEST, STABLE, Module, Outcome, Vimto
 from tests.vm.test_failures import machines
 from vimto.config import load_config
 from vimto.kernel import apt
-from vimto.kernel.reference import AptKernel
+from vimto.kernel.reference import AptKernel, parse_kernel
 
 SYSCALL = """
 func TestGroup(t *testing.T) {
@@ -39,17 +39,22 @@ def _gdb() -> None:
     need("gdb")
 
 
-@pytest.fixture
-def debug() -> None:
-    """Skip where the debug package, 0.9 GB, was not fetched; `hack/test` fetches it."""
-    cache = load_config({}, os.environ, "/").cache_dir
-    found = apt.find_package(AptKernel(package="linux-image-amd64"), cache=cache, fresh=1e9)
-    name = found.directory.name.replace("_", "-dbg_", 1) if found else "-"
-    if not (cache / "apt" / name).is_dir():
-        message = "no debug information of the stable kernel: hack/kernels debug"
+def need_debug(kernel: str) -> None:
+    """Skip where the debug package, 1 GB, was not fetched; `hack/test` fetches it."""
+    if not have_debug(kernel):
+        message = f"no debug information of {kernel}: hack/kernels debug debug-newest"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
+
+
+def have_debug(kernel: str) -> bool:
+    cache = load_config({}, os.environ, "/").cache_dir
+    reference = parse_kernel(kernel, configured="", directory=Path("/"))
+    assert isinstance(reference, AptKernel)
+    found = apt.find_package(reference, cache=cache, fresh=1e9)
+    name = found.directory.name.replace("_", "-dbg_", 1) if found else "-"
+    return (cache / "apt" / name).is_dir()
 
 
 def script(vimto: Vimto, *words: str, lines: str, env: dict[str, str] | None = None) -> Outcome:
@@ -63,10 +68,11 @@ def write_syscall_test(module: Module, name: str = "m_test.go") -> None:
     module.test(name, SYSCALL, "os", "os/exec", "syscall")
 
 
-@pytest.mark.usefixtures("debug")
-def test_breakpoints_arguments_lines_and_modules(vimto: Vimto, module: Module) -> None:
+@pytest.mark.parametrize("kernel", [STABLE, NEWEST])
+def test_breakpoints_arguments_lines_and_modules(vimto: Vimto, module: Module, kernel: str) -> None:
+    need_debug(kernel)
     write_syscall_test(module)
-    vimto.flags = (*vimto.flags, "-sudo")
+    vimto.flags = ("-kernel", kernel, "-sudo")
     outcome = script(
         vimto,
         *("-break", "__do_sys_getpgid", "-break", "dummy_init_module"),
@@ -104,7 +110,7 @@ printf "after the end\\n"
 
 
 def test_a_command_s_status_with_names_alone(vimto: Vimto) -> None:
-    vimto.flags = ("-kernel", NEWEST, "-smp", "1")
+    vimto.flags = ("-kernel", OLDEST, "-smp", "1")  # whose debug information no test fetches
     outcome = script(
         vimto,
         *("-break", "__x64_sys_setpgid", "exec", "setsid", "-w", "sh", "-mc", "/bin/true; exit 3"),
@@ -117,8 +123,8 @@ def test_a_command_s_status_with_names_alone(vimto: Vimto) -> None:
     assert "names of functions only" in outcome.errors and "-fetch-debug" in outcome.errors
 
 
-@pytest.mark.usefixtures("debug")
 def test_from_the_first_instruction(vimto: Vimto) -> None:
+    need_debug(STABLE)
     outcome = script(
         vimto,
         *("-from-boot", "-break", "start_kernel", "exec", "echo", "up"),

@@ -31,6 +31,22 @@ from vimto.vm.protocol import wire_text
 from vimto.vm.run import Request, run
 
 
+USAGE = """\
+usage: vimto [flags] gdb-kernel [own flags] [packages] [test flags] [-- gdb's words]
+       vimto [flags] gdb-kernel [own flags] exec command… [-- gdb's words]
+
+Starts each package's test in a machine and gdb on its kernel, stopped just before the test.
+
+  -break PLACE       breakpoint at `SYMBOL` or `FILE:LINE`; may be repeated
+  -from-boot         stop before the first instruction instead
+  -go-symbols        load the test binary's symbols too
+  -batch FILE        run gdb's script FILE and end
+  -fetch-debug       download the debug information of the distribution's kernel
+  -vmlinux FILE      the kernel's ELF file with debug information
+  -listen HOST:PORT  start no gdb, wait for one
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Program:
     """A command to run under gdb: its words, directory, writable directories, and a title."""
@@ -43,6 +59,9 @@ class Program:
 
 def run_gdb(config: Config, words: list[str]) -> int:
     """Run `vimto gdb-kernel WORDS` and return the status of the test or command."""
+    if words[:1] in (["-h"], ["-help"], ["--help"], ["help"]):
+        sys.stdout.write(USAGE)
+        return 0
     options = parse_options(words)
     if not options.listen:
         check_gdb()

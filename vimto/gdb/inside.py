@@ -128,7 +128,8 @@ def _await_result(gdb: Any, settings: dict[str, Any]) -> None:
                 say(file.read())
 
     # What gdb does at its end, killing the machine, it cannot do without an error message.
-    gdb.events.gdb_exiting.connect(lambda _event: _disconnect(gdb))
+    if hasattr(gdb.events, "gdb_exiting"):  # since gdb 12
+        gdb.events.gdb_exiting.connect(lambda _event: _disconnect(gdb))
     gdb.events.stop.connect(stopped)
     gdb.events.exited.connect(
         lambda _event: say("the machine ended before the command reported its status")
