@@ -9,7 +9,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -76,8 +76,8 @@ def _take_terminal() -> None:
 
 
 @contextmanager
-def sit_at(vimto: Vimto, *words: str, **options: object) -> Iterator[Keyboard]:
-    """Run vimto on a terminal of its own; `options` are for `Popen`."""
+def seat(start: "Callable[..., subprocess.Popen[bytes]]", **options: object) -> Iterator[Keyboard]:
+    """Call `start` with what `Popen` needs to give the program a terminal of its own."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     settings: dict[str, object] = {
@@ -87,11 +87,9 @@ def sit_at(vimto: Vimto, *words: str, **options: object) -> Iterator[Keyboard]:
         "start_new_session": True,
         "preexec_fn": _take_terminal,
     }
-    env = {"TERM": "xterm", "PS1": "", "SHELL": "/bin/bash", "HISTFILE": ""}
-    process = vimto.start(*words, env=env, **(settings | options))
-    keyboard = Keyboard(process, master, slave)
+    process = start(**(settings | options))
     try:
-        yield keyboard
+        yield Keyboard(process, master, slave)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -105,6 +103,14 @@ def sit_at(vimto: Vimto, *words: str, **options: object) -> Iterator[Keyboard]:
                 stream.close()
         os.close(master)
         os.close(slave)
+
+
+@contextmanager
+def sit_at(vimto: Vimto, *words: str, **options: object) -> Iterator[Keyboard]:
+    """Run vimto on a terminal of its own; `options` are for `Popen`."""
+    env = {"TERM": "xterm", "PS1": "", "SHELL": "/bin/bash", "HISTFILE": ""}
+    with seat(lambda **settings: vimto.start(*words, env=env, **settings), **options) as keyboard:
+        yield keyboard
 
 
 def find_machine(vimto: Vimto) -> int:
