@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from vimto.errors import BootError, LostVMError
-from vimto.vm import protocol
+from vimto.vm import exchange, protocol
 from vimto.vm.exchange import Abandoned, Exchange, Interrupted, Limits
 from vimto.vm.signals import SignalPipe
 from vimto.vm.streams import Input, Output
@@ -278,3 +280,47 @@ def test_another_protocol_is_refused(signals: SignalPipe) -> None:
 def test_garbage_loses_the_machine(signals: SignalPipe, data: bytes) -> None:
     with pytest.raises(LostVMError):
         Talk(signals).play(lambda guest: guest.end.sendall(data))
+
+
+def test_a_paused_guest_waits_for_whoever_asked(signals: SignalPipe) -> None:
+    talk = Talk(signals)
+    seen: list[int] = []
+
+    def attach() -> None:
+        seen.append(talk.exchange.state)
+        talk.exchange.resume()
+
+    talk.exchange.on_paused = attach
+
+    def part(guest: Guest) -> None:
+        guest.end.sendall(READY)
+        guest.expect(protocol.RUN)
+        guest.end.sendall(ACCEPTED + protocol.encode_json(protocol.PAUSED, {}))
+        assert guest.expect(protocol.RESUME) == b""
+        guest.end.sendall(STARTED + EXIT)
+
+    assert talk.play(part) == {"status": 3, "signal": 0}
+    assert seen == [exchange.PAUSED]
+
+
+def test_a_debugger_s_ctrl_c_is_not_the_command_s(signals: SignalPipe) -> None:
+    talk = Talk(signals)
+    talk.exchange.deaf_to = (signal.SIGINT,)
+    read, write = os.pipe()
+    talk.exchange.watched[read] = lambda: seen.append(os.read(read, 10))
+    seen: list[bytes] = []
+
+    def part(guest: Guest) -> None:
+        start(guest)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.write(write, b"watched")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert guest.expect(protocol.SIGNAL) == bytes((signal.SIGUSR1,))
+        while not seen:
+            time.sleep(0.001)
+        guest.end.sendall(EXIT)
+
+    talk.play(part)
+    assert seen == [b"watched"]
+    os.close(read)
+    os.close(write)

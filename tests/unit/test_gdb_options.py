@@ -45,6 +45,7 @@ def test_what_makes_a_batch() -> None:
         (["-break"], "needs a value"),
         (["-listen", ":1", "-batch", "f"], "starts no gdb"),
         (["-listen", ":1", ".", "--", "-q"], "starts no gdb"),
+        (["-listen", ":1", "-break", "panic", "."], "starts no gdb"),
     ],
 )
 def test_what_is_refused(words: list[str], message: str) -> None:

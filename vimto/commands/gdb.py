@@ -19,6 +19,7 @@ from vimto.commands.resolve import DEFAULT_PACKAGE, locate_kernel
 from vimto.config import Config, find_repository
 from vimto.errors import VIMTO_FAILED, CommandError, UsageError, VimtoError
 from vimto.gdb import elf, session, symbols
+from vimto.gdb.inside import quote
 from vimto.gdb.options import Options, parse_options
 from vimto.gdb.symbols import Symbols
 from vimto.go.args import parse_go
@@ -29,7 +30,6 @@ from vimto.qemu.devices import escape
 from vimto.vm.plan import Plan
 from vimto.vm.protocol import wire_text
 from vimto.vm.run import Request, run
-
 
 USAGE = """\
 usage: vimto [flags] gdb-kernel [own flags] [packages] [test flags] [-- gdb's words]
@@ -70,7 +70,7 @@ def run_gdb(config: Config, words: list[str]) -> int:
         config = replace(config, snapshot=False)
     with contextlib.ExitStack() as stack:
         found = _symbols(config, options, stack)
-        base = stack.enter_context(tempfile.TemporaryDirectory(prefix="vimto-gdb-"))
+        base = stack.enter_context(_private_directory())
         status = 0
         for index, program in enumerate(_programs(options, Path(base))):
             directory = Path(base, str(index))
@@ -95,10 +95,18 @@ def wait_for_gdb(config: Config) -> Iterator[tuple[Config, session.Stub]]:
         found = symbols.find_symbols(
             place, cache=config.cache_dir, package=_package(config, place), fetch=False
         )
-        base = stack.enter_context(tempfile.TemporaryDirectory(prefix="vimto-gdb-"))
+        base = stack.enter_context(_private_directory())
         address = os.path.join(base, "gdb.sock")
         line = _connect_line(found, address)
         yield config, session.Listener(f"unix:{escape(address)},server=on,wait=off", line)
+
+
+def _private_directory() -> tempfile.TemporaryDirectory[str]:
+    # The path of a socket has 107 bytes at most, unix(7).
+    place = tempfile.gettempdir()
+    if len(os.fsencode(place)) > 70:
+        place = "/tmp"
+    return tempfile.TemporaryDirectory(prefix="vimto-gdb-", dir=place)
 
 
 def _connect_line(found: Symbols, target: str) -> str:
@@ -292,7 +300,7 @@ class _Run:
         ]
         if vmlinux:
             early.append(f"add-auto-load-safe-path {vmlinux.parent}")
-        early += [f"directory {source}" for source in self.symbols.sources]
+        early += [f"directory {quote(os.fspath(source))}" for source in self.symbols.sources]
         words = ["gdb", "-q", *(["-batch"] if self.options.is_batch else [])]
         for line in early:
             words += ["-iex", line]

@@ -33,7 +33,7 @@ def start(gdb: Any, path: str) -> None:
         modules = Modules(gdb, settings["modules"], settings["directory"])
         _follow_modules(gdb, modules, settings["hardware"])
     if settings["go"]:
-        gdb.execute(f"add-symbol-file {settings['go']}", to_string=True)
+        gdb.execute(f"add-symbol-file {quote(settings['go'])}", to_string=True)
     _watch_panic(gdb, settings)
     for place in settings["breaks"]:
         _set_break(gdb, place, settings)
@@ -220,7 +220,8 @@ class Modules:
         sections = self._sections(module)
         text = sections.pop(".text", None) or self._text(module)
         others = " ".join(f"-s {name} {at:#x}" for name, at in sections.items())
-        self._gdb.execute(f"add-symbol-file {path} {text:#x} {others}", to_string=True)
+        words = f"{quote(path)} {text:#x} {others}"
+        self._gdb.execute(f"add-symbol-file {words}", to_string=True)
 
     def _text(self, module: Any) -> int:
         try:
@@ -264,6 +265,12 @@ class Modules:
         except (OSError, EOFError, lzma.LZMAError, subprocess.SubprocessError):
             return ""
         return target
+
+
+def quote(path: str) -> str:
+    """Return `path` as a word of a gdb command that splits its arguments."""
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def unpack(path: str, out: Any) -> None:

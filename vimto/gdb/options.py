@@ -51,7 +51,7 @@ def parse_options(argv: Sequence[str]) -> Options:
             value = words.pop(0)
         values.setdefault(name, []).append(value)
     words, gdb_words = _split(words)
-    if values.get("listen") and (values.get("batch") or gdb_words):
+    if values.get("listen") and (values.get("batch") or values.get("break") or gdb_words):
         raise UsageError(
             "with `-listen` vimto starts no gdb",
             hint="give gdb's words to the gdb that you connect",
