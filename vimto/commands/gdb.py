@@ -299,7 +299,8 @@ class _Run:
             *(f"set index-cache directory {index}", "set index-cache enabled on"),
         ]
         if vmlinux:
-            early.append(f"add-auto-load-safe-path {vmlinux.parent}")
+            # The kernel's own scripts lie beside the file itself, not beside a link to it.
+            early.append(f"add-auto-load-safe-path {vmlinux.resolve().parent}")
         early += [f"directory {quote(os.fspath(source))}" for source in self.symbols.sources]
         words = ["gdb", "-q", *(["-batch"] if self.options.is_batch else [])]
         for line in early:
