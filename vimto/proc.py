@@ -5,9 +5,10 @@ gives it our terminal and signals, `spawn` leaves it running beside us. `run` an
 are built on `sh`; `spawn` is on the shim's hot path and uses the standard library alone.
 """
 
+import contextlib
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vimto import console, quoting
@@ -95,42 +96,67 @@ def foreground(
         raise CommandError(f"`{argv[0]}` is not installed or not on PATH") from exc
     words = mortal([str(command._path), *argv[1:]])
     start: Any = sh.Command(words[0])
-    child = start(
-        *words[1:],
-        _env=dict(os.environ if env is None else env),
-        _cwd=None if cwd is None else os.fspath(cwd),
-        _in=0,
-        _out=1,
-        _err=2,
-        _bg=True,
-        _bg_exc=False,
-        _new_session=False,
-        _close_fds=False,
-        _preexec_fn=_default_signals,
-        _return_cmd=True,
-    )
-
-    def forward(number: int, _frame: object) -> None:
+    with _forwarded() as child:
         try:
-            child.signal(number)
+            child.start(
+                start,
+                words[1:],
+                _env=dict(os.environ if env is None else env),
+                _cwd=None if cwd is None else os.fspath(cwd),
+                _in=0,
+                _out=1,
+                _err=2,
+                _bg=True,
+                _bg_exc=False,
+                _new_session=False,
+                _close_fds=False,
+                _preexec_fn=_default_signals,
+                _return_cmd=True,
+            )
+            child.command.wait()
+            return 0
+        except sh.ErrorReturnCode as exc:
+            return int(exc.exit_code if exc.exit_code >= 0 else 128 - exc.exit_code)
+
+
+class _Child:
+    """A child that may not have been started yet when a signal for it comes."""
+
+    def __init__(self) -> None:
+        self.command: Any = None
+        self._early: list[int] = []
+
+    def start(self, start: Any, words: Sequence[str], **settings: Any) -> None:
+        self.command = start(*words, **settings)
+        for number in self._early:
+            self.take(number, None)
+
+    def take(self, number: int, _frame: object) -> None:
+        if self.command is None:
+            self._early.append(number)
+            return
+        try:
+            self.command.signal(number)
         except ProcessLookupError:
             pass
 
+
+@contextlib.contextmanager
+def _forwarded() -> Iterator[_Child]:
+    """Take our signals before the child exists, so that none ends us alone."""
+    child = _Child()
     before = {
         number: signal.signal(number, handler)
         for number, handler in (
             # A handler, not SIG_IGN: an ignored signal would stay ignored in the child.
             (signal.SIGINT, lambda _n, _f: None),
             (signal.SIGQUIT, lambda _n, _f: None),
-            (signal.SIGTERM, forward),
-            (signal.SIGHUP, forward),
+            (signal.SIGTERM, child.take),
+            (signal.SIGHUP, child.take),
         )
     }
     try:
-        child.wait()
-        return 0
-    except sh.ErrorReturnCode as exc:
-        return int(exc.exit_code if exc.exit_code >= 0 else 128 - exc.exit_code)
+        yield child
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,0 +1,116 @@
+"""Processes: what they inherit, what comes back, and that they die with us."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vimto import proc
+from vimto.errors import CommandError
+
+
+def test_run_returns_bytes_and_status(tmp_path: Path) -> None:
+    done = proc.run(
+        ["sh", "-c", 'cat; echo "$A" >&2; pwd; exit 3'],
+        env={"A": "x\ny", "PATH": os.environ["PATH"]},
+        cwd=tmp_path,
+        input=b"in\xff\n",
+        check=False,
+    )
+    assert done.stdout == b"in\xff\n" + os.fsencode(tmp_path) + b"\n"
+    assert (done.stderr, done.status) == (b"x\ny\n", 3)
+    assert proc.run(["sh", "-c", "kill -9 $$"], check=False).status == 137
+    assert proc.run(["readlink", "/proc/self/fd/0"]).text == "/dev/null"
+    assert proc.run(["printf", "%s", "a b'\"$x\n"]).stdout == b"a b'\"$x\n"
+
+
+def test_run_explains_failures() -> None:
+    with pytest.raises(CommandError, match="failed with status 3") as caught:
+        proc.run(["sh", "-c", "seq 20 >&2; exit 3"])
+    assert caught.value.lines == tuple(str(n) for n in range(11, 21))
+    with pytest.raises(CommandError, match="no-such-program"):
+        proc.run(["no-such-program"])
+
+
+def in_a_process(code: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-c", f"from vimto import proc\nimport sys\n{code}"],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+    )
+
+
+def test_foreground_has_our_streams_and_returns_the_status() -> None:
+    code = "sys.exit(proc.foreground(['sh', '-c', 'read x; echo got $x; exit 4']))"
+    with in_a_process(code) as process:
+        stdout, _ = process.communicate(b"line\n")
+    assert (stdout, process.returncode) == (b"got line\n", 4)
+    with in_a_process("sys.exit(proc.foreground(['sh', '-c', 'kill -TERM $$']))") as process:
+        process.communicate()
+    assert process.returncode == 128 + 15
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_foreground_passes_signals_on(number: signal.Signals) -> None:
+    script = "trap 'echo caught; exit 9' TERM HUP; echo up; while :; do sleep 0.05; done"
+    with in_a_process(f"sys.exit(proc.foreground(['sh', '-c', {script!r}]))") as process:
+        assert process.stdout and process.stdout.readline() == b"up\n"
+        process.send_signal(number)
+        assert process.stdout.read() == b"caught\n"
+    assert process.returncode == 9
+
+
+def test_the_child_can_be_interrupted_and_we_see_its_end() -> None:
+    # Ctrl-C goes to the whole group; we must outlive the child to report its status.
+    script = "trap 'exit 7' INT; echo up; while :; do sleep 0.05; done"
+    code = f"sys.exit(proc.foreground(['sh', '-c', {script!r}]))"
+    argv = [sys.executable, "-c", f"from vimto import proc\nimport sys\n{code}"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout and process.stdout.readline() == b"up\n"
+        os.killpg(process.pid, signal.SIGINT)
+        process.stdout.read()
+    assert process.returncode == 7
+
+
+def test_what_we_start_dies_with_us() -> None:
+    for start in ("proc.foreground(argv)", "proc.spawn(argv, log=1); sys.stdin.read()"):
+        code = f"argv = ['sh', '-c', 'echo $$; exec sleep 1000']\n{start}"
+        with in_a_process(code) as process:
+            assert process.stdout
+            child = int(process.stdout.readline())
+            fd = os.pidfd_open(child)
+            process.kill()
+            assert select.select([fd], [], [], 10)[0], f"{start} outlived its parent"
+            os.close(fd)
+
+
+def test_spawn_inherits_what_is_said_and_no_more(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    other = os.open("/", os.O_RDONLY)
+    os.set_inheritable(other, False)
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        pid = proc.spawn(
+            ["sh", "-c", "ls /proc/self/fd; echo err >&2; readlink /proc/$$/fd/0"],
+            log=file.fileno(),
+            keep=[write],
+        )
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    names = log.read_text().split()
+    assert str(write) in names and str(other) not in names and str(read) not in names
+    assert names[-2:] == ["err", "/dev/null"]
+    assert not os.get_inheritable(write)
+    for fd in (read, write, other):
+        os.close(fd)
+
+
+def test_spawn_of_nothing_is_said_in_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        pid = proc.spawn(["/no/such/program"], log=file.fileno())
+        os.waitpid(pid, 0)
+    assert "/no/such/program" in log.read_text()
