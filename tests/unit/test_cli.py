@@ -1,0 +1,64 @@
+"""The command line: help, versions, mistakes, and where errors end."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vimto import __version__, cli, console
+from vimto.commands.users import resolve_user
+from vimto.errors import ConfigError
+from vimto.settings import SETTINGS
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_verbosity", [0])
+
+
+def test_help_names_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["help"], ["-h"], ["--help"]):
+        assert cli.run(words) == 0
+        text = capsys.readouterr().out
+        assert text == cli.usage()
+    assert text.startswith("usage: vimto [flags] command\n")
+    for row in SETTINGS:
+        assert f"\n  -{row.flags[0]}" in text
+    for command in cli._COMMANDS:
+        assert f"\n  {command}" in text or command == "help"
+    assert max(map(len, text.splitlines())) <= 100
+    assert cli.run([]) == 125  # nothing to do is a mistake
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("version", "-version", "--version"):
+        assert cli.run([word]) == 0
+        assert capsys.readouterr().out == f"vimto {__version__}\n"
+
+
+def test_mistakes_come_with_a_hint(capfd: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (["exce", "true"], "did you mean `exec`?"),
+        (["frobnicate"], "to run a program: `vimto exec frobnicate`"),
+        (["-memry", "1"], "did you mean `-memory`?"),
+    ):
+        assert cli.run(words) == 125
+        out, err = capfd.readouterr()
+        assert out == "" and err.startswith("error: ") and f"hint: {said}" in err
+
+
+def test_the_module_is_a_command() -> None:
+    argv = [sys.executable, "-m", "vimto", "version"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert done.stdout == f"vimto {__version__}\n"
+    closed = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *argv]
+    assert subprocess.run(closed, check=False).returncode == 0
+
+
+def test_users_by_name_and_number() -> None:
+    assert resolve_user("root")[:2] == (0, 0)
+    assert resolve_user("0") == resolve_user("root")
+    assert resolve_user("4294000000") == (4294000000, 4294000000, [4294000000])
+    with pytest.raises(ConfigError, match="no user `of-nobody`") as caught:
+        resolve_user("of-nobody")
+    assert caught.value.hint

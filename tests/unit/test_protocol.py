@@ -1,0 +1,86 @@
+"""The wire, byte for byte: the golden frames are read by the guest's tests too."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from vimto.errors import LostVMError
+from vimto.vm import protocol
+from vimto.vm.protocol import FrameReader
+
+GOLDEN = Path(__file__).parents[1] / "golden/wire/frames.txt"
+
+
+def read_golden() -> dict[str, tuple[int, bytes, bytes]]:
+    """Return kind, payload and whole frame by name."""
+    frames = {}
+    for line in GOLDEN.read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, kind, payload, frame = line.split()
+            payload = "" if payload == "-" else payload
+            frames[name] = (int(kind), bytes.fromhex(payload), bytes.fromhex(frame))
+    return frames
+
+
+FRAMES = read_golden()
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_frames_are_written_and_read_as_the_guest_does(name: str) -> None:
+    kind, payload, frame = FRAMES[name]
+    assert protocol.encode(kind, payload) == frame
+    assert FrameReader().feed(frame) == [(kind, payload)]
+
+
+def test_a_stream_may_be_cut_anywhere() -> None:
+    stream = b"".join(frame for _, _, frame in FRAMES.values())
+    whole = [(kind, payload) for kind, payload, _ in FRAMES.values()]
+    assert FrameReader().feed(stream) == whole
+    for step in (1, 3, 4096):
+        reader = FrameReader()
+        found = [
+            frame
+            for at in range(0, len(stream), step)
+            for frame in reader.feed(stream[at : at + step])
+        ]
+        assert found == whole
+
+
+def test_payloads_with_a_shape() -> None:
+    assert protocol.encode_ack(0, 65536) == FRAMES["ack-stdin"][2]
+    assert protocol.decode_ack(FRAMES["ack-reader-gone"][1]) == (1, protocol.READER_GONE)
+    assert protocol.encode_resize(50, 132) == FRAMES["resize"][2]
+    assert protocol.encode_channel(protocol.CLOSE, 7) == FRAMES["close"][2]
+    assert protocol.encode_channel_ack(7, 7) == FRAMES["data-ack"][2]
+    assert protocol.decode_channel(FRAMES["data"][1]) == (7, b"GET /\r\n")
+    ready = protocol.decode_json(FRAMES["ready"][1])
+    assert ready["protocol"] == protocol.VERSION and "9p" in ready["filesystems"]
+    assert protocol.decode_json(FRAMES["exit-signal"][1])["signal"] == 6
+
+
+def test_the_order_is_written_as_the_guest_reads_it() -> None:
+    _, payload, frame = FRAMES["run"]
+    order = json.loads(payload)
+    assert json.loads(protocol.encode_json(protocol.RUN, order)[5:]) == order
+    path = protocol.host_text(order["argv"][0])
+    assert os.fsencode(path) == b"/tmp/p\xe4ckage.test"
+    assert protocol.wire_text(path) == order["argv"][0]
+    assert protocol.wire_text(b"\xff\xfe") == "\xff\xfe"
+    assert frame[4] == protocol.RUN
+
+
+def test_limits_and_nonsense() -> None:
+    with pytest.raises(ValueError, match="cannot hold"):
+        protocol.encode(protocol.STDOUT, bytes(protocol.MAX_STREAM + 1))
+    too_long = (protocol.MAX_STREAM + 1).to_bytes(4, "little") + bytes([protocol.STDOUT])
+    with pytest.raises(LostVMError):
+        FrameReader().feed(too_long)
+    for payload in (b"", b"[1]", b"{", b"\xff"):
+        with pytest.raises(LostVMError, match="no JSON object"):
+            protocol.decode_json(payload)
+    with pytest.raises(LostVMError):
+        protocol.decode_ack(b"123")
+    with pytest.raises(LostVMError):
+        protocol.decode_channel(b"123")
