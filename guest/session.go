@@ -150,6 +150,9 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 	if err := mountRoot(s.order); err != nil {
 		return 0, failed("mount", err)
 	}
+	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		makeNodes("/dev", "/lib/modules/"+string(trimNewline(release))+"/modules.devname")
+	}
 	if problem := s.prepare(); problem != nil {
 		return 0, problem
 	}

@@ -275,11 +275,16 @@ def test_the_kernels_own_modules_can_be_loaded(vimto: Vimto) -> None:
     # The second one the kernel asks for by itself, when a file system is first mounted.
     script = """
     PATH=$PATH:/usr/sbin:/sbin
+    stat -c '%n %a %t:%T' /dev/net/tun /dev/fuse
+    exec 3<>/dev/net/tun && grep -w ^tun /proc/modules | cut -d ' ' -f 1
     modprobe loop && test -e /dev/loop-control && echo loop
     mkdir /tmp/fs && grep -qw fuseblk /proc/filesystems || mount -t fuse none /tmp/fs 2>/dev/null
     grep -w fuse /proc/filesystems
     """
-    assert vimto.script(script).check().text.split() == ["loop", "nodev", "fuse"]
+    assert vimto.script(script).check().text.split() == [
+        *("/dev/net/tun", "666", "a:c8", "/dev/fuse", "666", "a:e5"),
+        *("tun", "loop", "nodev", "fuse"),
+    ]
 
 
 def test_the_kernels_complaints_are_shown(vimto: Vimto) -> None:
