@@ -53,11 +53,15 @@ def run(argv: list[str]) -> int:
     except VimtoError as exc:
         console.error(exc)
         if console.verbosity() >= 2:
-            raise
+            sys.excepthook(*sys.exc_info())
         return exc.status
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
+        return VIMTO_FAILED
+    except Exception:
+        # A fault of ours. Python's own end would be the status 1, as of a test that failed.
+        sys.excepthook(*sys.exc_info())
         return VIMTO_FAILED
 
 

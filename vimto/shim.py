@@ -39,6 +39,10 @@ def main(argv: list[str]) -> int:
         return exc.status
     except KeyboardInterrupt:
         return VIMTO_FAILED
+    except Exception:
+        # A fault of ours. Python's own end would be the status 1, as of a test that failed.
+        sys.excepthook(*sys.exc_info())
+        return VIMTO_FAILED
 
 
 if __name__ == "__main__":

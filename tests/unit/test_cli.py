@@ -47,6 +47,21 @@ def test_mistakes_come_with_a_hint(capfd: pytest.CaptureFixture[str]) -> None:
         assert out == "" and err.startswith("error: ") and f"hint: {said}" in err
 
 
+def test_no_failure_of_ours_looks_like_a_failed_test(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["-v", "-v", "exec"]) == 125
+    err = capfd.readouterr().err
+    assert err.startswith("error: `vimto exec` needs a command") and "Traceback" in err
+
+    def fail(*_arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "load_config", fail)
+    assert cli.run(["config"]) == 125
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
 def test_the_module_is_a_command() -> None:
     argv = [sys.executable, "-m", "vimto", "version"]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
