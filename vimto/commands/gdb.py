@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vimto import console, proc, quoting
 from vimto.commands.prepare import prepare
-from vimto.commands.resolve import DEFAULT_PACKAGE, locate_kernel
+from vimto.commands.resolve import default_package, locate_kernel
 from vimto.config import Config, find_repository
 from vimto.errors import VIMTO_FAILED, CommandError, UsageError, VimtoError
 from vimto.gdb import elf, session, symbols
@@ -183,7 +183,7 @@ def _package(config: Config, place: Path) -> AptKernel | None:
         )
         return reference if isinstance(reference, AptKernel) else None
     if place.is_relative_to(config.cache_dir / "apt"):
-        return AptKernel(package=DEFAULT_PACKAGE)
+        return AptKernel(package=default_package())
     return None
 
 

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +30,18 @@ from vimto.kernel.reference import (
     parse_kernel,
 )
 
-# What is booted where nothing is configured and no kernel is installed.
-DEFAULT_PACKAGE = "linux-image-amd64"
+
+def default_package() -> str:
+    """Return what is booted where nothing is configured and no kernel can be read.
+
+    Ubuntu lets only root read the kernel that is installed, and has no `linux-image-amd64`.
+    """
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    names = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
+    return "linux-image-generic" if "ubuntu" in names else "linux-image-amd64"
 
 
 class BootParts(NamedTuple):
@@ -104,7 +115,7 @@ def _locate_default(config: Config) -> Path:
     if found is not None:
         return found
     try:
-        return locate_package(AptKernel(package=DEFAULT_PACKAGE), config.cache_dir)
+        return locate_package(AptKernel(package=default_package()), config.cache_dir)
     except KernelError as exc:
         raise KernelError(
             "no kernel is configured, this host has none installed that can be read,"
