@@ -49,7 +49,8 @@ def prepare(
     environment says, when empty). While the context lasts, the kernel's image is not removed
     from the cache.
     """
-    cachedir.make_directory(config.cache_dir)
+    if not config.cache_dir.is_dir():  # one that is full and read-only serves as well
+        cachedir.make_directory(config.cache_dir)
     qemu = probe_qemu(find_qemu(config.qemu), config.cache_dir)
     accelerator = choose_accelerator(config.accel)
     if accelerator.reason and config.accel == "auto":
