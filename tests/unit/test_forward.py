@@ -90,6 +90,19 @@ def test_both_ways_and_half_closed(guest: Guest) -> None:
         assert not guest.forwarding.pending
 
 
+def test_the_guest_may_end_its_half_first(guest: Guest) -> None:
+    with dial(guest) as client:
+        client.settimeout(10)
+        number = guest.opened()
+        guest.say(protocol.DATA, number, b"bye")
+        guest.say(protocol.CLOSE, number)
+        assert client.recv(10) == b"bye"
+        assert client.recv(10) == b""
+        assert protocol.decode_channel_ack(guest.expect(protocol.DATA_ACK)) == (number, 3)
+        client.sendall(b"more")
+        assert guest.expect(protocol.DATA)[4:] == b"more"
+
+
 def test_the_order_names_the_target(guest: Guest) -> None:
     with dial(guest):
         order = json.loads(guest.expect(protocol.OPEN))

@@ -77,7 +77,7 @@ def test_ctrl_c_stops_the_program(vimto: Vimto, module: Module) -> None:
         person.type("continue\r")
         person.expect("ready")
         person.type("\x03")
-        person.expect("main.main() ./main.go:5")
+        person.expect("received SIGINT, stopping process")
         person.expect("(dlv) ")
         person.type("\x04")
         assert person.end() == 0
