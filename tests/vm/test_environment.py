@@ -289,7 +289,12 @@ def test_the_kernels_own_modules_can_be_loaded(vimto: Vimto) -> None:
 
 def test_the_kernels_complaints_are_shown(vimto: Vimto) -> None:
     # SysRq f runs the OOM killer, whose word is one of the complaints.
-    script = "sleep 100 & echo f > /proc/sysrq-trigger; kill $! 2>/dev/null; true"
+    # It may choose this shell.
+    script = """
+    sleep 1000000 & echo f > /proc/sysrq-trigger
+    until dmesg | grep -q 'Out of memory: Killed'; do sleep 0.1; done
+    kill $! 2>/dev/null; true
+    """
     outcome = vimto.script(script)
     assert "warning: the kernel complained" in outcome.errors
     assert "Out of memory: Killed process" in outcome.errors
