@@ -95,7 +95,6 @@ def _plan(
         teardown=[[wire_text(word) for word in command] for command in config.teardown],
         sysctls=_sysctls(config),
         network=config.net == "user",
-        forward=list(config.forward),
         verbose=config.verbose,
     )
 

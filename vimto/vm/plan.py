@@ -55,7 +55,6 @@ class Plan(NamedTuple):
     teardown: list[list[str]]
     sysctls: dict[str, str]
     network: bool
-    forward: list[str]
     verbose: int
 
     def tier_for(self, shares: int) -> Tier:
