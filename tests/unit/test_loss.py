@@ -6,7 +6,7 @@ import pytest
 
 from vimto import console
 from vimto.errors import BootError, LostVMError, VimtoError
-from vimto.vm.loss import explain
+from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Machine
 from vimto.vm.plan import Plan
 
@@ -75,3 +75,13 @@ def test_causes_come_with_advice(line: str, said: str, advice: str) -> None:
 def test_a_silent_kernel_may_lack_a_driver() -> None:
     error = told(BootError("the machine did not boot"), [], ended=False)
     assert "virtio driver" in error.hint and error.lines == ()
+
+
+def test_two_v_show_the_log_of_a_machine_that_did_well(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    machine = cast(Machine, Ended(["one", "two"]))
+    for level, shown in ((1, ""), (2, "  | one\n  | two\n")):
+        monkeypatch.setattr(console, "_verbosity", [level])
+        show_log(machine)
+        assert capfd.readouterr().err == shown

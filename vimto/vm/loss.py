@@ -58,6 +58,12 @@ _CAUSES = (
 )
 
 
+def show_log(machine: Machine) -> None:
+    """Show the kernel's log so far to a user who asked for it with `-v -v`."""
+    if console.verbosity() >= 2:
+        console.write("".join(f"  | {line}\n" for line in machine.read_console()).rstrip("\n"))
+
+
 def explain(exc: VimtoError, machine: Machine, plan: Plan) -> VimtoError:
     """Return `exc` with the reason that the ended or silent `machine` left in its log.
 

@@ -10,7 +10,7 @@ from vimto.errors import BootError, LostVMError, QemuError, VimtoError
 from vimto.vm import machine as machines
 from vimto.vm import protocol, shares, snapshot, streams
 from vimto.vm.exchange import Exchange, Limits
-from vimto.vm.loss import explain
+from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Machine
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.signals import SignalPipe
@@ -120,9 +120,11 @@ class _Session(NamedTuple):
         with machines.boot(self.plan, self.tier, self._slots(), more) as machine:
             exchange = self._exchange(machine)
             try:
-                return self._converse(exchange)
+                status = self._converse(exchange)
             except (BootError, LostVMError) as exc:
                 raise explain(exc, machine, self.plan) from exc
+            show_log(machine)
+            return status
 
     def run_restored(self, save: snapshot.Save) -> int:
         more = self.request.companion.words
@@ -132,9 +134,11 @@ class _Session(NamedTuple):
             exchange = self._exchange(machine)
             exchange.send_order()
             try:
-                return self._converse(exchange)
+                status = self._converse(exchange)
             except LostVMError as exc:
                 raise explain(exc, machine, self.plan) from exc
+            show_log(machine)
+            return status
 
     def _slots(self) -> dict[str, str]:
         """Return what is behind each mount tag; unused ones show the root, read-only."""

@@ -187,7 +187,7 @@ def _make(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> bool:
     does not boot.
     """
     from vimto import console
-    from vimto.vm.loss import explain
+    from vimto.vm.loss import explain, show_log
 
     aside = f"{plan.saves}/.{tier.save}.{os.getpid()}"
     _sweep(plan.saves, f".{tier.save}.")
@@ -209,6 +209,7 @@ def _make(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> bool:
                     raise QemuError("QEMU was killed while the machine booted") from exc
                 raise explained from exc
             save(machine, f"{aside}/state", _SAVE_LIMIT)
+            show_log(machine)
         os.rmdir(empty)
         _write_info(aside, plan)
         os.rename(aside, f"{plan.saves}/{tier.save}")
