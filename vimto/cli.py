@@ -65,6 +65,9 @@ def run(argv: list[str]) -> int:
         return VIMTO_FAILED
 
 
+_HELP = ("-h", "-help", "--help")
+# Their first word could be nobody else's flag; the others answer for themselves, or pass it on.
+_EXPLAINED = ("exec", "config", "doctor")
 # `vimto doctor -kernel X`: where no flags of another program can follow, ours may.
 _FLAGS_FOLLOW = ("doctor", "exec")
 
@@ -72,7 +75,7 @@ _FLAGS_FOLLOW = ("doctor", "exec")
 def _dispatch(argv: list[str]) -> int:
     flags, words = parse_flags(argv)
     console.set_verbosity(flags.get("verbose", 0))
-    if not words or words[0] in ("help", "-h", "-help", "--help"):
+    if not words or words[0] == "help" or words[0] in _HELP:
         sys.stdout.write(usage())
         return 0 if words else VIMTO_FAILED
     if words[0] in ("version", "-version", "--version"):
@@ -82,6 +85,11 @@ def _dispatch(argv: list[str]) -> int:
     if words[0] in _FLAGS_FOLLOW:
         flags, rest = parse_flags(words[1:], flags)
         words = [words[0], *rest]
+    if words[0] in _EXPLAINED and words[1:] and words[1] in _HELP:
+        import importlib
+
+        sys.stdout.write(importlib.import_module(f"vimto.commands.{words[0]}").USAGE)
+        return 0
     config = load_config(flags, os.environ, os.getcwd())
     console.set_verbosity(config.verbose)
     return command(config, words)

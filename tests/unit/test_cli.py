@@ -30,6 +30,13 @@ def test_help_names_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -
     assert cli.run([]) == 125  # nothing to do is a mistake
 
 
+@pytest.mark.parametrize("command", ["exec", "config", "doctor", "kernel", "gdb-kernel"])
+def test_commands_explain_themselves(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("-h", "-help", "--help"):
+        assert cli.run([command, word]) == 0
+        assert capsys.readouterr().out.startswith("usage: vimto [flags] ")
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("version", "-version", "--version"):
         assert cli.run([word]) == 0
