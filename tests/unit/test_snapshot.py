@@ -1,5 +1,6 @@
 """Saves on disk: what is trusted, what is removed, and what never is."""
 
+import fcntl
 import json
 import os
 import zlib
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vimto.vm import snapshot
 from vimto.vm.snapshot import find_save, list_saves, prune_saves
 
 KEY = "k" * 32
@@ -70,6 +72,21 @@ def test_a_save_in_use_is_never_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_look_at_a_save_keeps_nobody_from_using_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = add(tmp_path, KEY)
+    with open(entry / "state", "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        monkeypatch.setattr(snapshot.time, "sleep", lambda _s: fcntl.flock(other, fcntl.LOCK_UN))
+        save = find_save(str(tmp_path), KEY)
+        assert save is not None
+        save.close()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        monkeypatch.setattr(snapshot.time, "sleep", lambda _s: None)
+        assert find_save(str(tmp_path), KEY) is None
+
+
 def test_the_oldest_are_removed_first(tmp_path: Path) -> None:
     for index, key in enumerate("abc"):
         add(tmp_path, key, size=1 << 20, used=1000 + index)
@@ -86,6 +103,9 @@ def test_what_killed_makers_left_is_removed(tmp_path: Path) -> None:
     (gone / "empty").mkdir()
     alive = tmp_path / f".{KEY}.{os.getpid()}"
     alive.mkdir()
+    other = tmp_path / ".nfs"
+    other.touch()
     assert prune_saves(str(tmp_path), 1 << 30) == []
+    assert other.exists()
     assert not gone.exists()
     assert alive.exists()

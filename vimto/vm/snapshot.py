@@ -78,7 +78,7 @@ def find_save(saves: str, key: str) -> Save | None:
     except OSError:
         return None
     try:
-        fcntl.flock(state, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _hold(state)
         if not os.path.samestat(os.fstat(state), os.stat(os.path.join(path, "state"))):
             raise OSError(errno.ESTALE, "removed while it was being locked")
     except OSError:
@@ -93,6 +93,18 @@ def find_save(saves: str, key: str) -> Save | None:
     except OSError:
         pass
     return found
+
+
+def _hold(state: int) -> None:
+    """Take the shared lock; raises `BlockingIOError` when another has it exclusively for long."""
+    for _ in range(100):
+        try:
+            return fcntl.flock(state, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # `kernel ls` looks whether it is in use, or it is being removed: neither takes long,
+            # and to give up would cost a boot.
+            time.sleep(0.01)
+    fcntl.flock(state, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def have_save(saves: str, key: str) -> bool:
@@ -371,10 +383,9 @@ def _sweep(saves: str, prefix: str) -> None:
     except OSError:
         return
     for name in names:
-        if name.startswith(prefix):
-            pid = name.split(".")[2]
-            if not os.path.exists(f"/proc/{pid}"):
-                _delete(os.path.join(saves, name))
+        pid = name.split(".")[2:3]  # other dotted names are somebody else's
+        if name.startswith(prefix) and pid and not os.path.exists(f"/proc/{pid[0]}"):
+            _delete(os.path.join(saves, name))
 
 
 def _delete(path: str) -> None:
