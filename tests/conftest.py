@@ -2,8 +2,14 @@
 
 import os
 import shutil
+import signal
 
 import pytest
+
+# A shell starts its background jobs with these two ignored, and what is ignored stays so in every
+# child: without this, tests of Ctrl-C would depend on how the tests were started.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def need(*commands: str) -> None:
