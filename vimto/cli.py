@@ -9,6 +9,7 @@ from vimto.config import Config, load_config
 from vimto.errors import VIMTO_FAILED, UsageError, VimtoError
 from vimto.go.args import is_go_word
 from vimto.settings import SETTINGS, near_misses, parse_flags
+from vimto.vm.signals import end_by_exception
 from vimto.vm.streams import hold_closed
 
 USAGE = """\
@@ -35,6 +36,7 @@ As `go test -exec vimto` it runs the test binary it is given.
 def main() -> None:
     """Run the command line of this process and exit."""
     hold_closed()
+    end_by_exception()
     # Python has None for a closed stream, and what is written to it would be a traceback.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (for as long as we live)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115

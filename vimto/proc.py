@@ -38,7 +38,7 @@ def run(
 ) -> Result:
     """Run `argv` to its end and return its output.
 
-    Stdin is `input`, or `/dev/null`. Raises `CommandError` when the program does not exist and,
+    Stdin is `input`, or `/dev/null`. It dies with us. Raises `CommandError` when the program does not exist and,
     with `check`, when its status is not zero; the error's lines are the last ten of its stderr.
     """
     import sh
@@ -59,8 +59,9 @@ def run(
         if cwd is not None:
             options["_cwd"] = os.fspath(cwd)
         try:
-            command: Any = sh.Command(argv[0])
-            done = command(*argv[1:], **options)
+            program, *words = mortal([str(sh.Command(argv[0])), *argv[1:]])
+            command: Any = sh.Command(program)
+            done = command(*words, **options)
             result = Result(done.stdout, done.stderr, 0)
         except sh.CommandNotFound as exc:
             raise CommandError(f"`{argv[0]}` is not installed or not on PATH") from exc

@@ -13,8 +13,8 @@ import pytest
 
 from vimto.errors import BootError, LostVMError
 from vimto.vm import exchange, protocol
-from vimto.vm.exchange import Abandoned, Exchange, Interrupted, Limits
-from vimto.vm.signals import SignalPipe
+from vimto.vm.exchange import Abandoned, Exchange, Limits
+from vimto.vm.signals import Interrupted, SignalPipe
 from vimto.vm.streams import Input, Output
 
 LIMITS = Limits(boot=20, accept=20, prepare=20, run=0)

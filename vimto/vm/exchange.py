@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vimto.errors import BootError, LostVMError, VimtoError
 from vimto.vm import protocol
-from vimto.vm.signals import ENDING, SignalPipe
+from vimto.vm.signals import ENDING, Interrupted, SignalPipe
 from vimto.vm.streams import Input, Output
 
 if TYPE_CHECKING:
@@ -29,14 +29,6 @@ BOOTING, ORDERED, PREPARING, PAUSED, RUNNING, EXITED = range(6)
 _FLUSH_LIMIT = 1.0
 # A command that ignores this many requests to end is ended with its machine.
 _PATIENCE = 3
-
-
-class Interrupted(VimtoError):
-    """A signal asked us to end before the command was started, or too often after."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
-        self.status = 128 + number
 
 
 class Abandoned(VimtoError):

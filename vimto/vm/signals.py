@@ -3,8 +3,33 @@
 import os
 import signal
 
+from vimto.errors import VimtoError
+
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _TAKEN = (*ENDING, signal.SIGWINCH, signal.SIGCONT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Interrupted(VimtoError):
+    """A signal asked us to end before the command was started, or too often after."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.status = 128 + number
+
+
+def end_by_exception() -> None:
+    """Make SIGTERM and SIGHUP raise `Interrupted` where nothing else takes them.
+
+    What was begun outside of a machine (a download, a file aside, a helper) ends in its context
+    manager then, as it does for Ctrl-C.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _raise)
+
+
+def _raise(number: int, _frame: object) -> None:
+    raise Interrupted(number)
 
 
 class SignalPipe:

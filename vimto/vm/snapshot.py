@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from vimto.errors import BootError, QemuError, VimtoError
 from vimto.vm import protocol
-from vimto.vm.exchange import Interrupted, check_ready
+from vimto.vm.exchange import check_ready
 from vimto.vm.machine import (
     Machine,
     Memory,
@@ -33,7 +33,7 @@ from vimto.vm.machine import (
     start_machine,
 )
 from vimto.vm.plan import Plan, Tier
-from vimto.vm.signals import ENDING, SignalPipe
+from vimto.vm.signals import ENDING, Interrupted, SignalPipe
 
 # A save of Debian's 6.1 with 1 GiB takes 130 MiB; with less room than this none is tried.
 _ROOM_NEEDED = 512 << 20
