@@ -38,8 +38,9 @@ def run(
 ) -> Result:
     """Run `argv` to its end and return its output.
 
-    Stdin is `input`, or `/dev/null`. It dies with us. Raises `CommandError` when the program does not exist and,
-    with `check`, when its status is not zero; the error's lines are the last ten of its stderr.
+    Stdin is `input`, or `/dev/null`. It dies with us. Raises `CommandError` when the program does
+    not exist and, with `check`, when its status is not zero; the error's lines are the last ten
+    of its stderr.
     """
     import sh
 
