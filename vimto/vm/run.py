@@ -85,7 +85,7 @@ def run(plan: Plan, request: Request) -> int:
                 try:
                     return session.run_restored(save)
                 except (BootError, QemuError) as exc:
-                    save.drop()
+                    save.distrust()
                     console.warn(f"the saved machine did not come back, booting: {exc.message}")
                 finally:
                     save.close()

@@ -3,7 +3,7 @@
     SAVES/KEY/ram    the guest's RAM, sparse; restored machines map it privately
     SAVES/KEY/state  the devices; a shared lock on it is held for as long as a machine uses the save
     SAVES/KEY/info   JSON, what the two files must look like, and what the save is for people
-    SAVES/KEY.lock   held by whoever makes KEY; of size 1 where that failed at its mtime
+    SAVES/KEY.lock   held by whoever makes KEY; of size 1: that, or a restore, failed at its mtime
     SAVES/.KEY.PID   a save being made, or one being removed
 
 An entry never changes: it is made aside and renamed into place. A save that is not what `info`
@@ -62,9 +62,20 @@ class Save:
             self.state = -1
 
     def drop(self) -> None:
-        """Remove a save that did not come back to life; machines that run from it go on."""
+        """Remove the save; machines that run from it go on."""
         self.close()
         _remove(self.path)
+
+    def distrust(self) -> None:
+        """Remove a save that did not come back to life, and make no other one for a while.
+
+        A QEMU that cannot restore what it saved would otherwise cost each run two boots.
+        """
+        self.drop()
+        try:
+            os.truncate(f"{self.path}.lock", 1)
+        except OSError:
+            pass
 
 
 def find_save(saves: str, key: str) -> Save | None:
