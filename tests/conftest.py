@@ -6,10 +6,11 @@ import signal
 
 import pytest
 
-# A shell starts its background jobs with these two ignored, and what is ignored stays so in every
-# child: without this, tests of Ctrl-C would depend on how the tests were started.
+# A shell starts its background jobs with two of these ignored, nohup(1) the third, and what is
+# ignored stays so in every child: without this, tests of signals would depend on how they started.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def need(*commands: str) -> None:

@@ -4,7 +4,6 @@ Every run gets a mark in its environment, which QEMU inherits; after each test n
 mark, no temporary file and no half-made save may be left.
 """
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -15,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from tests.conftest import need
 from vimto.agent import source_directory
 from vimto.config import load_config
 from vimto.kernel import apt
-from vimto.kernel.reference import AptKernel
+from vimto.kernel.reference import AptKernel, parse_kernel
 
 # Debian's own kernels, oldest and newest; all have their drivers as modules.
 OLDEST = "apt:linux-image-amd64/bullseye-security"
@@ -33,6 +33,15 @@ BUILTIN = Path(__file__).parents[3] / "shared/kernels/builtin-6.12/vmlinuz"
 
 _MARK = "TEST_MARK"
 _LIMIT = 240.0
+
+
+def unpacked(kernel: str) -> Path:
+    """Return the directory of one of these packages, fetched if it is not there."""
+    reference = parse_kernel(kernel, directory=Path("/"))
+    assert isinstance(reference, AptKernel)
+    cache = load_config({}, os.environ, "/").cache_dir
+    found = apt.find_package(reference, cache=cache) or apt.fetch_package(reference, cache=cache)
+    return found.directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +213,7 @@ def public() -> Iterator[Path]:
 def _copy_packages(lib: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__")
     for name in ("vimto", "sh", "platformdirs", "colorama", "backports"):
-        spec = importlib.util.find_spec(name)
+        spec = PathFinder.find_spec(name)  # `sh`, once imported, has no spec any more
         if spec is None or (spec.origin is None and not spec.submodule_search_locations):
             continue
         if spec.submodule_search_locations:

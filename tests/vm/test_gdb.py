@@ -102,7 +102,8 @@ printf "after the end\\n"
     assert re.search(r'Line \d+ of "kernel/sys.c" starts at address', text)
     assert re.search(r"#3 .* do_syscall_64|do_syscall_x64", text)
     assert re.search(r'Symbol "v9fs_file_open" is (at|a function at address) 0xffffffffc0', text)
-    assert re.search(r"waited [3-9]", text)
+    waited = re.search(r"waited (\d+)", text)
+    assert waited and int(waited[1]) >= 3
     assert re.search(r"#0 .* in init_module", text), "a module that was loaded later"
     assert "vimto: the command has ended, status 0: passed\nafter the end\n" in text
     assert text.endswith("PASS\n") and "--- PASS: TestGroup" in text

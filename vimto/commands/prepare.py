@@ -49,7 +49,8 @@ def prepare(
     environment says, when empty). While the context lasts, the kernel's image is not removed
     from the cache.
     """
-    if not config.cache_dir.is_dir():  # one that is full and read-only serves as well
+    # One that is full and read-only serves as well. (Path.is_dir raises where it may not look.)
+    if not (os.path.isdir(config.cache_dir) and os.access(config.cache_dir, os.X_OK)):
         cachedir.make_directory(config.cache_dir)
     qemu = probe_qemu(find_qemu(config.qemu), config.cache_dir)
     accelerator = choose_accelerator(config.accel)
