@@ -178,11 +178,10 @@ def test_a_failed_test_and_one_that_does_not_compile(vimto: Vimto, module: Modul
 
 def test_a_panic_shows_where(vimto: Vimto) -> None:
     vimto.flags = (*vimto.flags, "-sudo")
-    command = "echo before; echo c > /proc/sysrq-trigger"
+    command = "echo c > /proc/sysrq-trigger"
     outcome = script(vimto, "exec", "sh", "-c", command, lines="continue\n").check(125)
     assert "vimto: kernel panic" in outcome.text
     assert re.search(r"#0 .*panic ", outcome.text)
-    assert outcome.text.endswith("before\n")
     assert "kernel panic" in outcome.errors and "no failure of the test" in outcome.errors
 
 
