@@ -52,6 +52,10 @@ class BootError(VimtoError):
     """The machine did not come up, or not in time; the command has not been started."""
 
 
+class EmulatorFaultError(BootError):
+    """The machine did not come up for a fault of the emulator that another try may not meet."""
+
+
 class LostVMError(VimtoError):
     """The machine ended, or fell silent, before the command's status was known."""
 

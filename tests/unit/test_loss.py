@@ -1,14 +1,16 @@
 """Why a machine was lost, from the kernel's last words."""
 
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from vimto import console
-from vimto.errors import BootError, LostVMError, VimtoError
+from vimto.errors import BootError, EmulatorFaultError, LostVMError, VimtoError
+from vimto.vm import run
 from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Machine
-from vimto.vm.plan import Plan
+from vimto.vm.plan import Plan, Tier
 
 
 class Ended:
@@ -85,3 +87,37 @@ def test_two_v_show_the_log_of_a_machine_that_did_well(
         monkeypatch.setattr(console, "_verbosity", [level])
         show_log(machine)
         assert capfd.readouterr().err == shown
+
+
+STALE = "[    1.997038] Oops: int3: 0000 [#2] PREEMPT SMP NOPTI"
+
+
+def test_a_fault_of_the_emulator_is_worth_another_boot_but_not_another_run() -> None:
+    booting = told(BootError("the machine ended"), [STALE, PANIC])
+    assert isinstance(booting, EmulatorFaultError)
+    assert "a fault of QEMU's emulation 2.0 s after boot" in booting.message
+    assert booting.hint == "`-smp 1` rules it out"
+    running = told(LostVMError("the machine ended"), [STALE, PANIC])
+    assert type(running) is LostVMError
+
+
+@pytest.mark.parametrize("faults", [1, 2])
+def test_a_boot_is_tried_twice(faults: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def boot(_session: object) -> int:
+        tries.append(1)
+        if len(tries) <= faults:
+            raise EmulatorFaultError("the machine ended")
+        return 7
+
+    monkeypatch.setattr(run._Session, "run_booted", boot)
+    tier = Tier(4, [], "")
+    plan = cast(Plan, SimpleNamespace(shares=[], temporary="/tmp", tier_for=lambda _count: tier))
+    request = run.Request(["true"], "/", {})
+    if faults == 1:
+        assert run.run(plan, request) == 7
+    else:
+        with pytest.raises(EmulatorFaultError):
+            run.run(plan, request)
+    assert len(tries) == 2

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vimto import console
-from vimto.errors import BootError, LostVMError, QemuError, VimtoError
+from vimto.errors import BootError, EmulatorFaultError, LostVMError, QemuError, VimtoError
 from vimto.vm import machine as machines
 from vimto.vm import protocol, shares, snapshot, streams
 from vimto.vm.exchange import Exchange, Limits
@@ -89,7 +89,10 @@ def run(plan: Plan, request: Request) -> int:
                     console.warn(f"the saved machine did not come back, booting: {exc.message}")
                 finally:
                     save.close()
-        return session.run_booted()
+        try:
+            return session.run_booted()
+        except EmulatorFaultError:
+            return session.run_booted()  # the command was not started
 
 
 def make_save(plan: Plan, lifeline: int) -> int:

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from vimto.errors import BootError, QemuError, VimtoError
+from vimto.errors import BootError, EmulatorFaultError, QemuError, VimtoError
 from vimto.vm import protocol
 from vimto.vm.exchange import check_ready
 from vimto.vm.machine import (
@@ -153,7 +153,11 @@ def acquire_save(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> 
     try:
         found = find_save(plan.saves, tier.save)
         if found is None and not _has_failed(lock):
-            os.ftruncate(lock, 0 if _make(plan, tier, signals, lifeline) else 1)
+            try:
+                made = _make(plan, tier, signals, lifeline)
+            except EmulatorFaultError:
+                made = _make(plan, tier, signals, lifeline)
+            os.ftruncate(lock, 0 if made else 1)
             found = find_save(plan.saves, tier.save)
         return found
     finally:
