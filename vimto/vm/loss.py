@@ -6,8 +6,8 @@ from vimto.vm.machine import Machine
 from vimto.vm.plan import Plan
 
 _SHOWN = 20
-# A breakpoint that the kernel no longer knows of. It patches its own code by way of breakpoints, and
-# with two emulated processors one may still meet it afterwards (seen: QEMU 7.2, Linux 6.12, booting).
+# A breakpoint that the kernel no longer knows of. It patches its own code by way of them, and with
+# two emulated processors one may still meet it later (seen: QEMU 7.2, Linux 6.12, booting).
 _STALE_CODE = "int3: 0000 [#"
 # What stands in the kernel's log, and what its user can do about it; the first that is there
 # counts, so the special stand before the general.
