@@ -199,6 +199,11 @@ def mortal(argv: Sequence[str], number: str = "KILL") -> list[str]:
 
 SETPRIV = "/usr/bin/setpriv"
 
+# Who is killed between starting a process and that one's prctl(2) would leave it for ever; a shell
+# looks, after the prctl, whether the parent is still there. (Not for go: dash drops variables
+# whose names are not a shell's.)
+_UNLESS_ORPHANED = ("/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
+
 
 def spawn(argv: Sequence[str], *, log: int, keep: Sequence[int] = ()) -> int:
     """Start `argv` beside us and return its pid; the caller must reap it.
@@ -214,7 +219,7 @@ def spawn(argv: Sequence[str], *, log: int, keep: Sequence[int] = ()) -> int:
     try:
         return os.posix_spawn(
             SETPRIV,
-            mortal(argv),
+            mortal([*_UNLESS_ORPHANED, str(os.getpid()), *argv]),
             dict(os.environ),
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -323,5 +323,6 @@ def test_killed(how: signal.Signals, hurt: Proxy, registry: str, settings: Setti
     hurt.fault = lambda _request, _reply: None
     assert (cache.fetch_image(name, settings).root / "big").stat().st_size == 3 << 20
     resumed = [r.headers["Range"] for r in hurt.seen("/blobs/") if "Range" in r.headers]
-    assert bool(resumed) is (how == signal.SIGKILL)
+    # (The interrupted one may have asked again itself, before it heard of the signal.)
+    assert resumed or how == signal.SIGINT
     assert not list(images.glob("work/*"))

@@ -34,7 +34,7 @@ def cache(vimto: Vimto, tmp_path: Path) -> Path:
 
 
 def saves_of(cache: Path) -> list[Path]:
-    return sorted(path for path in (cache / "saves").glob("*") if path.is_dir())
+    return sorted(path for path in (cache / "saves").glob("[!.]*") if path.is_dir())
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_a_machine_lost_after_the_start_is_never_run_again(vimto: Vimto, save: P
     assert save.exists()
 
 
-@pytest.mark.parametrize("step", ["empty", "ram", "state"])
+@pytest.mark.parametrize("step", ["", "empty", "ram", "state"])
 def test_a_killed_maker_leaves_nothing_that_lasts(vimto: Vimto, cache: Path, step: str) -> None:
     process = vimto.start("exec", "true")
     deadline = time.monotonic() + _LIMIT
