@@ -1,4 +1,4 @@
-"""Quoting: for Go's `-exec` and `GOFLAGS`, and for showing commands to people."""
+"""Quoting: for Go's `-exec` and `GOFLAGS`, for QEMU's options, and for people."""
 
 from collections.abc import Sequence
 
@@ -49,3 +49,8 @@ def show(argv: Sequence[str]) -> str:
     import shlex
 
     return shlex.join(argv)
+
+
+def escape(value: str) -> str:
+    """Return `value` as the value of a QEMU option: a comma would end it."""
+    return value.replace(",", ",,")

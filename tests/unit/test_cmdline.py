@@ -4,7 +4,8 @@ import pytest
 
 from vimto.qemu import devices
 from vimto.qemu.cmdline import FIRST_SHARE_SLOT, CommandLine, assemble
-from vimto.vm.machine import Memory, escape, fill
+from vimto.quoting import escape
+from vimto.vm.machine import Memory, fill
 
 
 def machine(accelerator: str, *, verbose: bool = False) -> CommandLine:

@@ -26,7 +26,7 @@ from vimto.go.args import parse_go
 from vimto.go.binary import build_test, list_test_packages, test_words
 from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.kernel.reference import AptKernel, parse_kernel
-from vimto.qemu.devices import escape
+from vimto.quoting import escape
 from vimto.vm.plan import Plan
 from vimto.vm.protocol import wire_text
 from vimto.vm.run import Request, run

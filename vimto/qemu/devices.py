@@ -8,6 +8,8 @@ worked out once, and it is what a save is keyed by.
 from dataclasses import dataclass
 from typing import Protocol
 
+from vimto.quoting import escape
+
 
 class Device(Protocol):
     """One part of the machine."""
@@ -24,11 +26,6 @@ class Device(Protocol):
 def hole(name: str) -> str:
     """Return the placeholder that `vm.machine.fill` replaces: NUL cannot occur in an argument."""
     return f"\0{name}\0"
-
-
-def escape(value: str) -> str:
-    """Return `value` as the value of a QEMU option: a comma would end it."""
-    return value.replace(",", ",,")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from vimto import proc
 from vimto.qemu.qmp import Monitor
+from vimto.quoting import escape
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.virtiofs import Servers, start_servers
 
@@ -35,11 +36,6 @@ class Memory(NamedTuple):
         shared = "on" if self.shared else "off"
         path = escape(self.path)
         return f"memory-backend-file,id=ram,size={mebibytes}M,mem-path={path},share={shared}"
-
-
-def escape(value: str) -> str:
-    """Return `value` as the value of a QEMU option: a comma would end it."""
-    return value.replace(",", ",,")
 
 
 def fill(words: Sequence[str], values: Mapping[str, str]) -> list[str]:

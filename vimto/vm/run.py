@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vimto import console
 from vimto.errors import BootError, EmulatorFaultError, LostVMError, QemuError, VimtoError
+from vimto.quoting import escape
 from vimto.vm import machine as machines
 from vimto.vm import protocol, shares, snapshot, streams
 from vimto.vm.exchange import Exchange, Limits
@@ -147,10 +148,10 @@ class _Session(NamedTuple):
         """Return what is behind each mount tag; unused ones show the root, read-only."""
         values = dict.fromkeys(machines.slot_tags(self.tier), "/,readonly=on")
         if self.plan.image:
-            values[IMAGE_TAG] = machines.escape(self.plan.image) + ",readonly=on"
+            values[IMAGE_TAG] = escape(self.plan.image) + ",readonly=on"
         for index, share in enumerate(self.shares):
             suffix = ",readonly=on" if share.readonly else ""
-            values[f"share{index}"] = machines.escape(share.path) + suffix
+            values[f"share{index}"] = escape(share.path) + suffix
         return values
 
     def _exchange(self, machine: Machine) -> Exchange:

@@ -21,13 +21,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vimto.errors import BootError, EmulatorFaultError, QemuError, VimtoError
+from vimto.quoting import escape
 from vimto.vm import protocol
 from vimto.vm.exchange import check_ready
 from vimto.vm.machine import (
     Machine,
     Memory,
     boot_words,
-    escape,
     save,
     slot_tags,
     start_machine,
