@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 )
@@ -85,27 +84,28 @@ func lookUp(name string, env []string, dir string) (string, *failure) {
 		return "", notFound(errors.New("the command is an empty string"))
 	}
 	if strings.Contains(name, "/") {
-		path := within(dir, name)
-		info, err := os.Stat(path)
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		mode, err := modeOf(within(dir, name))
+		if err == syscall.ENOENT || err == syscall.ENOTDIR {
 			return "", notFound(fmt.Errorf("command `%s`: no such file in the VM", name))
 		}
-		if err == nil && info.IsDir() {
+		if err == nil && mode&syscall.S_IFMT == syscall.S_IFDIR {
 			return "", &failure{stage: "start", status: statusNotExecutable, err: fmt.Errorf("command `%s` is a directory", name)}
 		}
 		return name, nil
 	}
 	var denied string
-	for _, place := range filepath.SplitList(variable(env, "PATH", "/usr/local/bin:/usr/bin:/bin")) {
+	for places, more := variable(env, "PATH", "/usr/local/bin:/usr/bin:/bin"), true; more; {
+		var place string
+		place, places, more = strings.Cut(places, ":")
 		if place == "" {
 			place = "."
 		}
 		path := place + "/" + name
-		info, err := os.Stat(within(dir, path))
-		if err != nil || info.IsDir() {
+		mode, err := modeOf(within(dir, path))
+		if err != nil || mode&syscall.S_IFMT == syscall.S_IFDIR {
 			continue
 		}
-		if info.Mode()&0o111 != 0 {
+		if mode&0o111 != 0 {
 			return path, nil
 		}
 		denied = path
@@ -133,43 +133,62 @@ func variable(env []string, name, fallback string) string {
 	return fallback
 }
 
-// setSysctls writes the named kernel parameters; a dot or a slash separates the parts of a name.
-func setSysctls(values map[string]string) error {
-	for name, value := range values {
-		path := name
-		if !strings.Contains(name, "/") {
-			path = strings.ReplaceAll(name, ".", "/")
+// path returns the parameter's file below /proc/sys.
+func (s sysctl) path() string {
+	path := []byte(s.name)
+	for i, c := range path {
+		if c == '/' {
+			return s.name
 		}
-		if err := os.WriteFile("/proc/sys/"+path, []byte(value), 0o644); err != nil {
+		if c == '.' {
+			path[i] = '/'
+		}
+	}
+	return string(path)
+}
+
+// setSysctls writes the kernel parameters.
+func setSysctls(values []sysctl) error {
+	for _, s := range values {
+		if err := writeFile("/proc/sys/"+s.path(), s.value); err != nil {
 			// A kernel without core dumps has no core_pattern; nobody asked for it by name.
-			if name == "kernel.core_pattern" && errors.Is(err, os.ErrNotExist) {
+			if s.name == "kernel.core_pattern" && err == syscall.ENOENT {
 				continue
 			}
-			return fmt.Errorf("sysctl `%s`: %w", name, err)
+			return fmt.Errorf("sysctl `%s`: %w", s.name, err)
 		}
 	}
 	return nil
 }
 
-// resources are RLIMIT_* numbers, which package syscall has only some of (asm-generic/resource.h).
-var resources = map[string]int{
-	"cpu": 0, "fsize": 1, "data": 2, "stack": 3, "core": 4, "rss": 5, "nproc": 6, "nofile": 7,
-	"memlock": 8, "as": 9, "locks": 10, "sigpending": 11, "msgqueue": 12, "nice": 13, "rtprio": 14,
-	"rttime": 15,
+// resources are the names of RLIMIT_* by their numbers (asm-generic/resource.h); package syscall has
+// only some.
+var resources = [...]string{
+	"cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks",
+	"sigpending", "msgqueue", "nice", "rtprio", "rttime",
 }
 
 // setLimits sets this process's limits, which the command inherits. Through package syscall, so that
 // the runtime does not put its own idea of the number of open files back when the command starts.
-func setLimits(limits map[string][2]uint64) error {
-	for name, pair := range limits {
-		resource, ok := resources[name]
-		if !ok {
-			return fmt.Errorf("unknown resource limit `%s`", name)
+func setLimits(limits []rlimit) error {
+	for _, l := range limits {
+		resource := l.number()
+		if resource < 0 {
+			return fmt.Errorf("unknown resource limit `%s`", l.name)
 		}
-		limit := syscall.Rlimit{Cur: pair[0], Max: pair[1]}
-		if err := syscall.Setrlimit(resource, &limit); err != nil {
-			return fmt.Errorf("resource limit `%s`: %w", name, err)
+		if err := syscall.Setrlimit(resource, &syscall.Rlimit{Cur: l.soft, Max: l.hard}); err != nil {
+			return fmt.Errorf("resource limit `%s`: %w", l.name, err)
 		}
 	}
 	return nil
+}
+
+// number returns the limit's RLIMIT_* number, or -1.
+func (l rlimit) number() int {
+	for number, name := range resources {
+		if name == l.name {
+			return number
+		}
+	}
+	return -1
 }

@@ -51,6 +51,12 @@ func (c *channels) own(_, _ string, raw syscall.RawConn) error {
 
 // settle waits until all that the ended command sent has reached the host, at most for limit.
 func (c *channels) settle(limit time.Duration) {
+	c.mu.Lock()
+	idle := !c.sending()
+	c.mu.Unlock()
+	if idle {
+		return
+	}
 	late := false
 	timer := time.AfterFunc(limit, func() {
 		c.mu.Lock()

@@ -16,7 +16,26 @@ const maxDepth = 16
 
 var errJSON = errors.New("malformed JSON")
 
-// decode returns a JSON text as nil, bool, int64, string, []any or map[string]any. Strings are byte
+// object is a JSON object's members in their order. A map would need more code to be made than an
+// order has members; of a name that comes twice, the first one counts.
+type object []member
+
+type member struct {
+	name  string
+	value any
+}
+
+// get returns the value of a member, or nil.
+func (o object) get(name string) any {
+	for i := range o {
+		if o[i].name == name {
+			return o[i].value
+		}
+	}
+	return nil
+}
+
+// decode returns a JSON text as nil, bool, int64, string, []any or object. Strings are byte
 // strings: each code point, U+0000 to U+00FF, is one byte (Latin-1), so that paths, arguments and
 // environment entries that are no UTF-8 survive the journey. Numbers are integers.
 func decode(text []byte) (any, error) {
@@ -70,18 +89,29 @@ func (d *decoder) value(depth int) (any, error) {
 	case c == '-' || c >= '0' && c <= '9':
 		return d.number()
 	}
-	for word, value := range map[string]any{"true": true, "false": false, "null": nil} {
-		if end := d.at + len(word); end <= len(d.text) && string(d.text[d.at:end]) == word {
-			d.at = end
-			return value, nil
-		}
+	switch {
+	case d.word("true"):
+		return true, nil
+	case d.word("false"):
+		return false, nil
+	case d.word("null"):
+		return nil, nil
 	}
 	return nil, errJSON
 }
 
+func (d *decoder) word(word string) bool {
+	end := d.at + len(word)
+	if end > len(d.text) || string(d.text[d.at:end]) != word {
+		return false
+	}
+	d.at = end
+	return true
+}
+
 func (d *decoder) object(depth int) (any, error) {
 	d.at++
-	members := map[string]any{}
+	members := object{}
 	for first := true; !d.accept('}'); first = false {
 		if !first && !d.accept(',') || d.peek() != '"' {
 			return nil, errJSON
@@ -93,9 +123,11 @@ func (d *decoder) object(depth int) (any, error) {
 		if !d.accept(':') {
 			return nil, errJSON
 		}
-		if members[key], err = d.value(depth + 1); err != nil {
+		value, err := d.value(depth + 1)
+		if err != nil {
 			return nil, err
 		}
+		members = append(members, member{key, value})
 	}
 	return members, nil
 }

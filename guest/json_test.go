@@ -25,7 +25,7 @@ func TestDecodeAgreesWithEncodingJSON(t *testing.T) {
 	}
 }
 
-// floats gives numbers the type that encoding/json gives them.
+// floats gives numbers and objects the types that encoding/json gives them.
 func floats(v any) any {
 	switch v := v.(type) {
 	case int64:
@@ -34,10 +34,12 @@ func floats(v any) any {
 		for i := range v {
 			v[i] = floats(v[i])
 		}
-	case map[string]any:
-		for key := range v {
-			v[key] = floats(v[key])
+	case object:
+		members := map[string]any{}
+		for _, m := range v {
+			members[m.name] = floats(m.value)
 		}
+		return members
 	}
 	return v
 }

@@ -32,22 +32,26 @@ func main() {
 			logPanic(cause)
 		}
 	}()
-	p, err := boot()
+	r := newReaper()
+	p, err := boot(r)
 	if err != nil {
 		logf("boot: %v", err)
 		return
 	}
-	if err := serve(p); err != nil {
+	if err := serve(p, r, false); err != nil {
 		logf("%v", err)
 	}
 }
 
 // boot brings the guest to where it waits for its order.
-func boot() (*port, error) {
+func boot(r *reaper) (*port, error) {
 	if err := mountEarly(); err != nil {
 		return nil, err
 	}
 	openConsole()
+	if err := stayOnFirstCPU(); err != nil {
+		logf("processors: %v", err)
+	}
 	if err := loadModules("/modules"); err != nil {
 		return nil, err
 	}
@@ -57,6 +61,10 @@ func boot() (*port, error) {
 	if err := raiseLoopback(); err != nil {
 		logf("lo: %v", err)
 	}
+	go r.run()
+	if err := rehearse(r); err != nil {
+		logf("rehearsal: %v", err)
+	}
 	path, err := findPort(portName, portLimit)
 	if err != nil {
 		return nil, err
@@ -64,10 +72,9 @@ func boot() (*port, error) {
 	return openPort(path, portLimit)
 }
 
-// serve carries out one order. It returns when the host has closed the port.
-func serve(p *port) error {
-	r := newReaper()
-	go r.run()
+// serve carries out one order. It returns when the host has closed the port. A rehearsal leaves the
+// machine as it is.
+func serve(p *port, r *reaper, rehearsal bool) error {
 	if err := p.write(describe().frame()); err != nil {
 		return err
 	}
@@ -88,6 +95,7 @@ func serve(p *port) error {
 		_, _, err = p.next()
 		return err
 	}
+	s.rehearsal = rehearsal
 	go guarded(s, s.clock.run)
 	go s.run()
 	err = s.dispatch()
@@ -125,10 +133,7 @@ func accept(p *port, r *reaper, payload []byte, received time.Time) (*session, e
 
 // describe gathers what the ready frame says.
 func describe() ready {
-	r := ready{agent: buildID, cpus: countCPUs()}
-	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		r.release = string(trimNewline(text))
-	}
+	r := ready{agent: buildID, release: kernelRelease(), cpus: countCPUs()}
 	if text, err := os.ReadFile("/proc/uptime"); err == nil {
 		var seconds float64
 		_, _ = fmt.Sscan(string(text), &seconds)

@@ -140,6 +140,9 @@ func linkDevices(dev string) error {
 // claimed returns the staged file systems that a setup command wants to mount itself, told by their
 // type or place among its words: mounting the same one there twice is EBUSY.
 func claimed(setup [][]string) []fileSystem {
+	if len(setup) == 0 {
+		return nil
+	}
 	words := map[string]bool{}
 	for _, command := range setup {
 		if len(command) > 0 && filepath.Base(command[0]) == "mount" || mentions(command, "mount") {

@@ -15,8 +15,10 @@ var openNodes = []string{"net/tun", "fuse", "vsock"}
 // makeNodes makes the device nodes whose opening loads a module: /dev/net/tun, /dev/fuse and others. On
 // a host kmod-static-nodes.service and systemd-tmpfiles do that. A kernel without modules has no list.
 func makeNodes(dev, list string) {
-	text, _ := os.ReadFile(list)
-	for _, line := range strings.Split(string(text), "\n") {
+	text, _ := readFile(list)
+	for text != "" {
+		var line string
+		line, text, _ = strings.Cut(text, "\n")
 		name, mode, number, err := parseNode(line)
 		if err != nil {
 			continue
@@ -26,7 +28,7 @@ func makeNodes(dev, list string) {
 		_ = syscall.Mknod(path, mode|0o600, number)
 	}
 	for _, name := range openNodes {
-		_ = os.Chmod(filepath.Join(dev, name), 0o666)
+		_ = syscall.Chmod(dev+"/"+name, 0o666)
 	}
 }
 

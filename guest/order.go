@@ -1,9 +1,6 @@
 package main
 
-import (
-	"encoding/base64"
-	"fmt"
-)
+import "fmt"
 
 // order is the run frame: everything the host wants done, fully resolved.
 type order struct {
@@ -22,8 +19,8 @@ type order struct {
 
 	root            rootOrder
 	shares          []share
-	sysctls         map[string]string
-	rlimits         map[string][2]uint64
+	sysctls         []sysctl
+	rlimits         []rlimit
 	setup, teardown [][]string
 	network         bool
 	gdbPause        bool // wait for the host's resume before the command is started
@@ -44,6 +41,15 @@ type share struct {
 	readonly      bool
 }
 
+// sysctl is a kernel parameter; a dot or a slash separates the parts of its name.
+type sysctl struct{ name, value string }
+
+// rlimit is a resource limit by its name in getrlimit(2), in lower case.
+type rlimit struct {
+	name       string
+	soft, hard uint64
+}
+
 // parseOrder returns the order in a run frame's payload, or what is wrong with it.
 func parseOrder(payload []byte) (*order, error) {
 	value, err := decode(payload)
@@ -57,27 +63,23 @@ func parseOrder(payload []byte) (*order, error) {
 		umask: int(f.number("umask")), uid: uint32(f.number("uid")), gid: uint32(f.number("gid")),
 		groups:   []uint32{},
 		streams:  [3]string{f.text("stdin"), f.text("stdout"), f.text("stderr")},
-		hostname: f.text("hostname"), timeNS: f.number("time_ns"),
+		hostname: f.text("hostname"), timeNS: f.number("time_ns"), entropy: []byte(f.text("entropy")),
 		setup: f.commands("setup"), teardown: f.commands("teardown"), network: f.flag("network"),
 		gdbPause: f.flag("gdb_pause"),
-		sysctls:  map[string]string{}, rlimits: map[string][2]uint64{},
 	}
 	for _, group := range f.list("groups") {
 		o.groups = append(o.groups, uint32(f.integer("groups", group)))
 	}
-	if cells := f.members["pty"]; cells != nil {
+	if f.members.get("pty") != nil {
 		p := f.within("pty")
 		o.pty = &size{uint16(p.number("rows")), uint16(p.number("cols"))}
 	}
-	if o.entropy, err = base64.StdEncoding.DecodeString(f.text("entropy")); err != nil {
-		f.wrong("entropy")
-	}
 	f.mounts(o)
-	for name := range f.within("sysctls").members {
-		o.sysctls[name] = f.within("sysctls").text(name)
+	for _, m := range f.within("sysctls").members {
+		o.sysctls = append(o.sysctls, sysctl{m.name, f.str("sysctls", m.value)})
 	}
-	for name := range f.within("rlimits").members {
-		o.rlimits[name] = f.limit(name)
+	for _, m := range f.within("rlimits").members {
+		o.rlimits = append(o.rlimits, f.limit(m))
 	}
 	if version := f.number("protocol"); version != protocolVersion {
 		return nil, fmt.Errorf("the order has protocol %d, this agent speaks %d", version, protocolVersion)
@@ -104,19 +106,19 @@ func (f *fields) mounts(o *order) {
 }
 
 // limit reads a pair of soft and hard limit; -1 is "unlimited".
-func (f *fields) limit(name string) [2]uint64 {
-	pair := f.within("rlimits").list(name)
+func (f *fields) limit(m member) rlimit {
+	pair := f.array("rlimits", m.value)
 	if len(pair) != 2 {
 		f.wrong("rlimits")
-		return [2]uint64{}
+		return rlimit{}
 	}
-	return [2]uint64{uint64(f.integer("rlimits", pair[0])), uint64(f.integer("rlimits", pair[1]))}
+	return rlimit{m.name, uint64(f.integer("rlimits", pair[0])), uint64(f.integer("rlimits", pair[1]))}
 }
 
 // fields reads an object's members by name and type. A member that is missing is its type's zero value;
 // the first one of another type becomes the error that all objects of one message share.
 type fields struct {
-	members map[string]any
+	members object
 	err     *error
 }
 
@@ -126,8 +128,8 @@ func (f *fields) wrong(name string) {
 	}
 }
 
-func (f *fields) object(name string, value any) map[string]any {
-	members, ok := value.(map[string]any)
+func (f *fields) object(name string, value any) object {
+	members, ok := value.(object)
 	if !ok && value != nil {
 		f.wrong(name)
 	}
@@ -135,7 +137,7 @@ func (f *fields) object(name string, value any) map[string]any {
 }
 
 func (f *fields) within(name string) *fields {
-	return &fields{members: f.object(name, f.members[name]), err: f.err}
+	return &fields{members: f.object(name, f.members.get(name)), err: f.err}
 }
 
 func (f *fields) integer(name string, value any) int64 {
@@ -146,7 +148,7 @@ func (f *fields) integer(name string, value any) int64 {
 	return n
 }
 
-func (f *fields) number(name string) int64 { return f.integer(name, f.members[name]) }
+func (f *fields) number(name string) int64 { return f.integer(name, f.members.get(name)) }
 
 func (f *fields) str(name string, value any) string {
 	s, ok := value.(string)
@@ -156,11 +158,12 @@ func (f *fields) str(name string, value any) string {
 	return s
 }
 
-func (f *fields) text(name string) string { return f.str(name, f.members[name]) }
+func (f *fields) text(name string) string { return f.str(name, f.members.get(name)) }
 
 func (f *fields) flag(name string) bool {
-	b, ok := f.members[name].(bool)
-	if !ok && f.members[name] != nil {
+	value := f.members.get(name)
+	b, ok := value.(bool)
+	if !ok && value != nil {
 		f.wrong(name)
 	}
 	return b
@@ -174,7 +177,7 @@ func (f *fields) array(name string, value any) []any {
 	return list
 }
 
-func (f *fields) list(name string) []any { return f.array(name, f.members[name]) }
+func (f *fields) list(name string) []any { return f.array(name, f.members.get(name)) }
 
 func (f *fields) words(name string, value any) []string {
 	list := f.array(name, value)
@@ -185,7 +188,7 @@ func (f *fields) words(name string, value any) []string {
 	return out
 }
 
-func (f *fields) texts(name string) []string { return f.words(name, f.members[name]) }
+func (f *fields) texts(name string) []string { return f.words(name, f.members.get(name)) }
 
 func (f *fields) commands(name string) [][]string {
 	var out [][]string

@@ -19,8 +19,8 @@ func TestParseOrderKeepsBytesThatAreNoUTF8(t *testing.T) {
 			t.Errorf("%s is %q, want %q", what, pair[0], pair[1])
 		}
 	}
-	if core := o.rlimits["core"]; core[0] != ^uint64(0) {
-		t.Errorf("unlimited is %d", core[0])
+	if len(o.rlimits) == 0 || o.rlimits[0] != (rlimit{"core", ^uint64(0), ^uint64(0)}) {
+		t.Errorf("limits: %v", o.rlimits)
 	}
 	if len(o.entropy) != 8 || o.uid != 1000 || o.pty != nil || !o.shares[1].readonly {
 		t.Errorf("order: %+v", o)

@@ -2,9 +2,11 @@ package main
 
 import (
 	"errors"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // reaper waits for every process of the guest, as PID 1 must. It's the only caller of wait4, so a
@@ -18,16 +20,29 @@ type reaper struct {
 }
 
 func newReaper() *reaper {
+	dropChildSignal()
 	r := &reaper{alive: map[int]chan syscall.WaitStatus{}, more: make(chan struct{}, 1), idle: true}
 	r.wake = sync.NewCond(&r.mu)
 	return r
+}
+
+// dropChildSignal undoes the runtime's handler for SIGCHLD, which does nothing: a signal to deliver at
+// each child's end. The default does nothing either, and leaves the children to wait4.
+func dropChildSignal() {
+	var byDefault struct {
+		handler        uintptr
+		flags          uint64
+		restorer, mask uintptr
+	}
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(syscall.SIGCHLD),
+		uintptr(unsafe.Pointer(&byDefault)), 0, unsafe.Sizeof(byDefault.mask), 0, 0)
 }
 
 // start starts a process and returns its pid and the channel on which its status will come.
 func (r *reaper) start(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pid, err := syscall.ForkExec(path, argv, attr)
+	pid, err := forkExec(path, argv, attr)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -39,6 +54,17 @@ func (r *reaper) start(path string, argv []string, attr *syscall.ProcAttr) (int,
 	default:
 	}
 	return pid, done, nil
+}
+
+// forkExec is syscall.ForkExec for a process that may run on every processor.
+func forkExec(path string, argv []string, attr *syscall.ProcAttr) (int, error) {
+	runtime.LockOSThread() // a process inherits from the thread that starts it
+	defer runtime.UnlockOSThread()
+	var ours cpuSet
+	if getAffinity(&ours) == nil && setAffinity(0, &everyCPU) == nil {
+		defer func() { _ = setAffinity(0, &ours) }()
+	}
+	return syscall.ForkExec(path, argv, attr)
 }
 
 // run reaps for ever.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -28,7 +29,7 @@ func mountRoot(o *order) error {
 			return err
 		}
 	}
-	if err := os.Chdir(newRoot); err != nil {
+	if err := syscall.Chdir(newRoot); err != nil {
 		return err
 	}
 	if err := mount(".", "/", "", syscall.MS_MOVE, ""); err != nil {
@@ -37,7 +38,7 @@ func mountRoot(o *order) error {
 	if err := syscall.Chroot("."); err != nil {
 		return err
 	}
-	if err := os.Chdir("/"); err != nil {
+	if err := syscall.Chdir("/"); err != nil {
 		return err
 	}
 	for _, s := range o.shares {
@@ -73,7 +74,7 @@ func (s source) mount(target string, flags uintptr) error {
 	if s.fs == "virtiofs" {
 		return mount(s.tag, target, "virtiofs", flags, "")
 	}
-	options := fmt.Sprintf("trans=virtio,version=9p2000.L,msize=%d,cache=%s", s.msize, s.cache)
+	options := "trans=virtio,version=9p2000.L,msize=" + strconv.Itoa(s.msize) + ",cache=" + s.cache
 	return mount(s.tag, target, "9p", flags, options)
 }
 
@@ -97,14 +98,14 @@ func mountShare(s share, msize int) error {
 }
 
 func makeMountPoint(path string) error {
-	info, err := os.Stat(path)
-	if err == nil && !info.IsDir() {
+	mode, err := modeOf(path)
+	if err != nil {
+		return os.MkdirAll(path, 0o755)
+	}
+	if mode&syscall.S_IFMT != syscall.S_IFDIR {
 		return fmt.Errorf("`%s` is no directory", path)
 	}
-	if err == nil {
-		return nil
-	}
-	return os.MkdirAll(path, 0o755)
+	return nil
 }
 
 // overlay is one overlay mount: where, and what lies under its own upper directory, topmost first.

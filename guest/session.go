@@ -17,13 +17,14 @@ const noFile = ^uintptr(0)
 
 // session is one order from its arrival to the exit frame.
 type session struct {
-	port     *port
-	reaper   *reaper
-	order    *order
-	received time.Time
-	log      *kernelLog
-	channels *channels
-	ended    sync.Once
+	port      *port
+	reaper    *reaper
+	order     *order
+	received  time.Time
+	log       *kernelLog
+	rehearsal bool // nothing is mounted
+	channels  *channels
+	ended     sync.Once
 
 	clock *clock
 
@@ -147,11 +148,11 @@ func (s *session) run() {
 
 // execute prepares the guest and runs the command; the failure says why it was never started.
 func (s *session) execute() (syscall.WaitStatus, *failure) {
-	if err := mountRoot(s.order); err != nil {
-		return 0, failed("mount", err)
-	}
-	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		makeNodes("/dev", "/lib/modules/"+string(trimNewline(release))+"/modules.devname")
+	if !s.rehearsal {
+		if err := mountRoot(s.order); err != nil {
+			return 0, failed("mount", err)
+		}
+		makeNodes("/dev", "/lib/modules/"+kernelRelease()+"/modules.devname")
 	}
 	if problem := s.prepare(); problem != nil {
 		return 0, problem

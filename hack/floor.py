@@ -34,6 +34,7 @@ def measure_floor(kernel: str, directory: str) -> float:
             "agent": str(there.fileno()),
             "monitor": str(monitor_there.fileno()),
             "console": str(console),
+            "threads": "multi",
             "ram": machine.Memory(save.ram).option(plan.memory),
             **session._slots(),
         }

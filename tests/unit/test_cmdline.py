@@ -34,7 +34,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "words"), [("tcg", "-accel tcg,thread=multi"), ("kvm", "-accel kvm")]
+    ("accelerator", "words"), [("tcg", "-accel tcg,thread=\0threads\0"), ("kvm", "-accel kvm")]
 )
 def test_the_whole_command_line(accelerator: str, words: str) -> None:
     line = machine(accelerator)

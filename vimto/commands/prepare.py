@@ -82,6 +82,7 @@ def _plan(
         fs=parts.transport,
         virtiofsd=find_virtiofsd() if parts.transport == "virtiofs" else [],
         memory=config.memory,
+        smp=config.smp,
         tiers=tiers,
         saves=str(config.cache_dir / "saves"),
         snapshot_limit=config.snapshot_limit,

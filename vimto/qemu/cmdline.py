@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from vimto.qemu.devices import Device
 
 # `-no-reboot` with `panic=-1` turns a panic into QEMU's end at once.
-_KERNEL_ARGS = ("panic=-1",)
+_KERNEL_ARGS = ("panic=-1", "GODEBUG=asyncpreemptoff=1")
 
 # The first PCI slot for the 9p devices: below it QEMU places what has no address of its own.
 FIRST_SHARE_SLOT = 0x10

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from vimto import proc
 from vimto.qemu.qmp import Monitor
 from vimto.quoting import escape
+from vimto.vm.crowd import Seat
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.virtiofs import Servers, start_servers
 
@@ -51,16 +52,17 @@ def fill(words: Sequence[str], values: Mapping[str, str]) -> list[str]:
 def slot_tags(tier: Tier) -> list[str]:
     """Return the mount tags of a machine's slots, in their order."""
     holes = [part for word in tier.machine for part in word.split("\0")[1::2]]
-    return [name for name in holes if name not in ("agent", "monitor", "console", "ram")]
+    return [name for name in holes if name not in ("agent", "monitor", "console", "ram", "threads")]
 
 
 class Machine:
-    """A running QEMU. Owns its process and three descriptors; `close` ends all of them."""
+    """A running QEMU. Owns its process, servers, seat and descriptors; `close` ends all of them."""
 
     def __init__(
-        self, pid: int, port: int, monitor: Monitor, console: int, servers: Sequence[int] = ()
+        self, pid: int, port: int, monitor: Monitor, console: int, seat: Seat, servers: Sequence[int]
     ) -> None:
         self.pid = pid
+        self._seat = seat
         self._servers = list(servers)
         self.port = port
         self.monitor = monitor
@@ -83,6 +85,7 @@ class Machine:
             os.kill(server, signal.SIGKILL)
             os.waitpid(server, 0)
         self.monitor.close()
+        self._seat.close()
         for fd in (self.port, self._console):
             if fd >= 0:
                 os.close(fd)
@@ -113,18 +116,26 @@ class Machine:
 
 
 def start_machine(
-    plan: Plan, tier: Tier, slots: Mapping[str, str], memory: Memory, extra: Sequence[str]
+    plan: Plan,
+    tier: Tier,
+    slots: Mapping[str, str],
+    memory: Memory,
+    extra: Sequence[str],
+    threads: str = "",
 ) -> Machine:
     """Start QEMU for `tier` with the directories `slots` (mount tag to option value).
 
-    `extra` is what makes it boot or restore. Raises `CommandError` when there is no process; a
+    `extra` is what makes it boot or restore; `threads` is how an emulator runs the processors, if
+    that shall not depend on the other machines on this host. Raises `CommandError` when there is no process; a
     QEMU that ends at once shows as the end of `Machine.port`.
     """
     port, port_there = _socket_pair()
     monitor, monitor_there = _socket_pair()
     console = os.memfd_create("vimto-console")
     servers = _start_servers(plan, slots, console)
+    seat = Seat(plan.saves)
     values = {
+        "threads": threads or seat.threads(plan.smp),
         "agent": str(port_there),
         "monitor": str(monitor_there),
         "console": str(console),
@@ -140,13 +151,14 @@ def start_machine(
     except BaseException:
         for fd in (port, monitor, console):
             os.close(fd)
+        seat.close()
         raise
     finally:
         os.close(port_there)
         os.close(monitor_there)
         servers.close_sockets()
     os.set_blocking(port, False)
-    return Machine(pid, port, Monitor(monitor), console, servers.pids)
+    return Machine(pid, port, Monitor(monitor), console, seat, servers.pids)
 
 
 def _start_servers(plan: Plan, slots: Mapping[str, str], log: int) -> Servers:

@@ -228,7 +228,7 @@ class _Session(NamedTuple):
             "pty": request.terminal.size() if request.terminal else None,
             "hostname": f"vimto-{os.urandom(3).hex()}",
             "time_ns": time.time_ns(),
-            "entropy": _base64(os.urandom(64)),
+            "entropy": protocol.wire_text(os.urandom(64)),
             "root": {
                 "fs": plan.fs,
                 "tag": ROOT_TAG,
@@ -273,12 +273,6 @@ def _umask() -> int:
     mask = os.umask(0o77)
     os.umask(mask)
     return mask
-
-
-def _base64(data: bytes) -> str:
-    import binascii
-
-    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def _limits() -> dict[str, Sequence[int]]:

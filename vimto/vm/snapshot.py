@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from vimto.errors import BootError, EmulatorFaultError, QemuError, VimtoError
 from vimto.quoting import escape
 from vimto.vm import protocol
+from vimto.vm.crowd import CROWDED
 from vimto.vm.exchange import check_ready
 from vimto.vm.machine import (
     Machine,
@@ -227,7 +228,8 @@ def _make(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> bool:
         _check_room(plan.saves)
         slots = {tag: escape(empty) for tag in slot_tags(tier)}
         memory = Memory(f"{aside}/ram", shared=True)
-        with start_machine(plan, tier, slots, memory, boot_words(plan)) as machine:
+        # A boot has nothing to do at once, and go compiles meanwhile.
+        with start_machine(plan, tier, slots, memory, boot_words(plan), CROWDED) as machine:
             try:
                 wait_ready(machine, plan.boot_timeout, signals, lifeline)
             except BootError as exc:
