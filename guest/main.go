@@ -20,10 +20,13 @@ var buildID = "unknown"
 // portLimit bounds the wait for the port. Emulated machines are slow; the host has a limit of its own.
 const portLimit = 60 * time.Second
 
+// refusal is the status of this program where it is not PID 1.
+const refusal = 2
+
 func main() {
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "this is vimto's guest program; it runs as PID 1 of a VM only")
-		os.Exit(2)
+		os.Exit(refusal)
 	}
 	defer powerOff()
 	_, _ = syscall.Setsid() // the kernel starts us in session 0, which means "none" to getsid's callers

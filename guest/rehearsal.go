@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"syscall"
 )
 
@@ -44,13 +43,16 @@ func direct(p *port) error {
 		switch k {
 		case kindClock:
 			err = p.send(kindClock, make([]byte, 8)) // no time: the clock is left alone
-		case kindExit:
-			if value, _ := decode(payload); value == nil {
-				err = io.ErrUnexpectedEOF
+			if err != nil {
+				return err
 			}
-			return err
-		}
-		if err != nil {
+		case kindExit:
+			value, err := decode(payload)
+			f := &fields{err: &err}
+			f.members = f.object("exit", value)
+			if status := f.number("status"); err == nil && status != refusal {
+				err = fmt.Errorf("the rehearsal ended with status %d: %s", status, f.text("error"))
+			}
 			return err
 		}
 	}

@@ -1,14 +1,13 @@
 """Where a connection is made to, or accepted: a TCP address, or the path of a unix socket."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _LOOPBACK = "127.0.0.1"
 # The longest path that fits struct sockaddr_un (unix(7)), with its NUL.
 _LONGEST_PATH = 107
 
 
-@dataclass(frozen=True, kw_only=True)
-class Address:
+class Address(NamedTuple):
     """`path` of a unix socket, or `host` and `port`; port 0 is any that is free."""
 
     host: str = ""

@@ -2,10 +2,9 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vimto import console, proc
 from vimto.errors import AgentError, CommandError
@@ -14,8 +13,7 @@ from vimto.kernel import cachedir
 _OLDEST_GO = "1.21"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agent:
+class Agent(NamedTuple):
     """A built guest program; `digest` is its source's, and what it calls itself to the host."""
 
     path: Path
@@ -39,6 +37,8 @@ def build_agent(*, cache: Path, go: str = "go", arch: str = "amd64") -> Agent:
     """
     source = source_directory()
     digest = source_digest(source)
+    import shutil  # the program is built once, and looked up by every run
+
     program = shutil.which(go)
     if program is None:
         raise AgentError(

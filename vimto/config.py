@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from vimto import console
 from vimto.errors import ConfigError
@@ -17,8 +16,7 @@ CONFIG_FILE = ".vimto.toml"
 DEFAULT = "default"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(NamedTuple):
     """All settings, as the table in `vimto.settings` describes them, and where they came from.
 
     `memory` is in MiB, limits in bytes, times in seconds. `kernel` is as it was written; if it is
@@ -60,8 +58,7 @@ class Config:
     origins: Mapping[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Source:
+class _Source(NamedTuple):
     """What one source sets: parsed values and the name of each one's origin.
 
     Relative paths are relative to `directory`; with `upward`, a kernel's may also be found above.

@@ -2,8 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vimto.addresses import parse_forwards
 from vimto.errors import UsageError
@@ -22,8 +21,7 @@ from vimto.values import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
+class Setting(NamedTuple):
     """One row: `key` names it in the file and in `Config`; flag and variable follow from it.
 
     `metavar` stands for the value in help and is empty for a switch. Values of a setting that is

@@ -13,7 +13,7 @@ def machine(accelerator: str, *, verbose: bool = False) -> CommandLine:
         "/usr/bin/qemu",
         [
             devices.Memory(mebibytes=512),
-            devices.Processors(count=2, accelerator=accelerator),
+            devices.Processors(number=2, accelerator=accelerator),
             devices.SerialConsole(verbose=verbose),
             devices.AgentPort(name="port"),
             devices.EntropySource(),
@@ -24,6 +24,7 @@ def machine(accelerator: str, *, verbose: bool = False) -> CommandLine:
 
 
 VALUES = {
+    "threads": "single",
     "ram": Memory("/s/ra,m").option(512),
     "console": "7",
     "agent": "5",
@@ -34,7 +35,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "words"), [("tcg", "-accel tcg,thread=\0threads\0"), ("kvm", "-accel kvm")]
+    ("accelerator", "words"), [("tcg", "-accel tcg,thread=single"), ("kvm", "-accel kvm")]
 )
 def test_the_whole_command_line(accelerator: str, words: str) -> None:
     line = machine(accelerator)
@@ -54,7 +55,10 @@ def test_the_whole_command_line(accelerator: str, words: str) -> None:
         " -device virtio-9p-pci,fsdev=a,mount_tag=a,addr=0x10.1"
     )
     check = " no_timer_check" if accelerator == "tcg" else ""
-    assert line.append == f"panic=-1{check} console=ttyS0 quiet random.trust_cpu=on user=arg"
+    assert line.append == (
+        f"panic=-1 GODEBUG=asyncpreemptoff=1{check} console=ttyS0 quiet random.trust_cpu=on"
+        " user=arg"
+    )
 
 
 def test_a_verbose_console_shows_all() -> None:

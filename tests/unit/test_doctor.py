@@ -107,7 +107,7 @@ def test_each_option_that_is_off_is_named() -> None:
 
 def test_an_unwritable_cache(config: Config, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    broken = dataclasses.replace(config, cache_dir=tmp_path / "file/cache")
+    broken = config._replace(cache_dir=tmp_path / "file/cache")
     (finding,) = doctor.check_cache(broken)
     assert (finding.verdict, finding.hint) == (
         Verdict.MISSING,

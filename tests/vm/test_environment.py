@@ -208,6 +208,33 @@ def test_the_machine_is_as_documented(vimto: Vimto) -> None:
     assert before - 1 <= clock <= time.time() + 1
 
 
+# The guest program keeps to processor 0, and has carried out a small order before.
+LEAVINGS = r"""
+grep Cpus_allowed_list /proc/1/status /proc/self/status
+tr '\0' '\n' < /proc/1/environ | grep GODEBUG
+env | grep GODEBUG
+find /tmp /run -mindepth 1 -not -path '/run/lock*' -not -path '/run/user*'
+for task in /proc/[0-9]*; do readlink $task/exe; done
+true
+"""
+
+
+def test_the_guest_program_leaves_no_trace_in_the_command(either: Vimto) -> None:
+    either.flags = (*either.flags, "-v", "-v")
+    outcome = either.script(LEAVINGS).check()
+    facts = [line.replace("\t", " ") for line in outcome.text.splitlines()]
+    assert facts[:3] == [
+        "/proc/1/status:Cpus_allowed_list: 0",
+        "/proc/self/status:Cpus_allowed_list: 0-1",
+        "GODEBUG=asyncpreemptoff=1",
+    ]
+    # The way to the share, and of processes PID 1, the shell and who looks.
+    known = (*map(str, either.directory.parents), str(either.directory), "/init")
+    rest = [line for line in facts[3:] if line not in known]
+    assert [line for line in rest if not line.startswith("/usr/bin/")] == []
+    assert b"rehearsal" not in outcome.stderr
+
+
 def test_two_machines_of_one_save_differ(vimto: Vimto) -> None:
     script = "hostname; head -c 16 /dev/urandom | sha256sum; cat /proc/sys/kernel/random/uuid"
     first, second = (vimto.script(script).check().text.splitlines() for _ in range(2))

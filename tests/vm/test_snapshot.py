@@ -111,6 +111,20 @@ def test_memory_and_processors_are_as_asked(vimto: Vimto, save: Path) -> None:
     assert len(saves_of(save.parents[1])) == 2
 
 
+def test_machines_that_crowd_the_host_get_one_thread_each(vimto: Vimto, save: Path) -> None:
+    """Another one needs the host's processors too; the save is the same."""
+    host = len(os.sched_getaffinity(0))
+    vimto.flags = (*vimto.flags, "-smp", str(host), "-v")
+    others = vimto.start("exec", "sh", "-c", "echo; read line", stdin=subprocess.PIPE)
+    assert others.stdout and others.stdout.readline() == b"\n"
+    crowded = vimto("exec", "nproc").check()
+    _, log = others.communicate(b"\n", timeout=_LIMIT)
+    assert b"tcg,thread=multi" in log
+    assert b"tcg,thread=single" in crowded.stderr
+    assert crowded.text.strip() == str(host)
+    assert b"tcg,thread=multi" in vimto("exec", "true").check().stderr
+
+
 def test_more_shares_than_slots_take_a_larger_machine(
     vimto: Vimto, save: Path, tmp_path: Path
 ) -> None:

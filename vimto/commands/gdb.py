@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from vimto import console, proc, quoting
@@ -67,7 +67,7 @@ def run_gdb(config: Config, words: list[str]) -> int:
         check_gdb()
     config = without_kaslr(config)
     if options.from_boot:
-        config = replace(config, snapshot=False)
+        config = config._replace(snapshot=False)
     with contextlib.ExitStack() as stack:
         found = _symbols(config, options, stack)
         if not options.listen:
@@ -118,7 +118,7 @@ def _connect_line(found: Symbols, target: str) -> str:
 
 def without_kaslr(config: Config) -> Config:
     """Return `config` with a kernel that stays at the addresses its symbols say."""
-    return replace(config, kernel_args=(*config.kernel_args, "nokaslr"))
+    return config._replace(kernel_args=(*config.kernel_args, "nokaslr"))
 
 
 def check_gdb() -> None:

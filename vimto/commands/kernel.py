@@ -1,7 +1,6 @@
 """`vimto kernel`: the images and saves on this machine, and what a kernel brings along."""
 
 import contextlib
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -50,7 +49,7 @@ def run(config: Config, argv: list[str]) -> int:
 
 def pull_images(config: Config, names: Sequence[str]) -> None:
     """Fetch images, asking the registry whether or not they are here."""
-    asking = dataclasses.replace(config, pull="always")
+    asking = config._replace(pull="always")
     for name in _named(config, names):
         image = cache.fetch_image(name, asking)
         _say(f"{name} {image.digest} {show_bytes(image.size)}")
@@ -104,8 +103,8 @@ def show_info(config: Config, words: Sequence[str]) -> None:
         raise UsageError("`vimto kernel info` describes one kernel at a time")
     if words:
         base = _configured(config)
-        config = dataclasses.replace(
-            config, kernel=words[0], configured_kernel=base, kernel_directory=Path.cwd()
+        config = config._replace(
+            kernel=words[0], configured_kernel=base, kernel_directory=Path.cwd()
         )
     with contextlib.ExitStack() as stack:
         place = locate_kernel(config, stack)

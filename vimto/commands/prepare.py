@@ -112,7 +112,7 @@ def _machines(
     """Return the kernel's command line and the machine of each size."""
     fixed: list[devices.Device] = [
         devices.Memory(mebibytes=config.memory),
-        devices.Processors(count=config.smp, accelerator=accelerator.name),
+        devices.Processors(number=config.smp, accelerator=accelerator.name),
         devices.SerialConsole(verbose=config.verbose >= 2),
         devices.AgentPort(name=PORT_NAME),
         devices.EntropySource(),

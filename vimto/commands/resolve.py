@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +36,8 @@ def default_package() -> str:
     Ubuntu lets only root read the kernel that is installed, and has no `linux-image-amd64`.
     """
     try:
+        import platform  # only where no kernel is configured
+
         release = platform.freedesktop_os_release()
     except OSError:
         release = {}

@@ -6,7 +6,7 @@ refuses a line, so does go: this only has to agree about the lines that go accep
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vimto import quoting
 from vimto.errors import UsageError
@@ -40,16 +40,14 @@ _PROFILES = ("cpuprofile", "memprofile", "blockprofile", "mutexprofile", "trace"
 _RUNNING = ("test", "run")
 
 
-@dataclass(frozen=True, kw_only=True)
-class GoFlag:
+class GoFlag(NamedTuple):
     """A flag that go itself understands: `name` without dashes and `test.`; `value` as text."""
 
     name: str
     value: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class GoCommand:
+class GoCommand(NamedTuple):
     """A command line for go, understood; `words` is it verbatim.
 
     `flags` are go's, in order; `packages` (or files) what it builds; `rest` what goes to the

@@ -7,8 +7,6 @@ whoever sees the name sees a whole entry, and forty processes at once make it on
 import fcntl
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,6 +57,8 @@ def locked(path: Path) -> Iterator[None]:
 @contextmanager
 def new_file(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
     """Give a temporary name to write to; it becomes `path` unless the body raises."""
+    import tempfile  # an entry is made once, and looked up by every run
+
     make_directory(path.parent)
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(fd)
@@ -74,6 +74,9 @@ def new_file(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Give a temporary directory to fill; it becomes `path`, which must not exist yet."""
+    import shutil
+    import tempfile
+
     make_directory(path.parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:

@@ -9,35 +9,31 @@ registry/name[:tag][@digest]                an image in a registry
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vimto.errors import KernelError
 
 LAYOUT_KINDS = ("oci", "oci-archive", "docker-archive")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileKernel:
+class FileKernel(NamedTuple):
     """A kernel image on disk; `path` is absolute."""
 
     path: Path
 
 
-@dataclass(frozen=True, kw_only=True)
-class DirectoryKernel:
+class DirectoryKernel(NamedTuple):
     """A tree with a kernel in it, or a build tree; `path` is absolute."""
 
     path: Path
 
 
-@dataclass(frozen=True, kw_only=True)
-class HostKernel:
+class HostKernel(NamedTuple):
     """The kernel that runs here, or the newest one installed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AptKernel:
+class AptKernel(NamedTuple):
     """A package of the distribution; at most one of `release` (a suite) and `version` is set."""
 
     package: str
@@ -49,15 +45,13 @@ class AptKernel:
         return f"apt:{self.package}{end}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageKernel:
+class ImageKernel(NamedTuple):
     """An image in a registry; `text` is for `oci.reference` to parse."""
 
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayoutKernel:
+class LayoutKernel(NamedTuple):
     """Images in a directory or archive on disk; `tag` may be empty. `path` is absolute."""
 
     kind: str

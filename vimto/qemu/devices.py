@@ -5,8 +5,7 @@ starts QEMU knows. A command line with holes is the same for every machine of a 
 worked out once, and it is what a save is keyed by.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from vimto.quoting import escape
 
@@ -28,8 +27,7 @@ def hole(name: str) -> str:
     return f"\0{name}\0"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Memory:
+class Memory(NamedTuple):
     """`mebibytes` of RAM in one block, whose backing (`ram`) each machine chooses."""
 
     mebibytes: int
@@ -41,11 +39,10 @@ class Memory:
         return []
 
 
-@dataclass(frozen=True, kw_only=True)
-class Processors:
-    """`count` processors, all that the accelerator can offer of the host's features."""
+class Processors(NamedTuple):
+    """`number` processors, all that the accelerator can offer of the host's features."""
 
-    count: int
+    number: int
     accelerator: str
 
     def argv(self) -> list[str]:
@@ -53,7 +50,7 @@ class Processors:
         accel = self.accelerator
         if accel == "tcg":
             accel += f",thread={hole('threads')}"
-        return ["-accel", accel, "-cpu", "max", "-smp", str(self.count)]
+        return ["-accel", accel, "-cpu", "max", "-smp", str(self.number)]
 
     def kernel_args(self) -> list[str]:
         # Linux counts timer interrupts in a few milliseconds of its own time, and panics where
@@ -62,8 +59,7 @@ class Processors:
         return ["no_timer_check"] if self.accelerator == "tcg" else []
 
 
-@dataclass(frozen=True, kw_only=True)
-class SerialConsole:
+class SerialConsole(NamedTuple):
     """The kernel's log, into a descriptor of the process that starts QEMU."""
 
     verbose: bool
@@ -77,8 +73,7 @@ class SerialConsole:
         return ["console=ttyS0", "ignore_loglevel" if self.verbose else "quiet"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class AgentPort:
+class AgentPort(NamedTuple):
     """The virtio-serial port to the guest program, and the monitor beside it."""
 
     name: str
@@ -96,8 +91,7 @@ class AgentPort:
         return []
 
 
-@dataclass(frozen=True, kw_only=True)
-class EntropySource:
+class EntropySource(NamedTuple):
     """The host's random numbers, so that nothing in the guest waits for entropy."""
 
     def argv(self) -> list[str]:
@@ -110,8 +104,7 @@ class EntropySource:
         return ["random.trust_cpu=on"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class NinePSlots:
+class NinePSlots(NamedTuple):
     """9p devices for the mount tags `tags`, eight to a PCI slot from `first_slot` on.
 
     Which directory is behind a tag is a hole: it is no part of a saved machine's state.
@@ -136,8 +129,7 @@ class NinePSlots:
         return []
 
 
-@dataclass(frozen=True, kw_only=True)
-class VirtiofsSlots:
+class VirtiofsSlots(NamedTuple):
     """virtiofs devices for the mount tags `tags`; each hole is a connection to a virtiofsd."""
 
     tags: tuple[str, ...]
@@ -153,8 +145,7 @@ class VirtiofsSlots:
         return []
 
 
-@dataclass(frozen=True, kw_only=True)
-class UserNetwork:
+class UserNetwork(NamedTuple):
     """One network card behind QEMU's own NAT: outgoing connections and DNS."""
 
     def argv(self) -> list[str]:

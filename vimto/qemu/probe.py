@@ -4,8 +4,8 @@ import fcntl
 import os
 import platform
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vimto import proc
 from vimto.errors import CommandError, QemuError
@@ -18,8 +18,7 @@ _KVM_CREATE_VM = 0xAE01
 _KVM_API_VERSION = 12
 
 
-@dataclass(frozen=True, kw_only=True)
-class Qemu:
+class Qemu(NamedTuple):
     """A QEMU binary: its absolute path, its version and what identifies exactly this build."""
 
     path: str
@@ -27,8 +26,7 @@ class Qemu:
     identity: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Accelerator:
+class Accelerator(NamedTuple):
     """How the guest's instructions run: `name` is `kvm` or `tcg`, `reason` says why not KVM."""
 
     name: str

@@ -8,8 +8,8 @@ import fcntl
 import os
 
 # A guest's processor that waits for a spinlock spins while the host runs something else than the
-# processor that holds it. Two machines of two processors, each with threads of its own, on two host
-# processors spent a quarter of the time so. In one thread, a processor that spins makes room at once.
+# processor that holds it: two machines of two processors on two host processors spent a quarter of
+# the time so. Where all are emulated in one thread, a processor that spins makes room at once.
 ALONE, CROWDED = "multi", "single"
 
 

@@ -59,7 +59,13 @@ class Machine:
     """A running QEMU. Owns its process, servers, seat and descriptors; `close` ends all of them."""
 
     def __init__(
-        self, pid: int, port: int, monitor: Monitor, console: int, seat: Seat, servers: Sequence[int]
+        self,
+        pid: int,
+        port: int,
+        monitor: Monitor,
+        console: int,
+        seat: Seat,
+        servers: Sequence[int],
     ) -> None:
         self.pid = pid
         self._seat = seat
@@ -126,8 +132,8 @@ def start_machine(
     """Start QEMU for `tier` with the directories `slots` (mount tag to option value).
 
     `extra` is what makes it boot or restore; `threads` is how an emulator runs the processors, if
-    that shall not depend on the other machines on this host. Raises `CommandError` when there is no process; a
-    QEMU that ends at once shows as the end of `Machine.port`.
+    that shall not depend on the other machines on this host. Raises `CommandError` when there is
+    no process; a QEMU that ends at once shows as the end of `Machine.port`.
     """
     port, port_there = _socket_pair()
     monitor, monitor_there = _socket_pair()

@@ -26,11 +26,12 @@ class Tier(NamedTuple):
 class Plan(NamedTuple):
     """What `commands.prepare` resolved.
 
-    Paths are absolute. `memory` is MiB, `smp` the number of processors. `image` is the tree to lay over the host's root ("" for none), `shares`
-    are (path, read-only) pairs that every machine gets, `temporary` is where go makes its work
-    directories, `snapshot_limit` is bytes of saves on disk, `boot_timeout` and `timeout` are
-    seconds (0: no limit). `kernel_name` is for messages. `virtiofsd` are the command lines, with
-    holes, of a server that writes and of one that only reads, where `fs` is `virtiofs`.
+    Paths are absolute. `memory` is MiB, `smp` the number of processors. `image` is the tree to lay
+    over the host's root ("" for none), `shares` are (path, read-only) pairs that every machine
+    gets, `temporary` is where go makes its work directories, `snapshot_limit` is bytes of saves on
+    disk, `boot_timeout` and `timeout` are seconds (0: no limit). `kernel_name` is for messages.
+    `virtiofsd` are the command lines, with holes, of a server that writes and of one that only
+    reads, where `fs` is `virtiofs`.
     """
 
     kernel: str
