@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import platform
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -40,9 +39,9 @@ class Accelerator(NamedTuple):
 
 def find_qemu(configured: str = "") -> str:
     """Return the absolute path of QEMU; raises `QemuError` when there is none."""
-    name = configured or SYSTEM_BINARIES.get(platform.machine(), "")
+    name = configured or SYSTEM_BINARIES.get(os.uname().machine, "")
     if not name:
-        raise QemuError(f"vimto does not know which QEMU emulates {platform.machine()}")
+        raise QemuError(f"vimto does not know which QEMU emulates {os.uname().machine}")
     path = shutil.which(name)
     if path is None:
         raise QemuError(
@@ -121,7 +120,7 @@ def choose_accelerator(
 
 
 def _why_no_kvm(device: str, cpuinfo: str) -> str:
-    if platform.machine() == "x86_64" and not _have_virtualisation(cpuinfo):
+    if os.uname().machine == "x86_64" and not _have_virtualisation(cpuinfo):
         return "the processor offers no virtualisation (neither vmx nor svm in /proc/cpuinfo)"
     try:
         fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)

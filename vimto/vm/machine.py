@@ -139,9 +139,9 @@ def start_machine(
     monitor, monitor_there = _socket_pair()
     console = os.memfd_create("vimto-console")
     servers = _start_servers(plan, slots, console)
-    seat = Seat(plan.saves)
+    seat = Seat(plan.saves, plan.smp)
     values = {
-        "threads": threads or seat.threads(plan.smp),
+        "threads": threads or seat.threads(),
         "agent": str(port_there),
         "monitor": str(monitor_there),
         "console": str(console),
