@@ -60,5 +60,5 @@ def test_the_accelerator_is_chosen_by_what_works(vimto: Vimto) -> None:
     hypervisor = "vmx" in Path("/proc/cpuinfo").read_text() and Path("/dev/kvm").exists()
     if not hypervisor:
         assert "vimto: emulating, for " in outcome.errors
-        assert "-accel tcg,thread=multi" in outcome.errors
+        assert "-accel tcg,thread=" in outcome.errors
     assert "vimto: $ /usr/bin/setpriv" in outcome.errors or "qemu-system" in outcome.errors
