@@ -14,9 +14,8 @@ type cpuSet [128]uint64
 var everyCPU cpuSet
 
 // stayOnFirstCPU keeps all threads of this program, and those they will start, on processor 0. There is
-// never much to do at once here. Where processors are threads of an emulator that share the host's with
-// other machines, one that waits for another wastes the host's time: go's tests of ten packages, two
-// at once on two host processors, took 12 s of it with and 8 s without.
+// never much to do at once here, and under emulation a processor that is woken for it runs code that
+// is translated for nothing: a second one that sleeps until the command costs nothing.
 func stayOnFirstCPU() error {
 	if err := getAffinity(&everyCPU); err != nil {
 		return err

@@ -52,9 +52,8 @@ func (c *channels) own(_, _ string, raw syscall.RawConn) error {
 // settle waits until all that the ended command sent has reached the host, at most for limit.
 func (c *channels) settle(limit time.Duration) {
 	c.mu.Lock()
-	idle := !c.sending()
-	c.mu.Unlock()
-	if idle {
+	defer c.mu.Unlock()
+	if !c.sending() {
 		return
 	}
 	late := false
@@ -65,8 +64,6 @@ func (c *channels) settle(limit time.Duration) {
 		c.change.Broadcast()
 	})
 	defer timer.Stop()
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	for !late && c.sending() {
 		c.change.Wait()
 	}

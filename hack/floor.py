@@ -8,7 +8,7 @@ import time
 
 from vimto.commands.prepare import prepare
 from vimto.config import load_config
-from vimto.vm import machine, protocol, run, shares, snapshot
+from vimto.vm import crowd, machine, protocol, run, shares, snapshot
 from vimto.vm.signals import SignalPipe
 
 
@@ -34,7 +34,7 @@ def measure_floor(kernel: str, directory: str) -> float:
             "agent": str(there.fileno()),
             "monitor": str(monitor_there.fileno()),
             "console": str(console),
-            "threads": "multi",
+            "threads": crowd.ALONE,
             "ram": machine.Memory(save.ram).option(plan.memory),
             **session._slots(),
         }
@@ -59,17 +59,20 @@ def _run(
 ) -> float:
     before = time.perf_counter()
     with subprocess.Popen(argv, pass_fds=keep, stdin=subprocess.DEVNULL) as qemu:
-        for command in (
-            {"execute": "qmp_capabilities"},
-            machine.ignore_shared(),
-            {"execute": "migrate-incoming", "arguments": {"uri": f"fd:{state}"}},
-        ):
-            monitor.sendall(json.dumps(command).encode())
-        here.sendall(protocol.encode_json(protocol.RUN, order))
-        reader, kind = protocol.FrameReader(), 0
-        while kind != protocol.EXIT:
-            for kind, _payload in reader.feed(here.recv(1 << 20)):
-                if kind == protocol.CLOCK:
-                    here.sendall(protocol.encode_clock(time.time_ns()))
-        qemu.kill()
+        try:
+            for command in (
+                {"execute": "qmp_capabilities"},
+                machine.ignore_shared(),
+                {"execute": "migrate-incoming", "arguments": {"uri": f"fd:{state}"}},
+            ):
+                monitor.sendall(json.dumps(command).encode())
+            here.sendall(protocol.encode_json(protocol.RUN, order))
+            reader, kind = protocol.FrameReader(), 0
+            here.settimeout(60)  # a QEMU that refuses the state must not hold up the bench
+            while kind != protocol.EXIT:
+                for kind, _payload in reader.feed(here.recv(1 << 20)):
+                    if kind == protocol.CLOCK:
+                        here.sendall(protocol.encode_clock(time.time_ns()))
+        finally:
+            qemu.kill()
     return time.perf_counter() - before
