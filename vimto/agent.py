@@ -1,6 +1,5 @@
 """The guest program: built from source with the user's own Go, once, into the cache."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,9 +36,7 @@ def build_agent(*, cache: Path, go: str = "go", arch: str = "amd64") -> Agent:
     """
     source = source_directory()
     digest = source_digest(source)
-    import shutil  # the program is built once, and looked up by every run
-
-    program = shutil.which(go)
+    program = proc.which(go)
     if program is None:
         raise AgentError(
             f"`{go}` is not installed, and vimto's guest program is built with it",
@@ -70,11 +67,11 @@ def source_directory() -> Path:
 
 def source_digest(source: Path) -> str:
     """Return a digest (16 hex digits) of the names and contents of all that goes into a build."""
-    digest = hashlib.sha256()
+    parts = []
     for path in _source_files(source):
         content = path.read_bytes()
-        digest.update(f"{path.relative_to(source)}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()[:16]
+        parts.append(f"{path.relative_to(source)}\0{len(content)}\0".encode() + content)
+    return cachedir.digest(b"".join(parts))[:16]
 
 
 def _source_files(source: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ every message is understandable without it.
 
 import os
 import sys
+from collections.abc import Callable
 
 from vimto.errors import VimtoError
 
@@ -64,10 +65,10 @@ def warn(text: str) -> None:
     write(f"{_paint('warning:', 'YELLOW')} {text}")
 
 
-def debug(text: str) -> None:
-    """Tell a user who asked with `-v`."""
+def debug(text: str | Callable[[], str]) -> None:
+    """Tell a user who asked with `-v`; a text that takes time to make is made for them alone."""
     if verbosity() >= 1:
-        write(f"vimto: {text}")
+        write(f"vimto: {text if isinstance(text, str) else text()}")
 
 
 def error(exc: VimtoError) -> None:

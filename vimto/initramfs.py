@@ -1,6 +1,5 @@
 """The archive a guest boots from: the agent as `/init`, and the modules it loads, in order."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +23,7 @@ def build_initramfs(agent: Agent, modules: ModulePlan, *, cache: Path) -> Path:
     The same parts give the same bytes. Raises `KernelError` for an unreadable module.
     """
     parts = (agent.path, *(module.path for module in modules.modules))
-    key = hashlib.sha256(f"{_FORMAT} {cachedir.signature(*parts)}".encode()).hexdigest()[:32]
+    key = cachedir.digest(f"{_FORMAT} {cachedir.signature(*parts)}".encode())
     path = cache / "initramfs" / f"{key}.cpio"
     if not path.exists():
         with cachedir.locked(path):

@@ -1,9 +1,10 @@
 """What `go test -exec` runs, once per test binary: the hot path.
 
-    python -I -S shim.py PID PLAN LIFELINE [--save | WORDS…]
+    python -I -S shim.py PID PLAN LIFELINE (--save SHARES | WORDS…)
 
 PID is the `vimto go test` that waits for go, PLAN and LIFELINE are descriptors of it: the plan in
-memory, and a pipe that hangs up when it is gone. So no file has to be cleaned up, however either
+memory, and a pipe that hangs up when it is gone. `--save` makes the save of the machine for that
+many shares, WORDS run in one. So no file has to be cleaned up, however either
 of us ends. Imports are the standard library's light ones and our own; a test pins the set.
 """
 
@@ -31,8 +32,8 @@ def main(argv: list[str]) -> int:
         except OSError as exc:
             raise BootError("the vimto that started this run is gone") from exc
         console.set_verbosity(plan.verbose)
-        if words == ["--save"]:
-            return make_save(plan, lifeline)
+        if words[0] == "--save":
+            return make_save(plan, plan.tier_for(int(words[1])), lifeline)
         return run(plan, Request(words, os.getcwd(), os.environb, lifeline))
     except VimtoError as exc:
         console.error(exc)

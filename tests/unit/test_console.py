@@ -25,10 +25,14 @@ def test_debug_is_for_those_who_ask(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "_verbosity", [0])
+    made = []
     console.debug("hidden")
+    console.debug(lambda: made.append("hidden") or "hidden")
+    assert made == []
     console.set_verbosity(1)
     console.debug("shown")
-    assert capfd.readouterr().err == "vimto: shown\n"
+    console.debug(lambda: "made")
+    assert capfd.readouterr().err == "vimto: shown\nvimto: made\n"
     assert console.verbosity() == 1
 
 

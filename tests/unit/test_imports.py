@@ -34,8 +34,8 @@ RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 # modules; every name costs each test binary its time.
 HOT = """
 abc annotationlib ast binascii codecs collections contextlib copyreg encodings enum errno fcntl
-functools genericpath io itertools json keyword math operator os posixpath re reprlib resource
-select shlex signal site stat struct sys time types typing warnings zlib
+functools gc genericpath io itertools json keyword math operator os posixpath re reprlib resource
+select signal site stat struct sys time types typing warnings zlib
 """
 # Of ours, those that the shim needs; nothing of `kernel`, `oci`, `commands`, `config`.
 HOT_PACKAGES = ("errors", "console", "quoting", "proc", "qemu", "vm", "shim")

@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,6 +43,21 @@ def in_a_process(code: str) -> "subprocess.Popen[bytes]":
         stdout=subprocess.PIPE,
         stdin=subprocess.PIPE,
     )
+
+
+def test_which_finds_what_a_shell_would_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, mode in (("one/tool", 0o644), ("two/tool", 0o755), ("three/tool", 0o755)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(mode)
+    (tmp_path / "two/directory").mkdir()
+    path = ":".join(str(tmp_path / name) for name in ("none", "one", "two", "three"))
+    monkeypatch.setenv("PATH", path)
+    for program in ("tool", "directory", "absent", str(tmp_path / "three/tool"), "/absent"):
+        assert proc.which(program) == shutil.which(program), program
+    assert proc.which("tool") == str(tmp_path / "two/tool")
 
 
 def test_foreground_has_our_streams_and_returns_the_status() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import STABLE, Vimto, unpacked
+from tests.vm.conftest import STABLE, Module, Vimto, unpacked
 from vimto.config import load_config
 
 _LIMIT = 120.0
@@ -139,6 +139,18 @@ def test_more_shares_than_slots_take_a_larger_machine(
         for place in places:
             (place / "f").unlink()
     assert len(saves_of(save.parents[1])) == 2
+
+
+@pytest.mark.parametrize("shares", [0, 1])
+def test_the_save_made_beside_go_is_the_one_that_its_tests_need(
+    vimto: Vimto, cache: Path, module: Module, tmp_path: Path, shares: int
+) -> None:
+    module.test("m_test.go", "func TestNothing(t *testing.T) {}")
+    for index in range(shares):
+        (tmp_path / f"share{index}").mkdir()
+        vimto.flags = (*vimto.flags, "-share", str(tmp_path / f"share{index}"))
+    vimto.go(".").check()
+    assert len(saves_of(cache)) == 1
 
 
 def test_more_shares_than_any_machine_has_are_refused(vimto: Vimto, tmp_path: Path) -> None:

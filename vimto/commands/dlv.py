@@ -89,7 +89,10 @@ class _Session:
             binary = stack.enter_context(self._output())
             plan = stack.enter_context(prepare(self._config, shares=self._shares(binary)))
             if binary:
-                with hand_over(plan) as handover, background_save(plan, handover):
+                with (
+                    hand_over(plan) as handover,
+                    background_save(plan, handover, ["dlv"], self._cwd),
+                ):
                     if not self._build(binary):
                         return _FAILED
             words = self._command.argv("dlv")

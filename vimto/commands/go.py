@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from vimto import proc, shim
@@ -19,6 +19,7 @@ from vimto.errors import UsageError
 from vimto.go.args import GoCommand, parse_go
 from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.vm.plan import Plan
+from vimto.vm.run import choose_machine
 from vimto.vm.snapshot import have_save
 
 
@@ -65,7 +66,7 @@ def run_go(config: Config, argv: list[str]) -> int:
     with (
         prepare(config, shares=shares, temporary=temporary) as plan,
         hand_over(plan) as handover,
-        background_save(plan, handover),
+        background_save(plan, handover, [f"{temporary}/go-build/test"], directory),
     ):
         return proc.foreground(command.with_exec(handover.shim()))
 
@@ -91,13 +92,18 @@ def hand_over(plan: Plan) -> Iterator[Handover]:
 
 
 @contextlib.contextmanager
-def background_save(plan: Plan, handover: Handover) -> Iterator[None]:
-    """Let the kernel boot, and be saved, beside what the context does; shims wait for it."""
-    tier = plan.tiers[0]
+def background_save(
+    plan: Plan, handover: Handover, argv: Sequence[str], cwd: str
+) -> Iterator[None]:
+    """Let the kernel boot, and be saved, beside what the context does; shims wait for it.
+
+    `argv` in `cwd` is a command like theirs: which machine it needs follows from its directories.
+    """
+    _, tier = choose_machine(plan, argv, cwd)
     if not tier.save or have_save(plan.saves, tier.save):
         yield
         return
-    pid = proc.spawn([*handover.shim(), "--save"], log=2)
+    pid = proc.spawn([*handover.shim(), "--save", str(tier.shares)], log=2)
     try:
         yield
     finally:

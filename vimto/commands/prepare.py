@@ -1,7 +1,6 @@
 """From the configuration to the plan: the one place that knows kernels and QEMU alike."""
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -30,9 +29,9 @@ from vimto.vm.run import IMAGE_TAG, ROOT_TAG
 
 # Raise it when the same plan would give a machine that an older save does not fit.
 _SAVE_FORMAT = 1
-# Each 9p device costs a restored machine 6 ms, so most get few: repository, go's work directory,
-# and two more; the others are for workspaces of many modules.
-_TIERS = (4, 12, 28)
+# Each 9p device costs a restored machine 6 ms, so most get few: for the repository and go's work
+# directory. The others are for `-share` and for workspaces of many modules.
+_TIERS = (2, 5, 12, 28)
 _BOOT_LIMIT = {"kvm": 60.0, "tcg": 180.0}
 # Written next to the test, where the user (and a CI's upload of artefacts) looks for it.
 _CORE_PATTERN = "core.%e.%p"
@@ -122,11 +121,13 @@ def _machines(
     tiers = []
     append = ""
     for count in _TIERS:
-        tags = (ROOT_TAG, IMAGE_TAG, *(f"share{index}" for index in range(count)))
+        tags = [ROOT_TAG, *(f"share{index}" for index in range(count))]
+        if parts.image:
+            tags.insert(1, IMAGE_TAG)
         slots: devices.Device = (
-            devices.VirtiofsSlots(tags=tags)
+            devices.VirtiofsSlots(tags=tuple(tags))
             if parts.transport == "virtiofs"
-            else devices.NinePSlots(tags=tags, first_slot=FIRST_SHARE_SLOT)
+            else devices.NinePSlots(tags=tuple(tags), first_slot=FIRST_SHARE_SLOT)
         )
         line = assemble(qemu.path, [*fixed, slots], config.kernel_args)
         append = line.append
@@ -155,7 +156,7 @@ def _save_key(
         append,
         cachedir.signature(Path(parts.kernel), Path(parts.initrd)),
     ]
-    return hashlib.sha256(json.dumps(shape).encode()).hexdigest()[:32]
+    return cachedir.digest(json.dumps(shape).encode())
 
 
 def _configured_shares(config: Config) -> list[tuple[str, bool]]:

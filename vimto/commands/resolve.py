@@ -8,7 +8,6 @@ that it depends on, so that the next `vimto exec` reads one small file instead.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -162,7 +161,7 @@ def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str]]:
 
 def _memory(cache: Path, place: Path) -> Path:
     identity = f"{__version__}\0{source_directory()}\0{place}".encode("utf-8", "surrogateescape")
-    return cache / "resolved" / f"{hashlib.sha256(identity).hexdigest()[:32]}.json"
+    return cache / "resolved" / f"{cachedir.digest(identity)}.json"
 
 
 def _recall(path: Path) -> BootParts | None:

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +41,7 @@ def find_qemu(configured: str = "") -> str:
     name = configured or SYSTEM_BINARIES.get(os.uname().machine, "")
     if not name:
         raise QemuError(f"vimto does not know which QEMU emulates {os.uname().machine}")
-    path = shutil.which(name)
+    path = proc.which(name)
     if path is None:
         raise QemuError(
             f"`{name}` is not installed or not on PATH",

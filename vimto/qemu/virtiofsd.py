@@ -1,7 +1,6 @@
 """Which virtiofsd this host has, and how it is started for one directory."""
 
 import os
-import shutil
 
 from vimto import proc
 from vimto.errors import KernelError
@@ -18,7 +17,7 @@ def find_virtiofsd() -> list[list[str]]:
 
     Raises `KernelError` where there is no server, or none that this user may run.
     """
-    path = next(filter(None, map(shutil.which, PLACES)), None)
+    path = next(filter(None, map(proc.which, PLACES)), None)
     if path is None:
         raise KernelError(
             "this kernel has virtiofs but no 9p, and virtiofsd is not installed",

@@ -71,13 +71,7 @@ def run(plan: Plan, request: Request) -> int:
     A save that does not come back to life costs a line and a boot, never the result. Raises
     `BootError` when there is no machine, `LostVMError` when it was lost with the command in it.
     """
-    found = shares.collapse(
-        [
-            *(shares.Share(path, readonly) for path, readonly in plan.shares),
-            *shares.find_shares(request.argv, request.cwd, plan.temporary),
-        ]
-    )
-    tier = plan.tier_for(len(found))
+    found, tier = choose_machine(plan, request.argv, request.cwd)
     with SignalPipe() as signals:
         session = _Session(plan, tier, found, request, signals)
         if tier.save:
@@ -96,15 +90,29 @@ def run(plan: Plan, request: Request) -> int:
             return session.run_booted()  # the command was not started
 
 
-def make_save(plan: Plan, lifeline: int) -> int:
-    """Make the save of the plan's smallest machine if there is none; returns a status.
+def choose_machine(plan: Plan, argv: Sequence[str], cwd: str) -> tuple[list[shares.Share], Tier]:
+    """Return what a machine for `argv` in `cwd` shares, and the smallest one with room for it.
+
+    Raises `ConfigError` when no machine has.
+    """
+    found = shares.collapse(
+        [
+            *(shares.Share(path, readonly) for path, readonly in plan.shares),
+            *shares.find_shares(argv, cwd, plan.temporary),
+        ]
+    )
+    return found, plan.tier_for(len(found))
+
+
+def make_save(plan: Plan, tier: Tier, lifeline: int) -> int:
+    """Make the save of `tier` if there is none; returns a status.
 
     Runs beside go's compiling. Whoever needs the save waits for its lock; a failure is left for
     them to report.
     """
     with SignalPipe() as signals:
         try:
-            save = snapshot.acquire_save(plan, plan.tiers[0], signals, lifeline)
+            save = snapshot.acquire_save(plan, tier, signals, lifeline)
         except VimtoError:
             return 1
         if save is not None:
