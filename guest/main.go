@@ -35,19 +35,19 @@ func main() {
 			logPanic(cause)
 		}
 	}()
-	r := newReaper()
-	p, err := boot(r)
+	r, w := newReaper(), newWorker()
+	p, err := boot(r, w)
 	if err != nil {
 		logf("boot: %v", err)
 		return
 	}
-	if err := serve(p, r, false); err != nil {
+	if err := serve(p, r, w, false); err != nil {
 		logf("%v", err)
 	}
 }
 
 // boot brings the guest to where it waits for its order.
-func boot(r *reaper) (*port, error) {
+func boot(r *reaper, w worker) (*port, error) {
 	if err := mountEarly(); err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func boot(r *reaper) (*port, error) {
 		logf("lo: %v", err)
 	}
 	go r.run()
-	if err := rehearse(r); err != nil {
+	if err := rehearse(r, w); err != nil {
 		logf("rehearsal: %v", err)
 	}
 	path, err := findPort(portName, portLimit)
@@ -77,7 +77,7 @@ func boot(r *reaper) (*port, error) {
 
 // serve carries out one order. It returns when the host has closed the port. A rehearsal leaves the
 // machine as it is.
-func serve(p *port, r *reaper, rehearsal bool) error {
+func serve(p *port, r *reaper, w worker, rehearsal bool) error {
 	if err := p.write(describe().frame()); err != nil {
 		return err
 	}
@@ -100,11 +100,25 @@ func serve(p *port, r *reaper, rehearsal bool) error {
 	}
 	s.rehearsal = rehearsal
 	go guarded(s, s.clock.run)
-	go s.run()
+	w <- s.run
 	err = s.dispatch()
 	_ = syscall.Kill(-1, syscall.SIGKILL)
 	_ = s.flush()
 	return err
+}
+
+// worker is a goroutine that does one thing after the other. It carries out the rehearsal's order and
+// then the real one, for which its stack has grown by then: to move a stack is a lot of code.
+type worker chan func()
+
+func newWorker() worker {
+	w := make(worker)
+	go func() {
+		for do := range w {
+			do()
+		}
+	}()
+	return w
 }
 
 // accept parses the order and makes this machine differ from all others of the same save.

@@ -45,7 +45,7 @@ func findPort(name string, limit time.Duration) (string, error) {
 		if time.Now().After(deadline) {
 			return "", fmt.Errorf("no virtio port `%s` after %s", name, limit)
 		}
-		time.Sleep(time.Millisecond)
+		pause(time.Millisecond)
 	}
 }
 
@@ -54,6 +54,13 @@ func trimNewline(text []byte) []byte {
 		return text[:n-1]
 	}
 	return text
+}
+
+// pause is time.Sleep without the runtime's timers: with them come its poller and, whenever there is
+// nothing to do, a visit to it, and the code of both would be new to every restored machine.
+func pause(d time.Duration) {
+	ts := syscall.NsecToTimespec(d.Nanoseconds())
+	_ = syscall.Nanosleep(&ts, nil)
 }
 
 // openPort opens a port's device, which may appear in devtmpfs a moment after its class entry.
@@ -67,7 +74,7 @@ func openPort(path string, limit time.Duration) (*port, error) {
 		if time.Now().After(deadline) {
 			return nil, fmt.Errorf("open %s: %w", path, err)
 		}
-		time.Sleep(time.Millisecond)
+		pause(time.Millisecond)
 	}
 }
 

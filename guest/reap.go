@@ -98,9 +98,14 @@ func (r *reaper) deliver(pid int, status syscall.WaitStatus) {
 // killAll ends every process but this one and waits until they are gone, at most for limit: a process
 // in an uninterruptible sleep must not keep the result from the host.
 func (r *reaper) killAll(limit time.Duration) bool {
-	if errors.Is(syscall.Kill(-1, syscall.SIGKILL), syscall.ESRCH) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	// All processes are our children, or become that when their parents end; but for the kernel's
+	// helpers, which end by themselves.
+	if r.idle {
 		return true
 	}
+	_ = syscall.Kill(-1, syscall.SIGKILL)
 	expired := false
 	timer := time.AfterFunc(limit, func() {
 		r.mu.Lock()
@@ -109,8 +114,6 @@ func (r *reaper) killAll(limit time.Duration) bool {
 		r.wake.Broadcast()
 	})
 	defer timer.Stop()
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for !r.idle && !expired {
 		r.wake.Wait()
 	}

@@ -61,8 +61,11 @@ func (s *session) openTerminal() error {
 	}
 	slave := uintptr(tty.slave)
 	s.tty, s.files = tty, []uintptr{slave, slave, slave}
-	s.stdout = &output{kind: kindStdout, fd: tty.master, file: tty.file, credit: newCredit(outputWindow), done: make(chan struct{})}
 	s.stdinFile = tty.file
+	if s.stdout, err = newOutput(kindStdout, tty.master); err != nil {
+		return err
+	}
+	s.stdout.shut = func() { tty.file.Close() }
 	if s.order.streams[2] != "stdout" { // led elsewhere on the host, so here too
 		return s.openStream(2)
 	}
@@ -102,10 +105,11 @@ func (s *session) openStream(fd int) error {
 		case 0:
 			s.stdinFile = os.NewFile(uintptr(ours), "stdin")
 		case 1:
-			s.stdout = newOutput(kindStdout, ours)
+			s.stdout, err = newOutput(kindStdout, ours)
 		case 2:
-			s.stderr = newOutput(kindStderr, ours)
+			s.stderr, err = newOutput(kindStderr, ours)
 		}
+		return err
 	default:
 		return fmt.Errorf("stream %d: unknown mode `%s`", fd, mode)
 	}
@@ -122,7 +126,7 @@ func (s *session) run() {
 			s.warn("teardown: " + err.Error())
 		}
 	}
-	if !s.reaper.killAll(5 * time.Second) {
+	if !s.rehearsal && !s.reaper.killAll(5*time.Second) {
 		s.warn("processes that cannot be killed are left behind")
 	}
 	s.channels.settle(settleLimit)
@@ -162,11 +166,7 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 	} else {
 		s.stdin.queue.drop()
 	}
-	select {
-	case <-s.clock.set:
-	case <-time.After(clockLimit):
-		s.warn("the host did not tell the time")
-	}
+	<-s.clock.set
 	if s.order.gdbPause {
 		_ = s.port.send(kindPaused, []byte("{}"))
 		<-s.resumed
@@ -247,6 +247,10 @@ func (s *session) runSetup(argv []string) error {
 	if err != nil {
 		return err
 	}
+	out, err := newOutput(kindNotice, ours)
+	if err != nil {
+		return err
+	}
 	c := command{argv: argv, env: s.order.env, dir: s.order.dir}
 	c.files = []uintptr{uintptr(null), uintptr(theirs), uintptr(theirs)}
 	c.attr = &syscall.SysProcAttr{Setpgid: true}
@@ -254,10 +258,10 @@ func (s *session) runSetup(argv []string) error {
 	syscall.Close(null)
 	syscall.Close(theirs)
 	if problem != nil {
-		syscall.Close(ours)
+		out.stop()
+		out.close()
 		return fmt.Errorf("command `%s`: %w", strings.Join(c.argv, " "), problem.err)
 	}
-	out := newOutput(kindNotice, ours)
 	go guarded(s, func() { out.pump(s.port) })
 	s.lead(pid)
 	status := <-done

@@ -3,9 +3,12 @@ package main
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
+	"sync"
+	"sync/atomic"
 	"syscall"
-	"time"
+	"unsafe"
 )
 
 const (
@@ -30,22 +33,29 @@ func ackFrame(stream byte, n int) []byte {
 	return frame
 }
 
-// output carries one of the command's streams to the host. Its end of the pipe is an os.File (the
-// runtime's poller), so that a read can be ended from outside while a grandchild keeps the other end.
+// output carries one of the command's streams to the host. Reading can be ended from outside, while a
+// grandchild keeps the other end. The runtime's poller could do that for an os.File, but it is a lot of
+// code, and all code that a restored machine runs for the first time takes time.
 type output struct {
-	kind   kind   // kindNotice: setup and teardown commands, which have no credit
-	tail   []byte // the end of what was sent as notices, for an error message
-	fd     int    // the same descriptor as file's; file.Fd() would make it blocking
-	file   *os.File
-	credit *credit
-	done   chan struct{}
+	kind    kind   // kindNotice: setup and teardown commands, which have no credit
+	tail    []byte // the end of what was sent as notices, for an error message
+	fd      int    // does not block
+	shut    func() // closes fd
+	closing sync.Once
+	stopped atomic.Bool
+	waking  [2]int // a pipe that hangs up when stopped is set
+	credit  *credit
+	done    chan struct{}
 }
 
-func newOutput(k kind, fd int) *output {
-	return &output{
-		kind: k, fd: fd, file: os.NewFile(uintptr(fd), "output"),
-		credit: newCredit(outputWindow), done: make(chan struct{}),
+// newOutput returns an output that reads from fd and owns it.
+func newOutput(k kind, fd int) (*output, error) {
+	s := &output{kind: k, fd: fd, credit: newCredit(outputWindow), done: make(chan struct{})}
+	s.shut = func() { syscall.Close(fd) }
+	if err := syscall.Pipe2(s.waking[:], syscall.O_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("pipe: %w", err)
 	}
+	return s, nil
 }
 
 // pump sends what the command writes until nobody can write any more, or until finish. While the host
@@ -56,33 +66,62 @@ func (s *output) pump(p *port) {
 	for {
 		room := s.credit.wait()
 		if room == 0 {
+			s.close()
 			return
 		}
-		n, err := s.file.Read(frame[headerSize : headerSize+min(room, maxStream)])
-		if n > 0 && s.emit(p, frame, n) != nil {
-			return
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		if s.stopped.Load() {
 			s.drain(p, frame)
 			return
 		}
-		if err != nil { // io.EOF; EIO is a pty's
+		n, err := syscall.Read(s.fd, frame[headerSize:headerSize+min(room, maxStream)])
+		switch {
+		case err == syscall.EAGAIN:
+			s.wait()
+		case err == syscall.EINTR:
+		case err != nil || n == 0: // the end; EIO is a pty's
+			return
+		case s.emit(p, frame, n) != nil:
 			return
 		}
 	}
 }
 
+// wait blocks until there is something to read, or to see in stopped.
+func (s *output) wait() {
+	const readable = 1 // POLLIN; a hang-up ends the wait unasked
+	type pollFD struct {
+		fd              int32
+		events, revents int16
+	}
+	fds := [2]pollFD{{int32(s.fd), readable, 0}, {int32(s.waking[0]), readable, 0}}
+	_, _, _ = syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&fds)), uintptr(len(fds)), 0, 0, 0, 0)
+}
+
+// stop makes pump see that it is to end.
+func (s *output) stop() {
+	if !s.stopped.Swap(true) {
+		syscall.Close(s.waking[1])
+	}
+}
+
 // finish lets pump send what is in the pipe now and return, whoever may still have it open.
 func (s *output) finish() {
-	_ = s.file.SetReadDeadline(time.Unix(1, 0))
+	s.stop()
 	<-s.done
-	s.file.Close()
+	s.close()
 }
 
 // abandon closes the pipe, whose reader on the host is gone: the command's next write meets EPIPE.
 func (s *output) abandon() {
 	s.credit.close()
-	s.file.Close()
+	s.stop()
+}
+
+func (s *output) close() {
+	s.closing.Do(func() {
+		s.shut()
+		syscall.Close(s.waking[0])
+	})
 }
 
 // drain sends at most what a pipe can hold, lest a grandchild that goes on writing hold up the end.

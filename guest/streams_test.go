@@ -6,7 +6,6 @@ import (
 	"os"
 	"syscall"
 	"testing"
-	"time"
 )
 
 // startOutput returns an output that pumps to the port there, and the end that a command would have.
@@ -17,7 +16,9 @@ func startOutput(t *testing.T) (out *output, command int, there *port) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out = newOutput(kindStdout, ours)
+	if out, err = newOutput(kindStdout, ours); err != nil {
+		t.Fatal(err)
+	}
 	go out.pump(here)
 	return out, theirs, there
 }
@@ -98,11 +99,11 @@ func TestFinishDrainsThePipeThoughAGrandchildHoldsIt(t *testing.T) {
 	defer syscall.Close(command)
 	want := bytes.Repeat([]byte("x"), 60000) // less than any pipe holds
 	writeAll(command, want)
-	out := newOutput(kindStdout, ours)
-	// As if the command had ended before the first read.
-	if err := out.file.SetReadDeadline(time.Unix(1, 0)); err != nil {
+	out, err := newOutput(kindStdout, ours)
+	if err != nil {
 		t.Fatal(err)
 	}
+	out.stop() // as if the command had ended before the first read
 	go out.pump(here)
 	if got := collect(t, there, len(want)); !bytes.Equal(got, want) {
 		t.Error("the bytes differ")
