@@ -9,8 +9,8 @@ from vimto.config import Config, load_config
 from vimto.errors import VIMTO_FAILED, UsageError, VimtoError
 from vimto.go.args import is_go_word
 from vimto.settings import SETTINGS, near_misses, parse_flags
+from vimto.vm.launch import Launch
 from vimto.vm.signals import end_by_exception
-from vimto.vm.streams import hold_closed
 
 USAGE = """\
 usage: vimto [flags] command
@@ -33,14 +33,18 @@ As `go test -exec vimto` it runs the test binary it is given.
 """
 
 
-def main() -> None:
-    """Run the command line of this process and exit."""
-    hold_closed()
+def main(launch: Launch | None = None) -> None:
+    """Run the command line of this process and exit.
+
+    A QEMU that was started in advance is used or ended. No standard descriptor may be closed.
+    """
     end_by_exception()
     # Python has None for a closed stream, and what is written to it would be a traceback.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (for as long as we live)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    status = run(sys.argv[1:])
+    status = run(sys.argv[1:], launch)
+    if launch:
+        launch.close()
     try:
         sys.stdout.flush()
     except OSError:
@@ -48,10 +52,10 @@ def main() -> None:
     os._exit(status)  # no interpreter shutdown: nothing is left to do, and it takes 10 ms
 
 
-def run(argv: list[str]) -> int:
+def run(argv: list[str], launch: Launch | None = None) -> int:
     """Run `argv` (without the program's name) and return the exit status."""
     try:
-        return _dispatch(argv)
+        return _dispatch(argv, launch)
     except VimtoError as exc:
         console.error(exc)
         if console.verbosity() >= 2:
@@ -74,7 +78,7 @@ _EXPLAINED = ("exec", "config", "doctor")
 _FLAGS_FOLLOW = ("doctor", "exec")
 
 
-def _dispatch(argv: list[str]) -> int:
+def _dispatch(argv: list[str], launch: Launch | None) -> int:
     flags, words = parse_flags(argv)
     console.set_verbosity(flags.get("verbose", 0))
     if not words or words[0] == "help" or words[0] in _HELP:
@@ -83,7 +87,9 @@ def _dispatch(argv: list[str]) -> int:
     if words[0] in ("version", "-version", "--version"):
         sys.stdout.write(f"vimto {__version__}\n")
         return 0
-    command = _find_command(words)
+    if launch and words[0] != "exec":
+        launch.close()
+    command = _find_command(words, launch)
     if words[0] in _FLAGS_FOLLOW:
         flags, rest = parse_flags(words[1:], flags)
         words = [words[0], *rest]
@@ -97,13 +103,13 @@ def _dispatch(argv: list[str]) -> int:
     return command(config, words)
 
 
-def _find_command(words: list[str]) -> Callable[[Config, list[str]], int]:
+def _find_command(words: list[str], launch: Launch | None) -> Callable[[Config, list[str]], int]:
     """Return the command that `words` start with, imported only now: `exec` must be quick."""
     word = words[0]
     if word == "exec":
         from vimto.commands.exec import run_exec
 
-        return lambda config, words: run_exec(config, words[1:])
+        return lambda config, words: run_exec(config, words[1:], launch)
     if word == "shell":
         from vimto.commands.shell import run_shell
 

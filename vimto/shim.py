@@ -10,6 +10,10 @@ of us ends. Imports are the standard library's light ones and our own; a test pi
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vimto.vm.plan import Plan
 
 
 def main(argv: list[str]) -> int:
@@ -19,7 +23,6 @@ def main(argv: list[str]) -> int:
     from vimto import console
     from vimto.errors import VIMTO_FAILED, BootError, VimtoError
     from vimto.vm.plan import load_plan
-    from vimto.vm.run import Request, make_save, run
     from vimto.vm.streams import hold_closed
 
     hold_closed()
@@ -33,8 +36,10 @@ def main(argv: list[str]) -> int:
             raise BootError("the vimto that started this run is gone") from exc
         console.set_verbosity(plan.verbose)
         if words[0] == "--save":
+            from vimto.vm.run import make_save
+
             return make_save(plan, plan.tier_for(int(words[1])), lifeline)
-        return run(plan, Request(words, os.getcwd(), os.environb, lifeline))
+        return _run(plan, words, lifeline)
     except VimtoError as exc:
         console.error(exc)
         return exc.status
@@ -44,6 +49,21 @@ def main(argv: list[str]) -> int:
         # A fault of ours. Python's own end would be the status 1, as of a test that failed.
         sys.excepthook(*sys.exc_info())
         return VIMTO_FAILED
+
+
+def _run(plan: "Plan", words: list[str], lifeline: int) -> int:
+    import contextlib
+
+    from vimto.vm.launch import Launch
+
+    with contextlib.ExitStack() as stack:
+        launch = None
+        if plan.tiers[0].save:
+            launch = stack.enter_context(Launch(plan.tiers[0].machine[0]))
+        from vimto.vm.run import Request, run  # while QEMU loads
+
+        request = Request(words, os.getcwd(), os.environb, lifeline, launch=launch)
+        return run(plan, request)
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def public() -> Iterator[Path]:
         launcher.write_text(
             f"#!{_public_python()}\nimport sys\n"
             f"sys.path.insert(0, {str(top / 'lib')!r})\n"
-            "from vimto.cli import main\n\nmain()\n"
+            "from vimto.__main__ import main\n\nmain()\n"
         )
         launcher.chmod(0o755)
         # Building the guest program with an empty build cache would take a minute.

@@ -153,6 +153,20 @@ def test_the_save_made_beside_go_is_the_one_that_its_tests_need(
     assert len(saves_of(cache)) == 1
 
 
+def test_what_cannot_be_told_to_a_loaded_qemu_starts_another(
+    vimto: Vimto, save: Path, tmp_path: Path
+) -> None:
+    """QEMU loads before it is known what it is to be, and its files have no quotes."""
+    place = tmp_path / 'say "x", or not'
+    place.mkdir()
+    vimto.flags = ("-v", *vimto.flags, "-share", str(place))
+    outcome = vimto.script(f"echo restored >'{place}/f'").check()
+    assert (place / "f").read_text() == "restored\n"
+    (line,) = (line for line in outcome.errors.splitlines() if "qemu-system" in line)
+    assert line.endswith("-incoming defer")
+    assert "warning" not in outcome.errors
+
+
 def test_more_shares_than_any_machine_has_are_refused(vimto: Vimto, tmp_path: Path) -> None:
     for index in range(30):
         (tmp_path / f"s{index}").mkdir()
@@ -277,7 +291,8 @@ def test_too_little_room_is_one_line(vimto: Vimto, small_disk: Path) -> None:
 
 def test_a_disk_that_fills_up_while_saving_is_one_line(vimto: Vimto, small_disk: Path) -> None:
     code = (
-        "import sys, vimto.vm.snapshot as s; s._ROOM_NEEDED = 0\nimport vimto.cli; vimto.cli.main()"
+        "import sys, vimto.vm.snapshot as s; s._ROOM_NEEDED = 0\n"
+        "import vimto.__main__; vimto.__main__.main()"
     )
     argv = [sys.executable, "-c", code, *vimto.flags, "exec", "echo", "hi"]
     done = subprocess.run(

@@ -3,11 +3,10 @@
 import contextlib
 import os
 
-from vimto.commands.interactive import attended
-from vimto.commands.prepare import prepare
 from vimto.config import Config, find_repository
 from vimto.errors import UsageError
-from vimto.vm.run import Companion, run
+from vimto.qemu.probe import find_qemu
+from vimto.vm.launch import Launch
 
 USAGE = """\
 usage: vimto [flags] exec [--] command [arguments]
@@ -17,25 +16,40 @@ below the repository and the working directory stays, all else is gone with the 
 """
 
 
-def run_exec(config: Config, argv: list[str]) -> int:
-    """Run `argv` (the words after `exec`) in a machine and return the command's status."""
+def run_exec(config: Config, argv: list[str], launch: Launch | None = None) -> int:
+    """Run `argv` (the words after `exec`) in a machine and return the command's status.
+
+    The machine is `launch`, a QEMU that was started in advance, or that is ended.
+    """
     words = argv[1:] if argv[:1] == ["--"] else argv
     if not words:
         raise UsageError("`vimto exec` needs a command", hint=USAGE.splitlines()[0])
-    return run_command(config, words)
+    return run_command(config, words, launch)
 
 
-def run_command(config: Config, words: list[str]) -> int:
+def run_command(config: Config, words: list[str], launch: Launch | None = None) -> int:
     """Run a command in this directory; its repository is shared, as for go's tests."""
-    cwd = os.getcwd()
-    repository = find_repository(cwd)
-    shares = [(repository, False)] if repository else []
-    companion = Companion()
     with contextlib.ExitStack() as stack:
+        qemu = find_qemu(config.qemu)
+        if launch and launch.qemu != qemu:
+            launch.close()
+            launch = None
+        if launch is None and config.snapshot:
+            launch = Launch(qemu)
+        if launch:
+            stack.callback(launch.close)
+        # Imported while QEMU loads.
+        from vimto.commands.interactive import attended
+        from vimto.commands.prepare import prepare
+        from vimto.vm.run import Companion, run
+
+        repository = find_repository(os.getcwd())
+        shares = [(repository, False)] if repository else []
+        companion = Companion()
         if config.gdb:
             from vimto.commands.gdb import wait_for_gdb
 
             config, companion = stack.enter_context(wait_for_gdb(config))
         request = stack.enter_context(attended(config))
         plan = stack.enter_context(prepare(config, shares=shares))
-        return run(plan, request._replace(argv=words, companion=companion))
+        return run(plan, request._replace(argv=words, companion=companion, launch=launch))

@@ -2,11 +2,13 @@
 
 import fcntl
 import os
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vimto import proc
 from vimto.errors import CommandError, QemuError
+
+if TYPE_CHECKING:  # who only looks for QEMU is in a hurry
+    from pathlib import Path
 
 SYSTEM_BINARIES = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}
 
@@ -50,7 +52,7 @@ def find_qemu(configured: str = "") -> str:
     return os.path.realpath(path)
 
 
-def probe_qemu(path: str, cache: Path) -> Qemu:
+def probe_qemu(path: str, cache: "Path") -> Qemu:
     """Ask QEMU for its version, once per binary: the answer is kept in `cache`.
 
     Raises `QemuError` when the binary does not run or is older than 7.0.
@@ -77,7 +79,7 @@ def probe_qemu(path: str, cache: Path) -> Qemu:
     return Qemu(path=path, version=version, identity=identity)
 
 
-def _remember(answer: Path, text: str) -> None:
+def _remember(answer: "Path", text: str) -> None:
     temporary = answer.with_name(f"{answer.name}.{os.getpid()}")
     try:
         answer.parent.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,11 @@
 The monitor is one end of a socket pair made before QEMU starts, so there is nothing to poll for.
 """
 
+import _socket
 import json
 import os
 import select
+import struct
 import time
 from typing import Any
 
@@ -30,7 +32,22 @@ class Monitor:
 
         A QEMU that has ended is no error here: whoever reads its port or an answer learns of it.
         """
-        data = b"".join(json.dumps(command).encode() + b"\n" for command in commands)
+        self._write(b"".join(json.dumps(command).encode() + b"\n" for command in commands))
+
+    def send_file(self, fd: int, name: str) -> None:
+        """Let QEMU have the open file `fd`, which it then knows as `fd:NAME`."""
+        command = json.dumps({"execute": "getfd", "arguments": {"fdname": name}}).encode() + b"\n"
+        connection = _socket.socket(fileno=self._fd)
+        try:
+            rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", fd))
+            command = command[connection.sendmsg([command], [rights]) :]
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        finally:
+            connection.detach()
+        self._write(command)
+
+    def _write(self, data: bytes) -> None:
         try:
             while data:
                 data = data[os.write(self._fd, data) :]

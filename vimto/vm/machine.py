@@ -5,19 +5,22 @@ start_machine ──> Machine: port (frames), monitor (QMP), console (the kernel
     restored    the saved machine goes on where it waited; it has said `ready` already
 """
 
-import _socket
 import os
 import select
 import signal
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vimto import proc
 from vimto.qemu.qmp import Monitor
 from vimto.quoting import escape
 from vimto.vm.crowd import Seat
+from vimto.vm.launch import Launch, Wiring
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.virtiofs import Servers, start_servers
+
+if TYPE_CHECKING:
+    from vimto.vm.snapshot import Save
 
 # What the option value of a mount tag ends with.
 READ_ONLY = ",readonly=on"
@@ -49,6 +52,11 @@ def fill(words: Sequence[str], values: Mapping[str, str]) -> list[str]:
     return filled
 
 
+def emulated(tier: Tier, threads: str) -> Tier:
+    """Return `tier` with how QEMU emulates its processors, whatever else runs on this host."""
+    return tier._replace(machine=[word.replace("\0threads\0", threads) for word in tier.machine])
+
+
 def slot_tags(tier: Tier) -> list[str]:
     """Return the mount tags of a machine's slots, in their order."""
     holes = [part for word in tier.machine for part in word.split("\0")[1::2]]
@@ -61,18 +69,16 @@ class Machine:
     def __init__(
         self,
         pid: int,
-        port: int,
-        monitor: Monitor,
-        console: int,
+        wiring: Wiring,
         seat: Seat,
         servers: Sequence[int],
     ) -> None:
         self.pid = pid
         self._seat = seat
         self._servers = list(servers)
-        self.port = port
-        self.monitor = monitor
-        self._console = console
+        self.port = wiring.port
+        self.monitor = Monitor(wiring.monitor)
+        self._console = wiring.console
         self.status: int | None = None
 
     def __enter__(self) -> "Machine":
@@ -127,44 +133,44 @@ def start_machine(
     slots: Mapping[str, str],
     memory: Memory,
     extra: Sequence[str],
-    threads: str = "",
+    launch: Launch | None = None,
 ) -> Machine:
     """Start QEMU for `tier` with the directories `slots` (mount tag to option value).
 
-    `extra` is what makes it boot or restore; `threads` is how an emulator runs the processors, if
-    that shall not depend on the other machines on this host. Raises `CommandError` when there is
-    no process; a QEMU that ends at once shows as the end of `Machine.port`.
+    `extra` is what makes it boot or restore. With a `launch` that one proceeds, or `ValueError` is
+    raised. Raises `CommandError` when there is no process; a QEMU that ends at once shows as the
+    end of `Machine.port`.
     """
-    port, port_there = _socket_pair()
-    monitor, monitor_there = _socket_pair()
-    console = os.memfd_create("vimto-console")
-    servers = _start_servers(plan, slots, console)
+    wiring = launch.wiring if launch else Wiring()
+    servers = _start_servers(plan, slots, wiring.console)
     seat = Seat(plan.saves, plan.smp)
     values = {
-        "threads": threads or seat.threads(),
-        "agent": str(port_there),
-        "monitor": str(monitor_there),
-        "console": str(console),
+        "threads": seat.threads(),
+        "agent": str(wiring.port_there),
+        "monitor": str(wiring.monitor_there),
+        "console": str(wiring.console),
         "ram": memory.option(plan.memory),
         **slots,
         **{tag: str(fd) for tag, fd in servers.sockets.items()},
     }
-    keep = [port_there, monitor_there, console, *servers.sockets.values()]
-    keep += [int(word.removeprefix("fd:")) for word in extra if word.startswith("fd:")]
-    argv = [*fill(tier.machine, values), *(word for word in extra if not word.startswith("fd:"))]
+    argv = [*fill(tier.machine, values), *extra]
     try:
-        pid = proc.spawn(argv, log=console, keep=keep)
+        if launch:
+            pid = launch.proceed(argv)
+        else:
+            keep = [*wiring.inherited(), *servers.sockets.values()]
+            pid = proc.spawn(argv, log=wiring.console, keep=keep)
     except BaseException:
-        for fd in (port, monitor, console):
-            os.close(fd)
         seat.close()
+        if not launch:
+            wiring.close_ours()
         raise
     finally:
-        os.close(port_there)
-        os.close(monitor_there)
+        if not launch:
+            wiring.close_theirs()
         servers.close_sockets()
-    os.set_blocking(port, False)
-    return Machine(pid, port, Monitor(monitor), console, seat, servers.pids)
+    os.set_blocking(wiring.port, False)
+    return Machine(pid, wiring, seat, servers.pids)
 
 
 def _start_servers(plan: Plan, slots: Mapping[str, str], log: int) -> Servers:
@@ -175,12 +181,6 @@ def _start_servers(plan: Plan, slots: Mapping[str, str], log: int) -> Servers:
         path = value.removesuffix(READ_ONLY)
         shares[tag] = (path.replace(",,", ","), path != value)
     return start_servers(plan.virtiofsd, shares, log)
-
-
-def _socket_pair() -> tuple[int, int]:
-    # `socket` costs the hot path as much as all else that it imports together.
-    here, there = _socket.socketpair()
-    return here.detach(), there.detach()
 
 
 def boot_words(plan: Plan) -> list[str]:
@@ -198,23 +198,27 @@ def restore(
     plan: Plan,
     tier: Tier,
     slots: Mapping[str, str],
+    saved: "Save",
     more: Sequence[str] = (),
-    *,
-    ram: str,
-    state: int,
+    launch: Launch | None = None,
 ) -> Machine:
-    """Start a machine from a save: the RAM file's path, and an open descriptor of the state.
+    """Start a machine from a save, which the caller holds until the machine has ended.
 
-    It needs no kernel: what QEMU loads for a boot is in the saved RAM. The three commands are
-    sent at once; a state that QEMU refuses shows as the end of `Machine.port`.
+    It needs no kernel: what QEMU loads for a boot is in the saved RAM. The commands are sent at
+    once; a state that QEMU refuses shows as the end of `Machine.port`. A `launch` proceeds, or is
+    closed where it cannot.
     """
-    words = ["-incoming", "defer", f"fd:{state}", *more]
-    machine = start_machine(plan, tier, slots, Memory(ram), words)
-    machine.monitor.send(
-        {"execute": "qmp_capabilities"},
-        ignore_shared(),
-        {"execute": "migrate-incoming", "arguments": {"uri": f"fd:{state}"}},
-    )
+    words = ["-incoming", "defer", *more]
+    try:
+        machine = start_machine(plan, tier, slots, Memory(saved.ram), words, launch=launch)
+    except ValueError:
+        if launch is None:
+            raise
+        launch.close()
+        machine = start_machine(plan, tier, slots, Memory(saved.ram), words)
+    machine.monitor.send({"execute": "qmp_capabilities"}, ignore_shared())
+    machine.monitor.send_file(saved.state, "state")
+    machine.monitor.send({"execute": "migrate-incoming", "arguments": {"uri": "fd:state"}})
     return machine
 
 

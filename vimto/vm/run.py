@@ -11,6 +11,7 @@ from vimto.quoting import escape
 from vimto.vm import machine as machines
 from vimto.vm import protocol, shares, snapshot, streams
 from vimto.vm.exchange import Exchange, Limits
+from vimto.vm.launch import Launch
 from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Machine
 from vimto.vm.plan import Plan, Tier
@@ -52,7 +53,8 @@ class Request(NamedTuple):
 
     `lifeline` hangs up when the vimto that made the plan is gone (-1 for none). With a `terminal`
     the command gets one of its own; `forwarding` are connections into the guest. `make_output`
-    makes what carries the command's output, given the stream's number and our descriptor.
+    makes what carries the command's output, given the stream's number and our descriptor. A
+    `launch` becomes the machine, if that is restored.
     """
 
     argv: list[str]
@@ -63,6 +65,7 @@ class Request(NamedTuple):
     forwarding: "Forwarding | None" = None
     make_output: Callable[[int, int], streams.Output] = streams.Output
     companion: Companion = Companion()
+    launch: Launch | None = None
 
 
 def run(plan: Plan, request: Request) -> int:
@@ -84,6 +87,8 @@ def run(plan: Plan, request: Request) -> int:
                     console.warn(f"the saved machine did not come back, booting: {exc.message}")
                 finally:
                     save.close()
+        if request.launch:
+            request.launch.close()
         try:
             return session.run_booted()
         except EmulatorFaultError:
@@ -141,7 +146,7 @@ class _Session(NamedTuple):
     def run_restored(self, save: snapshot.Save) -> int:
         more = self.request.companion.words
         with machines.restore(
-            self.plan, self.tier, self._slots(), more, ram=save.ram, state=save.state
+            self.plan, self.tier, self._slots(), save, more, self.request.launch
         ) as machine:
             exchange = self._exchange(machine)
             exchange.send_order()

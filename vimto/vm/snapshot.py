@@ -29,6 +29,7 @@ from vimto.vm.machine import (
     Machine,
     Memory,
     boot_words,
+    emulated,
     save,
     slot_tags,
     start_machine,
@@ -229,7 +230,8 @@ def _make(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> bool:
         slots = {tag: escape(empty) for tag in slot_tags(tier)}
         memory = Memory(f"{aside}/ram", shared=True)
         # A boot has nothing to do at once, and go compiles meanwhile.
-        with start_machine(plan, tier, slots, memory, boot_words(plan), CROWDED) as machine:
+        shape = emulated(tier, CROWDED)
+        with start_machine(plan, shape, slots, memory, boot_words(plan)) as machine:
             try:
                 wait_ready(machine, plan.boot_timeout, signals, lifeline)
             except BootError as exc:
