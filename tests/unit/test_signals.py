@@ -14,7 +14,7 @@ PROGRAM = """
 import sys, vimto.cli, vimto.proc
 from vimto.vm.signals import end_by_exception
 
-def dispatch(argv):
+def dispatch(argv, launch):
     try:
         vimto.proc.run(["sh", "-c", "echo $$ >&3; exec sleep 1000 3>&-"])
     finally:
