@@ -3,9 +3,9 @@
     python -I -S shim.py PID PLAN LIFELINE (--save SHARES | WORDS…)
 
 PID is the `vimto go test` that waits for go, PLAN and LIFELINE are descriptors of it: the plan in
-memory, and a pipe that hangs up when it is gone. `--save` makes the save of the machine for that
-many shares, WORDS run in one. So no file has to be cleaned up, however either
-of us ends. Imports are the standard library's light ones and our own; a test pins the set.
+memory, and a pipe that hangs up when it is gone. So no file has to be cleaned up, however either
+of us ends. WORDS run in a machine; `--save` makes the save of the one with room for that many
+shares. Imports are the standard library's light ones and our own; a test pins the set.
 """
 
 import os

@@ -113,8 +113,12 @@ def sit_at(vimto: Vimto, *words: str, **options: object) -> Iterator[Keyboard]:
         yield keyboard
 
 
-def find_machine(vimto: Vimto) -> int:
-    """Return the process id of vimto's QEMU that runs the command."""
+def find_machine(vimto: Vimto, word: str = "-nodefaults") -> int:
+    """Return the process id of vimto's QEMU that runs the command.
+
+    One that still loads, and has not been told what it is to be, counts as well, unless `word` of
+    its command line tells them apart (`-kernel`: it boots).
+    """
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         for name in os.listdir("/proc"):
@@ -125,6 +129,7 @@ def find_machine(vimto: Vimto) -> int:
                     words = file.read().split(b"\0")
             except (OSError, ValueError):
                 continue
-            if ours and b"qemu-system" in words[0] and b",share=on" not in b"".join(words):
+            found = b"qemu-system" in words[0] and word.encode() in words
+            if ours and found and b",share=on" not in b"".join(words):
                 return int(name)
     pytest.fail("no machine")

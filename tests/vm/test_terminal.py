@@ -71,7 +71,7 @@ def test_a_redirected_stderr_stays_apart(vimto: Vimto) -> None:
 def test_ctrl_c_during_the_boot_ends_vimto(vimto: Vimto) -> None:
     vimto.flags = (*vimto.flags, "-no-snapshot")
     with sit_at(vimto, "exec", "sleep", "1000") as person:
-        find_machine(vimto)
+        find_machine(vimto, "-kernel")
         person.type("\x03")
         assert person.end() == 130
         assert b"interrupted by SIGINT" in person.screen

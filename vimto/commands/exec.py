@@ -31,7 +31,7 @@ def run_command(config: Config, words: list[str], launch: Launch | None = None) 
     """Run a command in this directory; its repository is shared, as for go's tests."""
     with contextlib.ExitStack() as stack:
         qemu = find_qemu(config.qemu)
-        if launch and launch.qemu != qemu:
+        if launch and not (config.snapshot and launch.qemu == qemu):
             launch.close()
             launch = None
         if launch is None and config.snapshot:

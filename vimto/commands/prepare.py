@@ -121,13 +121,12 @@ def _machines(
     tiers = []
     append = ""
     for count in _TIERS:
-        tags = [ROOT_TAG, *(f"share{index}" for index in range(count))]
-        if parts.image:
-            tags.insert(1, IMAGE_TAG)
+        fixed_tags = (ROOT_TAG, IMAGE_TAG) if parts.image else (ROOT_TAG,)
+        tags = (*fixed_tags, *(f"share{index}" for index in range(count)))
         slots: devices.Device = (
-            devices.VirtiofsSlots(tags=tuple(tags))
+            devices.VirtiofsSlots(tags=tags)
             if parts.transport == "virtiofs"
-            else devices.NinePSlots(tags=tuple(tags), first_slot=FIRST_SHARE_SLOT)
+            else devices.NinePSlots(tags=tags, first_slot=FIRST_SHARE_SLOT)
         )
         line = assemble(qemu.path, [*fixed, slots], config.kernel_args)
         append = line.append
