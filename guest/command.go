@@ -45,7 +45,7 @@ func (c command) start(r *reaper) (int, <-chan syscall.WaitStatus, *failure) {
 	}
 	pid, done, err := r.start(path, c.argv, &syscall.ProcAttr{
 		Dir: c.dir, Env: c.env, Files: c.files, Sys: c.attr,
-	})
+	}, &everyCPU)
 	if err != nil {
 		return 0, nil, c.explain(path, err)
 	}

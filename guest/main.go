@@ -35,20 +35,28 @@ func main() {
 			logPanic(cause)
 		}
 	}()
-	r, w := newReaper(), newWorker()
-	p, err := boot(r, w)
+	c := &crew{reaper: newReaper(), worker: newWorker()}
+	p, err := boot(c)
 	if err != nil {
 		logf("boot: %v", err)
 		return
 	}
-	if err := serve(p, r, w, false); err != nil {
+	if err := serve(p, c, false); err != nil {
 		logf("%v", err)
 	}
 }
 
+// crew are the goroutines that the rehearsal and the real order share.
+type crew struct {
+	reaper *reaper
+	worker worker
+	warmer *warmer
+}
+
 // boot brings the guest to where it waits for its order.
-func boot(r *reaper, w worker) (*port, error) {
-	if err := mountEarly(); err != nil {
+func boot(c *crew) (*port, error) {
+	err := mountEarly()
+	if err != nil {
 		return nil, err
 	}
 	openConsole()
@@ -64,8 +72,11 @@ func boot(r *reaper, w worker) (*port, error) {
 	if err := raiseLoopback(); err != nil {
 		logf("lo: %v", err)
 	}
-	go r.run()
-	if err := rehearse(r, w); err != nil {
+	go c.reaper.run()
+	if c.warmer, err = newWarmer(c.reaper); err != nil {
+		logf("warm-up: %v", err)
+	}
+	if err := rehearse(c); err != nil {
 		logf("rehearsal: %v", err)
 	}
 	path, err := findPort(portName, portLimit)
@@ -77,7 +88,7 @@ func boot(r *reaper, w worker) (*port, error) {
 
 // serve carries out one order. It returns when the host has closed the port. A rehearsal leaves the
 // machine as it is.
-func serve(p *port, r *reaper, w worker, rehearsal bool) error {
+func serve(p *port, c *crew, rehearsal bool) error {
 	if err := p.write(describe().frame()); err != nil {
 		return err
 	}
@@ -92,7 +103,7 @@ func serve(p *port, r *reaper, w worker, rehearsal bool) error {
 	if err := p.send(kindAccepted, []byte("{}")); err != nil {
 		return err
 	}
-	s, err := accept(p, r, payload, received)
+	s, err := accept(p, c, payload, received)
 	if err != nil {
 		_ = p.write(exit{status: statusLost, stage: "mount", err: err.Error()}.frame())
 		_, _, err = p.next()
@@ -100,7 +111,7 @@ func serve(p *port, r *reaper, w worker, rehearsal bool) error {
 	}
 	s.rehearsal = rehearsal
 	go guarded(s, s.clock.run)
-	w <- s.run
+	c.worker <- s.run
 	err = s.dispatch()
 	_ = syscall.Kill(-1, syscall.SIGKILL)
 	_ = s.flush()
@@ -122,10 +133,15 @@ func newWorker() worker {
 }
 
 // accept parses the order and makes this machine differ from all others of the same save.
-func accept(p *port, r *reaper, payload []byte, received time.Time) (*session, error) {
+func accept(p *port, c *crew, payload []byte, received time.Time) (*session, error) {
 	o, err := parseOrder(payload)
 	if err != nil {
 		return nil, err
+	}
+	var warming *warmer
+	if o.warmUp {
+		warming = c.warmer
+		warming.begin()
 	}
 	if err := setClock(o.timeNS, received); err != nil {
 		return nil, fmt.Errorf("set the clock: %w", err)
@@ -138,10 +154,11 @@ func accept(p *port, r *reaper, payload []byte, received time.Time) (*session, e
 			return nil, fmt.Errorf("set the host name `%s`: %w", o.hostname, err)
 		}
 	}
-	s, err := newSession(p, r, o, received)
+	s, err := newSession(p, c.reaper, o, received)
 	if err != nil {
 		return nil, err
 	}
+	s.warming = warming
 	if s.log, err = openKernelLog(); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("open the kernel's log: %w", err)
 	}

@@ -23,6 +23,7 @@ type order struct {
 	rlimits         []rlimit
 	setup, teardown [][]string
 	network         bool
+	warmUp          bool // there is a host processor to spare: see warmup.go
 	gdbPause        bool // wait for the host's resume before the command is started
 }
 
@@ -65,7 +66,7 @@ func parseOrder(payload []byte) (*order, error) {
 		streams:  [3]string{f.text("stdin"), f.text("stdout"), f.text("stderr")},
 		hostname: f.text("hostname"), timeNS: f.number("time_ns"), entropy: []byte(f.text("entropy")),
 		setup: f.commands("setup"), teardown: f.commands("teardown"), network: f.flag("network"),
-		gdbPause: f.flag("gdb_pause"),
+		warmUp: f.flag("warm_up"), gdbPause: f.flag("gdb_pause"),
 	}
 	for _, group := range f.list("groups") {
 		o.groups = append(o.groups, uint32(f.integer("groups", group)))

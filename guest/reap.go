@@ -38,11 +38,12 @@ func dropChildSignal() {
 		uintptr(unsafe.Pointer(&byDefault)), 0, unsafe.Sizeof(byDefault.mask), 0, 0)
 }
 
-// start starts a process and returns its pid and the channel on which its status will come.
-func (r *reaper) start(path string, argv []string, attr *syscall.ProcAttr) (int, <-chan syscall.WaitStatus, error) {
+// start starts a process on the processors where and returns its pid and the channel on which its status
+// will come.
+func (r *reaper) start(path string, argv []string, attr *syscall.ProcAttr, where *cpuSet) (int, <-chan syscall.WaitStatus, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pid, err := forkExec(path, argv, attr)
+	pid, err := forkExec(path, argv, attr, where)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -56,12 +57,12 @@ func (r *reaper) start(path string, argv []string, attr *syscall.ProcAttr) (int,
 	return pid, done, nil
 }
 
-// forkExec is syscall.ForkExec for a process that may run on every processor.
-func forkExec(path string, argv []string, attr *syscall.ProcAttr) (int, error) {
+// forkExec is syscall.ForkExec for a process that may run on the processors where.
+func forkExec(path string, argv []string, attr *syscall.ProcAttr, where *cpuSet) (int, error) {
 	runtime.LockOSThread() // a process inherits from the thread that starts it
 	defer runtime.UnlockOSThread()
 	var ours cpuSet
-	if getAffinity(&ours) == nil && setAffinity(0, &everyCPU) == nil {
+	if getAffinity(&ours) == nil && ours != *where && setAffinity(0, where) == nil {
 		defer func() { _ = setAffinity(0, &ours) }()
 	}
 	return syscall.ForkExec(path, argv, attr)

@@ -9,12 +9,12 @@ import (
 // rehearsal is an order for a command that ends at once: this program itself, which refuses to be
 // anything but PID 1.
 const rehearsal = `{"protocol":1,"argv":["/init"],"env":["PATH=/bin","HOME=/"],"dir":"/","umask":18,` +
-	`"stdin":"null","stdout":"pipe","stderr":"pipe"}`
+	`"stdin":"null","stdout":"pipe","stderr":"pipe","warm_up":true}`
 
 // rehearse carries out a small order before the real one can come, with ourselves as the host. Whatever
 // the runtime and the kernel do at the first time only (starting threads, growing heaps and stacks,
 // filling caches, setting up the poller) is then part of a save, and no restored machine does it again.
-func rehearse(r *reaper, w worker) error {
+func rehearse(c *crew) error {
 	ends, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -25,7 +25,7 @@ func rehearse(r *reaper, w worker) error {
 		syscall.Close(ends[1])
 	}()
 	p := newPort(ends[0])
-	err = serve(p, r, w, true)
+	err = serve(p, c, true)
 	syscall.Close(ends[0])
 	return errors.Join(err, <-result)
 }

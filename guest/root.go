@@ -74,7 +74,9 @@ func (s source) mount(target string, flags uintptr) error {
 	if s.fs == "virtiofs" {
 		return mount(s.tag, target, "virtiofs", flags, "")
 	}
-	options := "trans=virtio,version=9p2000.L,msize=" + strconv.Itoa(s.msize) + ",cache=" + s.cache
+	// QEMU keeps no extended attributes under security_model=none, and overlayfs would ask for one at each
+	// directory and file it looks up. Kernels before 6.4 skip the option.
+	options := "trans=virtio,version=9p2000.L,noxattr,msize=" + strconv.Itoa(s.msize) + ",cache=" + s.cache
 	return mount(s.tag, target, "9p", flags, options)
 }
 

@@ -22,7 +22,8 @@ type session struct {
 	order     *order
 	received  time.Time
 	log       *kernelLog
-	rehearsal bool // nothing is mounted
+	rehearsal bool    // nothing is mounted
+	warming   *warmer // what was begun for this order, if anything
 	channels  *channels
 	ended     sync.Once
 
@@ -223,6 +224,7 @@ func (s *session) prepare() *failure {
 			_ = os.Chown(dir, int(s.order.uid), int(s.order.gid))
 		}
 	}
+	s.warming.wait()
 	claims := claimed(s.order.setup)
 	unmountClaimed(claims)
 	for _, setup := range s.order.setup {

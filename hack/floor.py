@@ -26,7 +26,7 @@ def measure_floor(kernel: str, directory: str) -> float:
         if save is None:
             raise SystemExit("there is no save to restore")
         null = dict.fromkeys(("stdin", "stdout", "stderr"), "null")
-        order = session._make_order() | null
+        order = session._make_order(True) | null
         here, there = socket.socketpair()
         monitor, monitor_there = socket.socketpair()
         console = os.open(os.devnull, os.O_WRONLY)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vimto import proc
 from vimto.qemu.qmp import Monitor
 from vimto.quoting import escape
-from vimto.vm.crowd import Seat
+from vimto.vm.crowd import ALONE, Seat
 from vimto.vm.launch import Launch, Wiring
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.virtiofs import Servers, start_servers
@@ -64,7 +64,10 @@ def slot_tags(tier: Tier) -> list[str]:
 
 
 class Machine:
-    """A running QEMU. Owns its process, servers, seat and descriptors; `close` ends all of them."""
+    """A running QEMU. Owns its process, servers, seat and descriptors; `close` ends all of them.
+
+    `spare` says that QEMU emulates each processor in a thread, for which this host has room.
+    """
 
     def __init__(
         self,
@@ -72,8 +75,10 @@ class Machine:
         wiring: Wiring,
         seat: Seat,
         servers: Sequence[int],
+        spare: bool = False,
     ) -> None:
         self.pid = pid
+        self.spare = spare
         self._seat = seat
         self._servers = list(servers)
         self.port = wiring.port
@@ -144,8 +149,9 @@ def start_machine(
     wiring = launch.wiring if launch else Wiring()
     servers = _start_servers(plan, slots, wiring.console)
     seat = Seat(plan.saves, plan.smp)
+    threads = seat.threads()
     values = {
-        "threads": seat.threads(),
+        "threads": threads,
         "agent": str(wiring.port_there),
         "monitor": str(wiring.monitor_there),
         "console": str(wiring.console),
@@ -170,7 +176,8 @@ def start_machine(
             wiring.close_theirs()
         servers.close_sockets()
     os.set_blocking(wiring.port, False)
-    return Machine(pid, wiring, seat, servers.pids)
+    spare = threads == ALONE and any("\0threads\0" in word for word in tier.machine)
+    return Machine(pid, wiring, seat, servers.pids, spare)
 
 
 def _start_servers(plan: Plan, slots: Mapping[str, str], log: int) -> Servers:

@@ -148,7 +148,9 @@ class _Session(NamedTuple):
         with machines.restore(
             self.plan, self.tier, self._slots(), save, more, self.request.launch
         ) as machine:
-            exchange = self._exchange(machine)
+            # Not under a debugger, whose breakpoints a program that nobody started would meet.
+            warm_up = machine.spare and not self.request.companion.words
+            exchange = self._exchange(machine, warm_up=warm_up)
             exchange.send_order()
             try:
                 status = self._converse(exchange)
@@ -167,14 +169,16 @@ class _Session(NamedTuple):
             values[f"share{index}"] = escape(share.path) + suffix
         return values
 
-    def _exchange(self, machine: Machine) -> Exchange:
+    def _exchange(self, machine: Machine, *, warm_up: bool = False) -> Exchange:
         limits = Limits(
             boot=self.plan.boot_timeout,
             accept=_ACCEPT_LIMIT,
             prepare=_PREPARE_LIMIT,
             run=self.plan.timeout,
         )
-        exchange = Exchange(machine.port, self._make_order, limits, self.signals)
+        exchange = Exchange(
+            machine.port, lambda: self._make_order(warm_up), limits, self.signals
+        )
         exchange.lifeline = self.request.lifeline
         exchange.on_notice = show_notice
         self.request.companion.join(machine, exchange)
@@ -226,7 +230,7 @@ class _Session(NamedTuple):
             return 128 + int(result["signal"])
         return int(result["status"])
 
-    def _make_order(self) -> dict[str, Any]:
+    def _make_order(self, warm_up: bool) -> dict[str, Any]:
         plan, request = self.plan, self.request
         return {
             "protocol": protocol.VERSION,
@@ -263,6 +267,7 @@ class _Session(NamedTuple):
             "setup": plan.setup,
             "teardown": plan.teardown,
             "network": plan.network,
+            "warm_up": warm_up,
             "gdb_pause": request.companion.pauses,
         }
 
