@@ -6,11 +6,11 @@ told later what it is to be.
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
+from vimto.descriptors import hold_closed
 from vimto.errors import VimtoError
-from vimto.vm.streams import hold_closed
 
+TYPE_CHECKING = False  # nothing that takes long is imported before QEMU is started
 if TYPE_CHECKING:
     from vimto.vm.launch import Launch
 
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def _launch() -> "Launch | None":
-    from vimto.qemu.probe import find_qemu
+    from vimto.qemu.find import find_qemu
     from vimto.vm.launch import Launch
 
     try:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from vimto import console, proc
 from vimto.errors import AgentError, CommandError
 from vimto.kernel import cachedir
+from vimto.spawn import which
 
 _OLDEST_GO = "1.21"
 
@@ -36,7 +37,7 @@ def build_agent(*, cache: Path, go: str = "go", arch: str = "amd64") -> Agent:
     """
     source = source_directory()
     digest = source_digest(source)
-    program = proc.which(go)
+    program = which(go)
     if program is None:
         raise AgentError(
             f"`{go}` is not installed, and vimto's guest program is built with it",

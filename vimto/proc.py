@@ -1,8 +1,9 @@
-"""The only place that starts processes.
+"""The only place, with `vimto.spawn`, that starts processes.
 
-Three ways, by what the caller needs of the child: `run` waits and keeps its output, `foreground`
-gives it our terminal and signals, `spawn` leaves it running beside us. `run` and `foreground`
-are built on `sh`; `spawn` is on the shim's hot path and uses the standard library alone.
+By what the caller needs of the child: `run` waits and keeps its output, `foreground` gives it our
+terminal and signals, `spawn_on_terminal` and `vimto.spawn` leave it running beside us. `run` and
+`foreground` are built on `sh`; `vimto.spawn` is on the hot path and uses the standard library
+alone.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from vimto import console, quoting
 from vimto.errors import CommandError
+from vimto.spawn import SETPRIV, mortal
 
 
 class Result(NamedTuple):
@@ -186,66 +188,3 @@ def spawn_on_terminal(argv: Sequence[str], fds: tuple[int, int, int]) -> int:
         )
     except OSError as exc:
         raise CommandError(f"`{argv[0]}` cannot be started: {exc.strerror}") from exc
-
-
-def mortal(argv: Sequence[str], number: str = "KILL") -> list[str]:
-    """Return `argv` wrapped so that the signal `number` ends it with the thread that starts it.
-
-    util-linux's setpriv sets PR_SET_PDEATHSIG and replaces itself by the program: no
-    `preexec_fn`, so the cheap posix_spawn(3) road stays open, and no ctypes on the hot path.
-    """
-    return [SETPRIV, "--pdeathsig", number, "--", *argv]
-
-
-def which(program: str) -> str | None:
-    """Return the path of what a shell would run as `program`, or None.
-
-    As `shutil.which`, which is not used where every run passes: `shutil` takes 3 ms to import.
-    """
-    for directory in [""] if os.sep in program else os.get_exec_path():
-        path = os.path.join(directory, program)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
-            return path
-    return None
-
-
-SETPRIV = "/usr/bin/setpriv"
-
-# Who is killed between starting a process and that one's prctl(2) would leave it for ever; a shell
-# looks, after the prctl, whether the parent is still there. (Not for go: dash drops variables
-# whose names are not a shell's.)
-_UNLESS_ORPHANED = ("/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
-
-
-def spawn(argv: Sequence[str], *, log: int, keep: Sequence[int] = ()) -> int:
-    """Start `argv` beside us and return its pid; the caller must reap it.
-
-    It dies with us. Stdin is `/dev/null`, stdout and stderr are the descriptor `log`, and of our
-    other descriptors it inherits those in `keep` alone, under the same numbers. Raises
-    `CommandError` when it cannot be started; a program that `setpriv` cannot execute ends at
-    once with a message in `log`.
-    """
-    console.debug(lambda: f"$ {quoting.show(argv)}")
-    for fd in keep:
-        os.set_inheritable(fd, True)
-    try:
-        return os.posix_spawn(
-            SETPRIV,
-            mortal([*_UNLESS_ORPHANED, str(os.getpid()), *argv]),
-            dict(os.environ),
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_DUP2, log, 1),
-                (os.POSIX_SPAWN_DUP2, log, 2),
-            ],
-            setpgroup=0,  # a terminal's Ctrl-C is for the test; we end the machine ourselves
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-        )
-    except OSError as exc:
-        raise CommandError(
-            f"`{argv[0]}` cannot be started: {exc.strerror}",
-            hint=f"vimto starts it through {SETPRIV}, of util-linux",
-        ) from exc
-    finally:
-        for fd in keep:
-            os.set_inheritable(fd, False)

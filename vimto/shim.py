@@ -1,46 +1,42 @@
 """What `go test -exec` runs, once per test binary: the hot path.
 
-    python -I -S shim.py PID PLAN LIFELINE (--save SHARES | WORDS…)
+    python -I -S shim.py PID PLAN LIFELINE QEMU WORDS…
+    python -I -S shim.py PID PLAN LIFELINE "" --save SHARES
 
 PID is the `vimto go test` that waits for go, PLAN and LIFELINE are descriptors of it: the plan in
 memory, and a pipe that hangs up when it is gone. So no file has to be cleaned up, however either
-of us ends. WORDS run in a machine; `--save` makes the save of the one with room for that many
-shares. Imports are the standard library's light ones and our own; a test pins the set.
+of us ends. WORDS run in a machine, which is QEMU, if it is to be restored; `--save` makes the save
+of the one with room for that many shares. Imports are the standard library's light ones and our
+own; a test pins the set.
 """
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # nothing that takes long is imported before QEMU is started
 if TYPE_CHECKING:
-    from vimto.vm.plan import Plan
+    from vimto.vm.launch import Launch
 
 
 def main(argv: list[str]) -> int:
     """Run one command in a machine as the plan says and return the status to exit with."""
     # -I leaves the directory of the script out of the path, and -S site-packages.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from vimto import console
-    from vimto.errors import VIMTO_FAILED, BootError, VimtoError
-    from vimto.vm.plan import load_plan
-    from vimto.vm.streams import hold_closed
+    from vimto.descriptors import hold_closed
+    from vimto.errors import VIMTO_FAILED, VimtoError
 
     hold_closed()
+    launch = None
+    pid, plan, lifeline, qemu, *words = argv
     try:
-        pid, plan_fd, lifeline_fd, *words = argv
-        try:
-            with open(f"/proc/{pid}/fd/{plan_fd}", "rb") as file:
-                plan = load_plan(file.read())
-            lifeline = os.open(f"/proc/{pid}/fd/{lifeline_fd}", os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as exc:
-            raise BootError("the vimto that started this run is gone") from exc
-        console.set_verbosity(plan.verbose)
-        if words[0] == "--save":
-            from vimto.vm.run import make_save
+        if qemu:
+            from vimto.vm.launch import Launch
 
-            return make_save(plan, plan.tier_for(int(words[1])), lifeline)
-        return _run(plan, words, lifeline)
+            launch = Launch(qemu)
+        return _run((pid, plan, lifeline), words, launch)
     except VimtoError as exc:
+        from vimto import console
+
         console.error(exc)
         return exc.status
     except KeyboardInterrupt:
@@ -49,21 +45,29 @@ def main(argv: list[str]) -> int:
         # A fault of ours. Python's own end would be the status 1, as of a test that failed.
         sys.excepthook(*sys.exc_info())
         return VIMTO_FAILED
+    finally:
+        if launch:
+            launch.close()
 
 
-def _run(plan: "Plan", words: list[str], lifeline: int) -> int:
-    import contextlib
+def _run(place: tuple[str, str, str], words: list[str], launch: "Launch | None") -> int:
+    # Imported while QEMU loads.
+    from vimto import console
+    from vimto.errors import BootError
+    from vimto.vm.plan import load_plan
+    from vimto.vm.run import Request, make_save, run
 
-    from vimto.vm.launch import Launch
-
-    with contextlib.ExitStack() as stack:
-        launch = None
-        if plan.tiers[0].save:
-            launch = stack.enter_context(Launch(plan.tiers[0].machine[0]))
-        from vimto.vm.run import Request, run  # while QEMU loads
-
-        request = Request(words, os.getcwd(), os.environb, lifeline, launch=launch)
-        return run(plan, request)
+    pid, plan_fd, lifeline_fd = place
+    try:
+        with open(f"/proc/{pid}/fd/{plan_fd}", "rb") as file:
+            plan = load_plan(file.read())
+        lifeline = os.open(f"/proc/{pid}/fd/{lifeline_fd}", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as exc:
+        raise BootError("the vimto that started this run is gone") from exc
+    console.set_verbosity(plan.verbose)
+    if words[0] == "--save":
+        return make_save(plan, plan.tier_for(int(words[1])), lifeline)
+    return run(plan, Request(words, os.getcwd(), os.environb, lifeline, launch=launch))
 
 
 if __name__ == "__main__":

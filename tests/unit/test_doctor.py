@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from vimto import proc
 from vimto.commands import doctor
 from vimto.commands.doctor import Finding, Verdict
 from vimto.config import Config, load_config
@@ -135,7 +134,7 @@ def test_debuggers(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_a_missing_setpriv(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proc, "SETPRIV", "/nonexistent/setpriv")
+    monkeypatch.setattr(doctor, "SETPRIV", "/nonexistent/setpriv")
     monkeypatch.setattr(doctor, "find_qemu", lambda _name: "/q")
     qemu = type("Qemu", (), {"version": (8, 2, 0), "path": "/q"})
     monkeypatch.setattr(doctor, "probe_qemu", lambda _path, _cache: qemu)

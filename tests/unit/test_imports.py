@@ -14,7 +14,7 @@ PACKAGE = ROOT / "vimto"
 
 # A module imports from its own row and from those above it. A package stands for all its modules.
 ROWS = (
-    ("errors", "console", "quoting"),
+    ("errors", "console", "quoting", "descriptors", "spawn"),
     ("addresses", "values", "settings", "config"),
     ("proc",),
     ("go",),
@@ -38,7 +38,7 @@ functools gc genericpath io itertools json keyword math operator os posixpath re
 select signal site stat struct sys time types typing warnings zlib
 """
 # Of ours, those that the shim needs; nothing of `kernel`, `oci`, `commands`, `config`.
-HOT_PACKAGES = ("errors", "console", "quoting", "proc", "qemu", "vm", "shim")
+HOT_PACKAGES = (*ROWS[0], "proc", "qemu", "vm", "shim")
 
 
 NOT_AT_IMPORT = ("TYPE_CHECKING", "__name__ == '__main__'")
@@ -157,11 +157,23 @@ def test_nothing_happens_at_import() -> None:
     assert json.loads(done.stdout) == []
 
 
+def test_nothing_slow_is_imported_before_qemu_is_started() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import vimto.__main__, vimto.qemu.find, vimto.vm.launch\n"
+        "print(' '.join(sys.modules))"
+    )
+    words = [sys.executable, "-I", "-S", "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    slow = {"collections", "contextlib", "enum", "functools", "json", "re", "signal", "typing"}
+    assert slow & set(done.stdout.split()) == set()
+
+
 def test_the_hot_path_s_imports_are_pinned() -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import vimto.shim\n"
-        "vimto.shim.main(['0', '0', '0'])\n"  # there is no such plan
+        "vimto.shim.main(['0', '0', '0', '', 'x'])\n"  # there is no such plan
         "import vimto.vm.launch, vimto.vm.run\n"  # what it goes on with
         "print(' '.join(sys.modules))"
     )

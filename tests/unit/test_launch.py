@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vimto import proc
+from vimto import spawn
 from vimto.errors import CommandError
 from vimto.qemu.readconfig import EARLY
 from vimto.vm.launch import Launch
@@ -78,7 +78,7 @@ def test_nothing_is_left_where_no_process_can_be(
     qemu: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = descriptors()
-    monkeypatch.setattr(proc, "SETPRIV", "/nonexistent")
+    monkeypatch.setattr(spawn, "SETPRIV", "/nonexistent")
     with pytest.raises(CommandError):
         Launch(qemu)
     assert descriptors() == before

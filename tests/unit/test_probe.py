@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vimto.errors import QemuError
-from vimto.qemu import probe
+from vimto.qemu import find, probe
 
 AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel\t\t: 1\nflags\t\t: fpu svm lm\n\n"
 PLAIN = "processor\t: 0\nflags\t\t: fpu lm\n"
@@ -106,7 +106,7 @@ def test_an_old_qemu_is_refused(tmp_path: Path) -> None:
 
 def test_no_qemu_is_said_with_a_hint() -> None:
     with pytest.raises(QemuError) as caught:
-        probe.find_qemu("qemu-system-nothing")
+        find.find_qemu("qemu-system-nothing")
     assert "apt-get install" in caught.value.hint
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vimto import proc
+from vimto import proc, spawn
 from vimto.errors import CommandError
 
 
@@ -39,7 +39,7 @@ def test_run_explains_failures() -> None:
 
 def in_a_process(code: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-c", f"from vimto import proc\nimport sys\n{code}"],
+        [sys.executable, "-c", f"from vimto import proc, spawn\nimport sys\n{code}"],
         stdout=subprocess.PIPE,
         stdin=subprocess.PIPE,
     )
@@ -56,8 +56,8 @@ def test_which_finds_what_a_shell_would_run(
     path = ":".join(str(tmp_path / name) for name in ("none", "one", "two", "three"))
     monkeypatch.setenv("PATH", path)
     for program in ("tool", "directory", "absent", str(tmp_path / "three/tool"), "/absent"):
-        assert proc.which(program) == shutil.which(program), program
-    assert proc.which("tool") == str(tmp_path / "two/tool")
+        assert spawn.which(program) == shutil.which(program), program
+    assert spawn.which("tool") == str(tmp_path / "two/tool")
 
 
 def test_foreground_has_our_streams_and_returns_the_status() -> None:
@@ -84,7 +84,7 @@ def test_the_child_can_be_interrupted_and_we_see_its_end() -> None:
     # Ctrl-C goes to the whole group; we must outlive the child to report its status.
     script = "trap 'exit 7' INT; echo up; while :; do sleep 0.05; done"
     code = f"sys.exit(proc.foreground(['sh', '-c', {script!r}]))"
-    argv = [sys.executable, "-c", f"from vimto import proc\nimport sys\n{code}"]
+    argv = [sys.executable, "-c", f"from vimto import proc, spawn\nimport sys\n{code}"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout and process.stdout.readline() == b"up\n"
         os.killpg(process.pid, signal.SIGINT)
@@ -93,7 +93,7 @@ def test_the_child_can_be_interrupted_and_we_see_its_end() -> None:
 
 
 def test_what_we_start_dies_with_us() -> None:
-    for start in ("proc.foreground(argv)", "proc.spawn(argv, log=1); sys.stdin.read()"):
+    for start in ("proc.foreground(argv)", "spawn.spawn(argv, log=1); sys.stdin.read()"):
         code = f"argv = ['sh', '-c', 'echo $$; exec sleep 1000']\n{start}"
         with in_a_process(code) as process:
             assert process.stdout
@@ -110,7 +110,7 @@ def test_spawn_inherits_what_is_said_and_no_more(tmp_path: Path) -> None:
     os.set_inheritable(other, False)
     log = tmp_path / "log"
     with log.open("wb") as file:
-        pid = proc.spawn(
+        pid = spawn.spawn(
             ["sh", "-c", "ls /proc/self/fd; echo err >&2; readlink /proc/$$/fd/0"],
             log=file.fileno(),
             keep=[write],
@@ -127,6 +127,6 @@ def test_spawn_inherits_what_is_said_and_no_more(tmp_path: Path) -> None:
 def test_spawn_of_nothing_is_said_in_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as file:
-        pid = proc.spawn(["/no/such/program"], log=file.fileno())
+        pid = spawn.spawn(["/no/such/program"], log=file.fileno())
         os.waitpid(pid, 0)
     assert "/no/such/program" in log.read_text()

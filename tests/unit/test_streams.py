@@ -23,7 +23,8 @@ def test_a_closed_stream_is_held_and_still_closed() -> None:
     # In a process of its own: pytest needs its descriptors.
     program = (
         "import os\n"
-        "from vimto.vm.streams import describe_all, hold_closed\n"
+        "from vimto.descriptors import hold_closed\n"
+        "from vimto.vm.streams import describe_all\n"
         "hold_closed()\n"
         "assert os.pipe()[0] > 2\n"
         "assert describe_all() == {'stdin': 'closed', 'stdout': 'pipe', 'stderr': 'closed'}\n"

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vimto import proc
 from vimto.agent import build_agent
 from vimto.commands.resolve import locate_kernel
 from vimto.config import Config
@@ -23,7 +22,9 @@ from vimto.errors import UsageError, VimtoError
 from vimto.go.tool import check_target, go_env
 from vimto.kernel import boot
 from vimto.kernel.boot import KernelFiles
-from vimto.qemu.probe import choose_accelerator, find_qemu, probe_qemu
+from vimto.qemu.find import find_qemu
+from vimto.qemu.probe import choose_accelerator, probe_qemu
+from vimto.spawn import SETPRIV
 from vimto.values import GIB, MIB
 
 USAGE = """\
@@ -127,11 +128,11 @@ def check_qemu(config: Config) -> Iterable[Finding]:
     """Find QEMU, and the program that ties its life to ours."""
     qemu = probe_qemu(find_qemu(config.qemu), config.cache_dir)
     yield _good("qemu", f"{'.'.join(map(str, qemu.version))}, {qemu.path}")
-    if not os.access(proc.SETPRIV, os.X_OK):
+    if not os.access(SETPRIV, os.X_OK):
         yield Finding(
             verdict=Verdict.MISSING,
             what="setpriv",
-            detail=f"there is no {proc.SETPRIV}, and QEMU is started through it",
+            detail=f"there is no {SETPRIV}, and QEMU is started through it",
             hint="on Debian and Ubuntu: sudo apt-get install util-linux",
         )
 

@@ -5,7 +5,7 @@ import os
 
 from vimto.config import Config, find_repository
 from vimto.errors import UsageError
-from vimto.qemu.probe import find_qemu
+from vimto.qemu.find import find_qemu
 from vimto.vm.launch import Launch
 
 USAGE = """\

@@ -18,6 +18,7 @@ from vimto.config import Config
 from vimto.errors import UsageError
 from vimto.go.args import GoCommand, parse_go
 from vimto.go.tool import check_target, go_env, writable_roots
+from vimto.spawn import spawn
 from vimto.vm.plan import Plan
 from vimto.vm.run import choose_machine
 from vimto.vm.snapshot import have_save
@@ -28,13 +29,16 @@ class Handover(NamedTuple):
 
     plan: int
     lifeline: int
+    qemu: str
 
-    def shim(self) -> list[str]:
-        """Return the command line of the shim, to which the program's own words are added."""
+    def shim(self, *words: str) -> list[str]:
+        """Return the command line of the shim that runs `words`, or what go adds."""
         python = os.path.realpath(sys.executable)
         script = os.path.abspath(shim.__file__)
         pid = str(os.getpid())
-        return [python, "-I", "-S", script, pid, str(self.plan), str(self.lifeline)]
+        qemu = "" if words else self.qemu
+        place = [pid, str(self.plan), str(self.lifeline), qemu]
+        return [python, "-I", "-S", script, *place, *words]
 
 
 def run_go(config: Config, argv: list[str]) -> int:
@@ -85,7 +89,8 @@ def hand_over(plan: Plan) -> Iterator[Handover]:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         os.write(memory, plan.dump())
-        yield Handover(memory, reading)
+        restored = plan.tiers[0].save
+        yield Handover(memory, reading, plan.tiers[0].machine[0] if restored else "")
     finally:
         for fd in (memory, reading, writing):
             os.close(fd)
@@ -103,7 +108,7 @@ def background_save(
     if not tier.save or have_save(plan.saves, tier.save):
         yield
         return
-    pid = proc.spawn([*handover.shim(), "--save", str(tier.shares)], log=2)
+    pid = spawn(handover.shim("--save", str(tier.shares)), log=2)
     try:
         yield
     finally:

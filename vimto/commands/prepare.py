@@ -14,11 +14,11 @@ from vimto.errors import ConfigError
 from vimto.kernel import cachedir
 from vimto.qemu import devices
 from vimto.qemu.cmdline import FIRST_SHARE_SLOT, assemble
+from vimto.qemu.find import find_qemu
 from vimto.qemu.probe import (
     Accelerator,
     Qemu,
     choose_accelerator,
-    find_qemu,
     identify_host_cpu,
     probe_qemu,
 )

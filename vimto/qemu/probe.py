@@ -10,8 +10,6 @@ from vimto.errors import CommandError, QemuError
 if TYPE_CHECKING:  # who only looks for QEMU is in a hurry
     from pathlib import Path
 
-SYSTEM_BINARIES = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}
-
 # linux/kvm.h: _IO(0xAE, 0x00) and _IO(0xAE, 0x01).
 _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01
@@ -36,20 +34,6 @@ class Accelerator(NamedTuple):
     def emulated(self) -> bool:
         """Whether QEMU translates every instruction, which is ten and more times slower."""
         return self.name == "tcg"
-
-
-def find_qemu(configured: str = "") -> str:
-    """Return the absolute path of QEMU; raises `QemuError` when there is none."""
-    name = configured or SYSTEM_BINARIES.get(os.uname().machine, "")
-    if not name:
-        raise QemuError(f"vimto does not know which QEMU emulates {os.uname().machine}")
-    path = proc.which(name)
-    if path is None:
-        raise QemuError(
-            f"`{name}` is not installed or not on PATH",
-            hint="on Debian and Ubuntu: sudo apt-get install qemu-system-x86",
-        )
-    return os.path.realpath(path)
 
 
 def probe_qemu(path: str, cache: "Path") -> Qemu:

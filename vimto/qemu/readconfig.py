@@ -5,7 +5,10 @@ A QEMU so started loads, links itself and then waits for what it is to be. The f
 """
 
 import os
-from collections.abc import Sequence
+
+TYPE_CHECKING = False  # `typing` takes longer to import than all of this
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # What there is no section for. It is the same for every machine that is restored.
 EARLY = (
@@ -31,7 +34,7 @@ _LONGEST_ID = 63
 _LONGEST_LINE = 1000
 
 
-def config_text(words: Sequence[str]) -> bytes:
+def config_text(words: "Sequence[str]") -> bytes:
     """Return the file that makes a QEMU with the words `EARLY` one with all of `words`.
 
     `words` are without QEMU's own path. Raises `ValueError` for what the file cannot hold, and

@@ -5,6 +5,7 @@ import os
 from vimto import proc
 from vimto.errors import KernelError
 from vimto.qemu.devices import hole
+from vimto.spawn import which
 
 # What `vm.virtiofs` fills in.
 SOCKET, PATH, OPTION = hole("socket"), hole("path"), hole("option")
@@ -17,7 +18,7 @@ def find_virtiofsd() -> list[list[str]]:
 
     Raises `KernelError` where there is no server, or none that this user may run.
     """
-    path = next(filter(None, map(proc.which, PLACES)), None)
+    path = next(filter(None, map(which, PLACES)), None)
     if path is None:
         raise KernelError(
             "this kernel has virtiofs but no 9p, and virtiofsd is not installed",

@@ -5,12 +5,14 @@ It takes a QEMU 30 ms to load and link itself, and us as long to find out what t
 
 import _socket
 import os
-import signal
-from collections.abc import Sequence
+from _signal import SIGKILL
 
-from vimto import console, proc
 from vimto.qemu.readconfig import EARLY, config_text
-from vimto.quoting import show
+from vimto.spawn import spawn
+
+TYPE_CHECKING = False  # this module is imported in a hurry: see `vimto.spawn`
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Wiring:
@@ -59,7 +61,7 @@ class Launch:
         self._pid = -1
         reading, self._words = os.pipe2(os.O_CLOEXEC)
         try:
-            self._pid = proc.spawn(
+            self._pid = spawn(
                 [qemu, *EARLY, "-readconfig", f"/dev/fd/{reading}"],
                 log=self.wiring.console,
                 keep=[*self.wiring.inherited(), reading],
@@ -78,7 +80,7 @@ class Launch:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def proceed(self, argv: Sequence[str]) -> int:
+    def proceed(self, argv: "Sequence[str]") -> int:
         """Make QEMU what the command line `argv` says and return its pid.
 
         Raises `ValueError` when that is another program, or a line that it cannot be told now.
@@ -86,7 +88,6 @@ class Launch:
         if self._pid < 0 or argv[0] != self.qemu:
             raise ValueError(f"{argv[0]} was not started")
         text = config_text(argv[1:])
-        console.debug(lambda: f"$ {show(argv)}")
         pid, self._pid = self._pid, -1
         try:
             while text:
@@ -100,7 +101,7 @@ class Launch:
         """End a QEMU that did not proceed. Idempotent."""
         if self._pid < 0:
             return
-        os.kill(self._pid, signal.SIGKILL)
+        os.kill(self._pid, SIGKILL)
         os.waitpid(self._pid, 0)
         self._pid = -1
         os.close(self._words)

@@ -11,9 +11,10 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from vimto import proc
+from vimto import console
 from vimto.qemu.qmp import Monitor
-from vimto.quoting import escape
+from vimto.quoting import escape, show
+from vimto.spawn import spawn
 from vimto.vm.crowd import ALONE, Seat
 from vimto.vm.launch import Launch, Wiring
 from vimto.vm.plan import Plan, Tier
@@ -160,12 +161,13 @@ def start_machine(
         **{tag: str(fd) for tag, fd in servers.sockets.items()},
     }
     argv = [*fill(tier.machine, values), *extra]
+    console.debug(lambda: f"$ {show(argv)}")
     try:
         if launch:
             pid = launch.proceed(argv)
         else:
             keep = [*wiring.inherited(), *servers.sockets.values()]
-            pid = proc.spawn(argv, log=wiring.console, keep=keep)
+            pid = spawn(argv, log=wiring.console, keep=keep)
     except BaseException:
         seat.close()
         if not launch:

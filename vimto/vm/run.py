@@ -176,9 +176,7 @@ class _Session(NamedTuple):
             prepare=_PREPARE_LIMIT,
             run=self.plan.timeout,
         )
-        exchange = Exchange(
-            machine.port, lambda: self._make_order(warm_up), limits, self.signals
-        )
+        exchange = Exchange(machine.port, lambda: self._make_order(warm_up), limits, self.signals)
         exchange.lifeline = self.request.lifeline
         exchange.on_notice = show_notice
         self.request.companion.join(machine, exchange)

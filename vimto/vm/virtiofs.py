@@ -9,7 +9,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from vimto import proc
+from vimto import console
+from vimto.quoting import show
+from vimto.spawn import spawn
 
 # The holes in a server's command line (`qemu.virtiofsd`).
 _SOCKET = "\0socket\0"
@@ -51,7 +53,8 @@ def start_servers(
             for hole, value in values.items():
                 line = [word.replace(hole, value) for word in line]
             try:
-                servers.pids.append(proc.spawn(line, log=log, keep=[listening]))
+                console.debug(lambda line=line: f"$ {show(line)}")  # type: ignore[misc]
+                servers.pids.append(spawn(line, log=log, keep=[listening]))
             finally:
                 os.close(listening)
     except BaseException:
