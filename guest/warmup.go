@@ -38,12 +38,29 @@ func newWarmer(r *reaper) (*warmer, error) {
 		return nil, err
 	}
 	w := &warmer{begun: make(chan struct{}), ended: make(chan struct{}, 1)}
-	go w.run(r, uintptr(null), &others)
+	go onOwnThread(func() { w.run(r, uintptr(null), &others) })
 	return w, nil
 }
 
-func (w *warmer) run(r *reaper, null uintptr, where *cpuSet) {
+// onOwnThread does something on a thread that nobody else uses, and which is not the main one: that one
+// is what others see of us in /proc.
+func onOwnThread(do func()) {
 	runtime.LockOSThread()
+	if syscall.Gettid() != syscall.Getpid() {
+		do()
+		return
+	}
+	locked := make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		close(locked)
+		do()
+	}()
+	<-locked
+	runtime.UnlockOSThread()
+}
+
+func (w *warmer) run(r *reaper, null uintptr, where *cpuSet) {
 	_ = setAffinity(0, where)
 	attr := &syscall.ProcAttr{
 		Dir: "/", Env: []string{"PATH=/"}, Files: []uintptr{null, null, null},

@@ -9,12 +9,14 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.vm.conftest import STABLE, Module, Vimto, unpacked
 from vimto.config import load_config
+from vimto.vm.crowd import Seat
 
 _LIMIT = 120.0
 
@@ -123,6 +125,22 @@ def test_machines_that_crowd_the_host_get_one_thread_each(vimto: Vimto, save: Pa
     assert b"tcg,thread=single" in crowded.stderr
     assert crowded.text.strip() == str(host)
     assert b"tcg,thread=multi" in vimto("exec", "true").check().stderr
+
+
+def test_a_processor_to_spare_warms_the_machine_up(vimto: Vimto, save: Path) -> None:
+    """A program is started and ended before the command's, where the host has room for it."""
+
+    def faults_of_ended_children() -> int:
+        stat = vimto("exec", "cat", "/proc/1/stat").check().text
+        return int(stat.rpartition(")")[2].split()[8])
+
+    alone = faults_of_ended_children()
+    with closing(Seat(str(save.parent), len(os.sched_getaffinity(0)))):
+        crowded = [faults_of_ended_children() for _ in range(2)]
+    assert alone > crowded[0] == crowded[1]
+    vimto.flags = (*vimto.flags, "-smp", "1")
+    single = [faults_of_ended_children() for _ in range(2)]
+    assert single[0] == single[1]
 
 
 def test_more_shares_than_slots_take_a_larger_machine(

@@ -161,13 +161,13 @@ def start_machine(
         **{tag: str(fd) for tag, fd in servers.sockets.items()},
     }
     argv = [*fill(tier.machine, values), *extra]
-    console.debug(lambda: f"$ {show(argv)}")
     try:
         if launch:
             pid = launch.proceed(argv)
         else:
             keep = [*wiring.inherited(), *servers.sockets.values()]
             pid = spawn(argv, log=wiring.console, keep=keep)
+        console.debug(lambda: f"$ {show(argv)}")
     except BaseException:
         seat.close()
         if not launch:
