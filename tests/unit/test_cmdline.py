@@ -47,7 +47,7 @@ def test_the_whole_command_line(accelerator: str, words: str) -> None:
         " -chardev file,id=console,path=/dev/fd/7,append=on -serial chardev:console"
         " -device virtio-serial-pci,max_ports=2"
         " -chardev socket,id=agent,fd=5 -device virtserialport,chardev=agent,name=port"
-        " -chardev socket,id=monitor,fd=6 -mon chardev=monitor,mode=control"
+        " -chardev socket,id=monitor,fd=6 -qmp chardev:monitor"
         " -object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-pci,rng=rng"
         " -fsdev local,id=root,security_model=none,multidevs=remap,path=/,readonly=on"
         " -device virtio-9p-pci,fsdev=root,mount_tag=root,addr=0x10.0,multifunction=on"

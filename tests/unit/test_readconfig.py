@@ -27,7 +27,6 @@ def test_the_whole_file() -> None:
         '[chardev "agent"]\n  backend = "socket"\n  fd = "5"\n'
         '[device]\n  driver = "virtserialport"\n  chardev = "agent"\n  name = "port"\n'
         '[chardev "monitor"]\n  backend = "socket"\n  fd = "6"\n'
-        '[mon]\n  chardev = "monitor"\n  mode = "control"\n'
         '[object "rng"]\n  qom-type = "rng-random"\n  filename = "/dev/urandom"\n'
         '[device]\n  driver = "virtio-rng-pci"\n  rng = "rng"\n'
         '[fsdev "root"]\n  fsdriver = "local"\n  security_model = "none"\n'

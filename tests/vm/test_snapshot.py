@@ -249,6 +249,7 @@ def test_a_state_that_qemu_refuses_is_dropped(vimto: Vimto, save: Path) -> None:
     outcome = vimto("exec", "echo", "hi").check()
     assert outcome.stdout == b"hi\n"
     assert outcome.stderr.count(b"\n") == 1
+    assert "load of migration failed: Invalid argument" in outcome.errors, "QEMU's own reason"
     assert not save.exists()
 
 

@@ -53,7 +53,7 @@ class Stub(Companion):
 
     def join(self, machine: Machine, exchange: Exchange) -> None:
         self.machine, self.exchange = machine, exchange
-        machine.monitor.send({"execute": "qmp_capabilities"})
+        machine.monitor.open()
         exchange.watched[machine.monitor.fd] = self.read_monitor
         exchange.on_paused = self.attach
         if not self.pauses:
@@ -169,7 +169,7 @@ class Gdb(Stub):
         # gdb may have stopped the machine between the command's end and now: its user's turn.
         self._wait_while(stopped=True, limit=None)
         # A stop, not an end: gdb says "Remote connection closed" to that, and leaves its script.
-        self.machine.monitor.send({"execute": "stop"})
+        self.machine.monitor.send("stop")
         self._wait_while(stopped=False, limit=_END_LIMIT)
         # The script may look at the machine as the command has left it, but not let it go on.
         self._wait_while(stopped=True, limit=_SCRIPT_LIMIT if self._settings.batch else _END_LIMIT)

@@ -84,7 +84,7 @@ class AgentPort(NamedTuple):
             *("-chardev", f"socket,id=agent,fd={hole('agent')}"),
             *("-device", f"virtserialport,chardev=agent,name={escape(self.name)}"),
             *("-chardev", f"socket,id=monitor,fd={hole('monitor')}"),
-            *("-mon", "chardev=monitor,mode=control"),
+            *("-qmp", "chardev:monitor"),  # 11 calls `-mon` deprecated
         ]
 
     def kernel_args(self) -> list[str]:

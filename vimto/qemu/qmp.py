@@ -1,6 +1,7 @@
 """QEMU's monitor, as much of it as saving and restoring a machine needs.
 
 The monitor is one end of a socket pair made before QEMU starts, so there is nothing to poll for.
+QEMU answers commands in their order, once each; what it says in between are events.
 """
 
 import _socket
@@ -9,9 +10,30 @@ import os
 import select
 import struct
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+from vimto import console
 from vimto.errors import QemuError
+
+# What a refusal means: nothing; what the one who waits for it says; that the state is not loaded;
+# or the same, if all tries are refused.
+_NOTHING, _ANSWERED, _NEEDED, _TRY = range(4)
+# How a QEMU that answers at all takes an open file as the state of a machine, the best way first:
+# how the file is handed over, and its name then. Those from 8.2 on know `file:`. Older ones know
+# `fd:`, which 11 refuses for a file ("migration to a file is not supported. Use file: instead").
+_WAYS: Sequence[tuple[dict[str, Any], str]] = (
+    ({"execute": "add-fd", "arguments": {"fdset-id": 0}}, "file:/dev/fdset/0"),
+    ({"execute": "getfd", "arguments": {"fdname": "state"}}, "fd:state"),
+)
+_NO_REASON = "it gives no reason"
+
+
+class _Asked(NamedTuple):
+    """A command whose reply has not come, and what its refusal would mean."""
+
+    name: str
+    meaning: int
 
 
 class Monitor:
@@ -20,6 +42,11 @@ class Monitor:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._buffer = b""
+        self._asked: list[_Asked] = []
+        self._refusals: list[str] = []
+        self._loading = False
+        self._migration = ""
+        self._open = False
 
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
@@ -27,25 +54,152 @@ class Monitor:
             os.close(self._fd)
             self._fd = -1
 
-    def send(self, *commands: dict[str, Any]) -> None:
-        """Send commands without waiting for the answers: QEMU runs them in order.
+    @property
+    def fd(self) -> int:
+        """The descriptor, for poll(2): `read_events` has something to read when it does."""
+        return self._fd
 
-        A QEMU that has ended is no error here: whoever reads its port or an answer learns of it.
+    def open(self) -> None:
+        """Let QEMU send events. Idempotent, and done by whatever sends a command."""
+        if not self._open:
+            self._open = True
+            self._send({"execute": "qmp_capabilities"})
+
+    def send(self, command: str) -> None:
+        """Send a command without arguments, and do not wait for its reply.
+
+        A QEMU that has ended is no error here: whoever reads its port or an event learns of it.
         """
-        self._write(b"".join(json.dumps(command).encode() + b"\n" for command in commands))
+        self.open()
+        self._send({"execute": command})
 
-    def send_file(self, fd: int, name: str) -> None:
-        """Let QEMU have the open file `fd`, which it then knows as `fd:NAME`."""
-        command = json.dumps({"execute": "getfd", "arguments": {"fdname": name}}).encode() + b"\n"
+    def load(self, state: int) -> None:
+        """Let QEMU go on as the machine whose devices are in the open file `state`.
+
+        All commands are sent at once, each way that some QEMU knows among them: the first that it
+        takes counts, and then it refuses the others. `read_events` raises where it takes none.
+        """
+        self.open()
+        self._send(_capabilities("x-ignore-shared"), _NEEDED)
+        for hand_over, uri in _WAYS:
+            self._send_file(state, hand_over)
+            self._send({"execute": "migrate-incoming", "arguments": {"uri": uri}}, _TRY)
+
+    def save(self, state: int, limit: float) -> None:
+        """Write the machine's devices into the open file `state`; its RAM is in a file already.
+
+        Raises `QemuError`, with QEMU's own reason, when QEMU refuses or fails, takes over `limit`
+        seconds, or ends.
+        """
+        deadline = time.monotonic() + limit
+        self.open()
+        reason = self._ask(_capabilities("x-ignore-shared", "events"), deadline).refusal
+        if reason:
+            raise QemuError(f"QEMU cannot leave RAM out of a snapshot: {reason}")
+        reasons = []
+        for hand_over, uri in _WAYS:
+            self._send_file(state, hand_over)
+            command = {"execute": "migrate", "arguments": {"uri": uri}}
+            if not (reason := self._ask(command, deadline).refusal):
+                return self._wait_saved(deadline)
+            reasons.append(reason)
+        raise QemuError(f"QEMU refused to save the machine: {'; '.join(reasons)}")
+
+    def read_events(self) -> list[str]:
+        """Return the names of the events that have come, as far as they are whole; never waits.
+
+        At the connection's end the last name is empty. Raises `QemuError`, with QEMU's own reason,
+        when it refused to load a state.
+        """
+        events: list[str] = []
+        while select.select([self._fd], [], [], 0)[0]:
+            open_still = self._receive()
+            while b"\n" in self._buffer:
+                events.append(self._take_message().event)
+            if not open_still:
+                return [*filter(None, events), ""]
+        return [*filter(None, events)]
+
+    # -- what comes
+
+    def _ask(self, command: dict[str, Any], deadline: float) -> "_Message":
+        self._send(command, _ANSWERED)
+        while self._asked:
+            message = self._wait_message(deadline)
+        return message
+
+    def _wait_saved(self, deadline: float) -> None:
+        while self._migration not in ("completed", "failed"):
+            self._wait_message(deadline)
+        if self._migration == "failed":
+            answer = self._ask({"execute": "query-migrate"}, deadline).data
+            reason = answer.get("error-desc", _NO_REASON)
+            raise QemuError(f"QEMU failed to save the machine: {reason}")
+
+    def _wait_message(self, deadline: float) -> "_Message":
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._fd], [], [], left)[0]:
+                raise QemuError("QEMU's monitor did not answer in time")
+            if not self._receive():
+                raise QemuError("QEMU ended before its monitor answered")
+        return self._take_message()
+
+    def _receive(self) -> bool:
+        """Read once; say whether the connection is still open."""
+        try:
+            data = os.read(self._fd, 65536)
+        except ConnectionResetError:
+            data = b""
+        self._buffer += data
+        return bool(data)
+
+    def _take_message(self) -> "_Message":
+        """Take a line from the buffer, and see to it if it is the reply to a command."""
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        value = json.loads(line)
+        if "event" in value:
+            if value["event"] == "MIGRATION":
+                self._migration = value["data"]["status"]  # which may come before the reply
+            return _Message(event=value["event"])
+        if "QMP" in value or not self._asked:
+            return _Message()
+        asked = self._asked.pop(0)
+        if "error" in value:
+            refusal = str(value["error"].get("desc", _NO_REASON))
+            self._refuse(asked, refusal)
+            return _Message(refusal=refusal)
+        self._loading = self._loading or asked.meaning == _TRY
+        data = value.get("return")
+        return _Message(data=data if isinstance(data, dict) else {})
+
+    def _refuse(self, asked: _Asked, reason: str) -> None:
+        if asked.meaning == _NOTHING:
+            console.debug(f"QEMU refused `{asked.name}`: {reason}")
+        elif asked.meaning != _ANSWERED and not self._loading:
+            self._refusals.append(reason)
+            if asked.meaning == _NEEDED or all(other.meaning != _TRY for other in self._asked):
+                raise QemuError(f"QEMU refused the snapshot: {'; '.join(self._refusals)}")
+
+    # -- what is sent
+
+    def _send(self, command: dict[str, Any], meaning: int = _NOTHING) -> None:
+        self._asked.append(_Asked(command["execute"], meaning))
+        self._write(json.dumps(command).encode() + b"\n")
+
+    def _send_file(self, fd: int, command: dict[str, Any]) -> None:
+        """Send a command with the open file `fd`."""
+        self._asked.append(_Asked(command["execute"], _NOTHING))
+        data = json.dumps(command).encode() + b"\n"
         connection = _socket.socket(fileno=self._fd)
         try:
             rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", fd))
-            command = command[connection.sendmsg([command], [rights]) :]
+            data = data[connection.sendmsg([data], [rights]) :]
         except (BrokenPipeError, ConnectionResetError):
             return
         finally:
             connection.detach()
-        self._write(command)
+        self._write(data)
 
     def _write(self, data: bytes) -> None:
         try:
@@ -54,60 +208,15 @@ class Monitor:
         except (BrokenPipeError, ConnectionResetError):
             pass
 
-    @property
-    def fd(self) -> int:
-        """The descriptor, for poll(2): `read_events` has something to read when it does."""
-        return self._fd
 
-    def read_events(self) -> list[str]:
-        """Return the names of the events that have come, as far as they are whole; never waits.
+class _Message(NamedTuple):
+    """The name of an event, or a reply: QEMU's reason to refuse, or what it returned."""
 
-        QEMU sends them once it got `qmp_capabilities`. Answers are dropped. At the connection's
-        end the one name is empty.
-        """
-        events: list[str] = []
-        while select.select([self._fd], [], [], 0)[0]:
-            try:
-                data = os.read(self._fd, 65536)
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                return [*events, ""]
-            self._buffer += data
-            *lines, self._buffer = self._buffer.split(b"\n")
-            events += [str(json.loads(line).get("event", "")) for line in lines]
-            events = [name for name in events if name]
-        return events
+    event: str = ""
+    refusal: str = ""
+    data: dict[str, Any] = {}  # noqa: RUF012 (nobody writes into it)
 
-    def wait_migration(self, limit: float) -> None:
-        """Wait until the migration that was sent for is complete.
 
-        Needs the capability `events`. Raises `QemuError` when a command was refused, or the
-        migration failed or took over `limit` seconds, or QEMU ended.
-        """
-        deadline = time.monotonic() + limit
-        while True:
-            message = json.loads(self._read_line(deadline))
-            if "error" in message:
-                raise QemuError(f"QEMU refused to migrate: {message['error'].get('desc', '')}")
-            if message.get("event") == "MIGRATION":
-                status = message["data"]["status"]
-                if status == "completed":
-                    return
-                if status == "failed":
-                    raise QemuError("QEMU failed to migrate the machine")
-
-    def _read_line(self, deadline: float) -> bytes:
-        while b"\n" not in self._buffer:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._fd], [], [], left)[0]:
-                raise QemuError("QEMU's monitor did not answer in time")
-            try:
-                data = os.read(self._fd, 65536)
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                raise QemuError("QEMU ended before its monitor answered")
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
+def _capabilities(*names: str) -> dict[str, Any]:
+    capabilities = [{"capability": name, "state": True} for name in names]
+    return {"execute": "migrate-set-capabilities", "arguments": {"capabilities": capabilities}}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # What there is no section for. It is the same for every machine that is restored.
 EARLY = (
     *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-    *("-cpu", "max", "-serial", "chardev:console", "-incoming", "defer"),
+    *("-cpu", "max", "-serial", "chardev:console", "-qmp", "chardev:monitor", "-incoming", "defer"),
 )
 _ALONE = ("-nodefaults", "-no-user-config", "-no-reboot")
 
@@ -25,7 +25,6 @@ _SECTIONS = {
     "-fsdev": ("fsdev", "fsdriver"),
     "-m": ("memory", "size"),
     "-machine": ("machine", "type"),
-    "-mon": ("mon", "chardev"),
     "-netdev": ("netdev", "type"),
     "-object": ("object", "qom-type"),
     "-smp": ("smp-opts", "cpus"),

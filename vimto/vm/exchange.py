@@ -54,7 +54,8 @@ class Exchange:
     """Pumps frames between the port and our streams until the guest reports the exit.
 
     `make_order` is called when the order is due, so that its clock is right. `on_notice` gets
-    (level, text). `on_start` is called once when the command runs. `lifeline` is a descriptor that
+    (level, text). `on_accepted` is called once when the order is taken, `on_start` when the command
+    runs. `lifeline` is a descriptor that
     hangs up when the vimto that planned this run is gone, or -1.
     """
 
@@ -67,6 +68,7 @@ class Exchange:
     ) -> None:
         self.state = BOOTING
         self.on_notice: Callable[[str, str], None] = lambda _level, _text: None
+        self.on_accepted: Callable[[], None] = lambda: None
         self.on_start: Callable[[], None] = lambda: None
         self.on_paused: Callable[[], None] = lambda: None
         self.lifeline = -1
@@ -262,6 +264,7 @@ class Exchange:
             self.send_order()
         elif kind == protocol.ACCEPTED and self.state == ORDERED:
             self._enter(PREPARING)
+            self.on_accepted()
         elif kind == protocol.PAUSED and self.state == PREPARING:
             self._enter(PAUSED)
             self.on_paused()

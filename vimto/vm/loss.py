@@ -1,5 +1,8 @@
 """Why a machine was lost: the kernel's last words, turned into a message with a hint."""
 
+import os
+from collections.abc import Sequence
+
 from vimto import console
 from vimto.errors import BootError, EmulatorFaultError, VimtoError
 from vimto.vm.machine import Machine
@@ -94,6 +97,24 @@ def explain(exc: VimtoError, machine: Machine, plan: Plan) -> VimtoError:
             hint = hint or "the kernel may lack a virtio driver; `vimto doctor` lists what it has"
     message += "\n  this is no failure of the test"
     return kind(message, hint=hint, lines=_select(lines, place))
+
+
+def add_complaint(exc: BootError, machine: Machine, plan: Plan) -> BootError:
+    """Return `exc` with what QEMU itself said last, such as why it cannot load a state."""
+    machine.wait(2.0)
+    complaints = qemu_lines(machine.read_console(), plan.tiers[0].machine[0])
+    return BootError(": ".join((exc.message, *complaints[-1:])), hint=exc.hint)
+
+
+def qemu_lines(console_lines: Sequence[str], program: str) -> list[str]:
+    """Return what QEMU, started as `program`, said itself, without its name before each line."""
+    names = (os.path.basename(program), "qemu-system-")  # a wrapper starts it by another name
+    found = []
+    for line in console_lines:
+        head, colon, text = line.partition(": ")
+        if colon and " " not in head and os.path.basename(head).startswith(names):
+            found.append(text)
+    return found
 
 
 def _when(line: str) -> str:

@@ -214,8 +214,8 @@ def restore(
     """Start a machine from a save, which the caller holds until the machine has ended.
 
     It needs no kernel: what QEMU loads for a boot is in the saved RAM. The commands are sent at
-    once; a state that QEMU refuses shows as the end of `Machine.port`. A `launch` proceeds, or is
-    closed where it cannot.
+    once. A QEMU that refuses them says so on its monitor; a state that it cannot load is the end
+    of `Machine.port`. A `launch` proceeds, or is closed where it cannot.
     """
     words = ["-incoming", "defer", *more]
     try:
@@ -225,37 +225,20 @@ def restore(
             raise
         launch.close()
         machine = start_machine(plan, tier, slots, Memory(saved.ram), words)
-    machine.monitor.send({"execute": "qmp_capabilities"}, ignore_shared())
-    machine.monitor.send_file(saved.state, "state")
-    machine.monitor.send({"execute": "migrate-incoming", "arguments": {"uri": "fd:state"}})
+    machine.monitor.load(saved.state)
     return machine
 
 
-def ignore_shared(*, events: bool = False) -> dict[str, object]:
-    """Return the command that leaves file-backed RAM out of the state (it is in its file).
-
-    With `events` QEMU also says when a migration ends.
-    """
-    names = ["x-ignore-shared", "events"] if events else ["x-ignore-shared"]
-    capabilities = [{"capability": name, "state": True} for name in names]
-    return {"execute": "migrate-set-capabilities", "arguments": {"capabilities": capabilities}}
-
-
 def save(machine: Machine, state: str, limit: float) -> None:
-    """Write the waiting `machine`'s devices to the file `state`, then end it.
+    """Write the waiting `machine`'s devices to the new file `state`, then end it.
 
     The machine must have been started with a shared RAM file. Saved without `stop`, a restored
     machine runs by itself. Raises `QemuError` when QEMU fails or takes over `limit` seconds.
     """
-    from shlex import quote  # a save is made once
-
-    monitor = machine.monitor
-    monitor.send(
-        {"execute": "qmp_capabilities"},
-        ignore_shared(events=True),
-        # QEMU's own way to a file came with 8.2; and `fd:` takes no number when saving.
-        {"execute": "migrate", "arguments": {"uri": f"exec:cat >{quote(state)}"}},
-    )
-    monitor.wait_migration(limit)
-    monitor.send({"execute": "quit"})
+    fd = os.open(state, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        machine.monitor.save(fd, limit)
+    finally:
+        os.close(fd)
+    machine.monitor.send("quit")
     machine.wait(limit)

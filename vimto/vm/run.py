@@ -12,7 +12,7 @@ from vimto.vm import machine as machines
 from vimto.vm import protocol, shares, snapshot, streams
 from vimto.vm.exchange import Exchange, Limits
 from vimto.vm.launch import Launch
-from vimto.vm.loss import explain, show_log
+from vimto.vm.loss import add_complaint, explain, show_log
 from vimto.vm.machine import Machine
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.signals import SignalPipe
@@ -151,11 +151,14 @@ class _Session(NamedTuple):
             # Not under a debugger, whose breakpoints a program that nobody started would meet.
             warm_up = machine.spare and not self.request.companion.words
             exchange = self._exchange(machine, warm_up=warm_up)
+            exchange.on_accepted = lambda: console.debug("the machine is restored from a snapshot")
             exchange.send_order()
             try:
                 status = self._converse(exchange)
             except LostVMError as exc:
                 raise explain(exc, machine, self.plan) from exc
+            except BootError as exc:
+                raise add_complaint(exc, machine, self.plan) from exc
             show_log(machine)
             return status
 
@@ -179,6 +182,7 @@ class _Session(NamedTuple):
         exchange = Exchange(machine.port, lambda: self._make_order(warm_up), limits, self.signals)
         exchange.lifeline = self.request.lifeline
         exchange.on_notice = show_notice
+        watch_monitor(machine, exchange)
         self.request.companion.join(machine, exchange)
         return exchange
 
@@ -268,6 +272,16 @@ class _Session(NamedTuple):
             "warm_up": warm_up,
             "gdb_pause": request.companion.pauses,
         }
+
+
+def watch_monitor(machine: Machine, exchange: Exchange) -> None:
+    """Let `exchange` raise `QemuError` when QEMU refuses to restore `machine`."""
+
+    def read() -> None:
+        if "" in machine.monitor.read_events():
+            del exchange.watched[machine.monitor.fd]
+
+    exchange.watched[machine.monitor.fd] = read
 
 
 def show_notice(level: str, text: str) -> None:
