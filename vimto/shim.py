@@ -67,6 +67,8 @@ def _run(place: tuple[str, str, str], words: list[str], launch: "Launch | None")
     console.set_verbosity(plan.verbose)
     if words[0] == "--save":
         return make_save(plan, plan.tier_for(int(words[1])), lifeline)
+    if plan.go_timeout:
+        words = plan.go_timeout.told(words)
     return run(plan, Request(words, os.getcwd(), os.environb, lifeline, launch=launch))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need
+from vimto.commands.go import go_timeout
 from vimto.errors import UsageError
 from vimto.go.args import GoCommand, is_go_word, parse_go
 
@@ -185,13 +186,20 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run_go(module: Path, line: str, cwd: Path) -> list[str]:
+def run_go(
+    module: Path, line: str, cwd: Path, *, goflags: str = "", timeless: bool = False
+) -> list[str]:
     """Run go with our `-exec` and return the directory, the program and the words it was given."""
     command = parse(line)
-    words = command.with_exec([sys.executable, "-I", "-S", str(module / "show.py")])
-    env = {**os.environ, "GOFLAGS": "", "GOWORK": "off", "GOTOOLCHAIN": "local"}
+    shim = [sys.executable, "-I", "-S", str(module / "show.py")]
+    words = command.with_exec(shim, timeless=timeless)
+    env = {**os.environ, "GOFLAGS": goflags, "GOWORK": "off", "GOTOOLCHAIN": "local"}
     done = subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     shown = [text for text in done.stdout.splitlines() if text.startswith("ARGV ")]
+    if "-json" in words:
+        events = (json.loads(text) for text in done.stdout.splitlines())
+        text = "".join(event.get("Output", "") for event in events)
+        shown = [text for text in text.splitlines() if text.startswith("ARGV ")]
     assert len(shown) == 1, done.stdout + done.stderr
     argv: list[str] = json.loads(shown[0].removeprefix("ARGV "))
     return argv
@@ -217,6 +225,61 @@ def test_go_passes_on_what_we_say_it_does(module: Path, line: str) -> None:
     own = [word for word in argv if word not in injected and word not in expected]
     assert own == list(command.rest)
     assert expected <= set(argv)
+
+
+@pytest.mark.parametrize(
+    ("line", "goflags", "timeouts"),
+    [
+        ("./sub", "", 1),
+        ("./sub", "-timeout=3s", 1),
+        ("-timeout 3s ./sub", "-timeout=4s", 1),
+        ("./sub --test.timeout=3s -foo", "", 1),
+        ("-timeout 3s ./sub -timeout=4s", "", 2),
+        ("./sub -timeout 3s x -args -timeout 5s -test.timeout=0s", "", 1),
+        ("-json ./sub -foo -timeout=3s x", "", 1),
+    ],
+)
+def test_a_timeless_line_differs_in_the_timeout_alone(
+    module: Path, line: str, goflags: str, timeouts: int
+) -> None:
+    with_timeout = run_go(module, f"go test -v {line}", module, goflags=goflags)
+    without = run_go(module, f"go test -v {line}", module, goflags=goflags, timeless=True)
+    command = parse(f"go test -v {line}", goflags)
+    assert max(1, len(command.timeouts_at)) == timeouts
+    limit = go_timeout(command)
+    assert limit and limit.places == timeouts
+    # go puts what is not on the line itself first; the binary does not care.
+    assert without.count("-test.timeout=0s") == timeouts + line.count("-test.timeout=0s")
+    assert sorted(limit.told(without)[2:]) == sorted(
+        f"-test.timeout={limit.value}" if word in ("-test.timeout=3s", "-test.timeout=4s") else word
+        for word in with_timeout[2:]
+    )
+    assert limit.told(without)[-1] == with_timeout[-1] or "-args" not in line
+
+
+@pytest.mark.parametrize(
+    ("line", "goflags", "expected"),
+    [
+        # What the binary is told; the end, a minute or a tenth later; and another 5 s or a tenth.
+        ("go test", "", ("10m0s", "11m0s", 660.0, 60.0)),
+        ("go test", "-timeout=30s", ("30s", "1m30s", 90.0, 5.0)),
+        ("go test -timeout 90s", "-timeout=30s", ("1m30s", "2m30s", 150.0, 9.0)),
+        ("go test . -timeout=1ms -test.timeout 1h", "", ("1h0m0s", "1h6m0s", 3960.0, 360.0)),
+        ("go test -bench . -timeout=5m", "", ("5m0s", "6m0s", 0.0, 30.0)),
+        ("go test -fuzz F", "", ("10m0s", "11m0s", 0.0, 60.0)),
+        ("go test . -args -timeout 5s", "", ("10m0s", "11m0s", 660.0, 60.0)),
+        ("go test -timeout 0", "", None),
+        ("go test -timeout=-1s", "", None),
+        ("go test -timeout", "", None),
+        ("go test -timeout 5", "", None),
+        ("go run .", "", None),
+    ],
+)
+def test_the_limit_that_go_would_keep(
+    line: str, goflags: str, expected: tuple[str, str, float, float] | None
+) -> None:
+    found = go_timeout(parse(line, goflags))
+    assert (found and (found.value, found.total, found.kill, found.grace)) == expected
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -244,6 +245,41 @@ def test_gos_own_timeout_prints_the_goroutines(vimto: Vimto, module: Module) -> 
     outcome = vimto.go("-timeout", "1s", ".").check(1)
     assert "test timed out after 1s" in outcome.text
     assert "TestEndless" in outcome.text and "goroutine " in outcome.text
+
+
+# Heeds neither its flags nor SIGQUIT: nothing but SIGKILL ends it.
+DEAF = """
+func TestMain(*testing.M) {
+	signal.Ignore(syscall.SIGQUIT)
+	time.Sleep(time.Hour)
+}
+"""
+
+
+def test_a_test_beyond_its_timeout_is_killed_as_go_does(vimto: Vimto, module: Module) -> None:
+    """Asked to print its goroutines a minute (here 5 s) after its timeout, 5 s later killed."""
+    module.test("quit/a_test.go", "func TestMain(*testing.M) { time.Sleep(time.Hour) }", "time")
+    module.test("deaf/a_test.go", DEAF, "os/signal", "syscall", "time")
+    code = (
+        "import vimto.commands.go as go; go.MINUTE = go.SECOND\n"
+        "import vimto.__main__; vimto.__main__.main()"
+    )
+    shorter = [sys.executable, "-c", code, *vimto.flags]
+    vimto.program, vimto.flags = shorter[0], tuple(shorter[1:])
+    outcome = vimto.go("-json", "-timeout=1s", "./...").check(1)
+    events = [json.loads(line) for line in outcome.text.splitlines()]
+    said = {
+        name: "".join(
+            event.get("Output", "") for event in events if event["Package"].endswith(name)
+        )
+        for name in ("quit", "deaf")
+    }
+    killed = "*** Test killed with quit: ran too long (6s).\n"
+    assert "SIGQUIT: quit" in said["quit"] and "TestMain" in said["quit"]
+    assert f"{killed}FAIL\texample.org/m/quit" in said["quit"]
+    assert "SIGQUIT" not in said["deaf"]
+    assert f"{killed}signal: killed\nFAIL\texample.org/m/deaf" in said["deaf"]
+    assert [event["Action"] for event in events if event["Action"] == "fail"] == ["fail"] * 2
 
 
 def test_go_run(vimto: Vimto, module: Module) -> None:

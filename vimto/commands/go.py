@@ -17,11 +17,14 @@ from vimto.commands.prepare import default_temporary, prepare
 from vimto.config import Config
 from vimto.errors import UsageError
 from vimto.go.args import GoCommand, parse_go
+from vimto.go.duration import MINUTE, SECOND, format_duration, parse_duration
 from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.spawn import spawn
-from vimto.vm.plan import Plan
+from vimto.vm.plan import GoTimeout, Plan
 from vimto.vm.run import choose_machine
 from vimto.vm.snapshot import have_save
+
+_DEFAULT_TIMEOUT = "10m"
 
 
 class Handover(NamedTuple):
@@ -67,12 +70,39 @@ def run_go(config: Config, argv: list[str]) -> int:
     roots = writable_roots(go, directory, env, os.environ)
     shares = [(root, False) for root in (*roots, *_outputs(command, cwd))]
     temporary = env.gotmpdir or default_temporary()
+    timeout = go_timeout(command)
     with (
         prepare(config, shares=shares, temporary=temporary) as plan,
-        hand_over(plan) as handover,
+        hand_over(plan._replace(go_timeout=timeout)) as handover,
         background_save(plan, handover, [f"{temporary}/go-build/test"], directory),
     ):
-        return proc.foreground(command.with_exec(handover.shim()))
+        return proc.foreground(command.with_exec(handover.shim(), timeless=bool(timeout)))
+
+
+def go_timeout(command: GoCommand) -> GoTimeout | None:
+    """Return what go would make of its `-timeout`; None where it sets no limit, or refuses it.
+
+    Source: cmd/go/internal/test/test.go of Go 1.26.
+    """
+    if command.verb != "test":
+        return None
+    try:
+        value = parse_duration(command.value("timeout", _DEFAULT_TIMEOUT))
+    except ValueError:
+        return None
+    if value <= 0:
+        return None
+    grace = max(value // 10, 5 * SECOND)
+    total = value + max(grace, MINUTE)
+    # Fuzzing and benchmarking may go on for ever, but for what the binary itself makes of it.
+    endless = bool(command.value("fuzz") or command.value("bench"))
+    return GoTimeout(
+        value=format_duration(value),
+        places=max(1, len(command.timeouts_at)),
+        total=format_duration(total),
+        kill=0.0 if endless else total / SECOND,
+        grace=grace / SECOND,
+    )
 
 
 def _outputs(command: GoCommand, cwd: str) -> list[str]:

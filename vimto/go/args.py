@@ -36,6 +36,8 @@ _PASSED = (_TEST_SWITCHES | _TEST_VALUES | {"v"}) - {"c", "o", "vet"}
 # Files that the test binary writes relative to -outputdir (testing.toOutputDir).
 _PROFILES = ("cpuprofile", "memprofile", "blockprofile", "mutexprofile", "trace")
 
+_NO_TIMEOUT = "-timeout=0"
+
 # The verbs that run what they build, and so take -exec.
 _RUNNING = ("test", "run")
 
@@ -51,7 +53,8 @@ class GoCommand(NamedTuple):
     """A command line for go, understood; `words` is it verbatim.
 
     `flags` are go's, in order; `packages` (or files) what it builds; `rest` what goes to the
-    program uninterpreted. `chdir` is `-C`, `exec_at` the place in `words` for our `-exec`.
+    program uninterpreted. `chdir` is `-C`, `exec_at` the place in `words` for our `-exec`;
+    `timeouts_at` are the places of `-timeout`, with its value.
     """
 
     words: tuple[str, ...]
@@ -61,6 +64,7 @@ class GoCommand(NamedTuple):
     rest: tuple[str, ...]
     chdir: str
     exec_at: int
+    timeouts_at: tuple[slice, ...]
 
     @property
     def runs_programs(self) -> bool:
@@ -112,9 +116,11 @@ class GoCommand(NamedTuple):
                 found.append(os.path.dirname(os.path.normpath(path)))
         return list(dict.fromkeys(found))
 
-    def with_exec(self, words: Sequence[str]) -> list[str]:
+    def with_exec(self, words: Sequence[str], *, timeless: bool = False) -> list[str]:
         """Return the command line with `-exec` set to the command `words`.
 
+        With `timeless` it has `-timeout=0`, in the place of each `-timeout` that is there: left
+        out, what is an argument of the tests because a flag stands before it would be a package.
         Raises `UsageError` when one of them cannot be written by go's quoting rules.
         """
         try:
@@ -123,7 +129,13 @@ class GoCommand(NamedTuple):
             raise UsageError(
                 f"a path {exc}", hint="it holds both kinds of quotes, or one and a blank; move it"
             ) from exc
-        return [*self.words[: self.exec_at], f"-exec={value}", *self.words[self.exec_at :]]
+        line, ours = list(self.words), [f"-exec={value}"]
+        if timeless:
+            for place in reversed(self.timeouts_at):
+                line[place] = [_NO_TIMEOUT]
+            if not self.timeouts_at:  # the default, or GOFLAGS
+                ours.append(_NO_TIMEOUT)
+        return [*line[: self.exec_at], *ours, *line[self.exec_at :]]
 
 
 def is_go_word(word: str) -> bool:
@@ -159,6 +171,7 @@ def parse_go(words: Sequence[str], *, goflags: str = "") -> GoCommand:
         rest=tuple(line.rest),
         chdir=late_chdir or chdir,
         exec_at=start,
+        timeouts_at=tuple(slice(start + first, start + end) for first, end in line.timeouts),
     )
 
 
@@ -226,6 +239,8 @@ class _Line:
         self.flags: list[GoFlag] = []
         self.packages: list[str] | None = None
         self.rest: list[str] = []
+        self.timeouts: list[tuple[int, int]] = []
+        self._length = len(self.words)
 
     def parse(self) -> None:
         if self.verb == "run":
@@ -278,6 +293,7 @@ class _Line:
             after_own_flag = "=" not in word
 
     def _take_flag(self) -> None:
+        first = self._length - len(self.words)
         word = self.words.pop(0)
         name = _flag_name(word)
         _, equals, value = word.partition("=")
@@ -286,6 +302,8 @@ class _Line:
             if _takes_value(self.verb, name):
                 value = self.words.pop(0) if self.words else ""
         self.flags.append(GoFlag(name=_plain(name), value=value))
+        if _plain(name) == "timeout":
+            self.timeouts.append((first, self._length - len(self.words)))
 
 
 def _flag_name(word: str) -> str:

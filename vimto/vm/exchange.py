@@ -22,6 +22,7 @@ from vimto.vm.streams import Input, Output
 
 if TYPE_CHECKING:
     from vimto.vm.forward import Forwarding
+    from vimto.vm.overtime import Overtime
 
 BOOTING, ORDERED, PREPARING, PAUSED, RUNNING, EXITED = range(6)
 
@@ -76,6 +77,7 @@ class Exchange:
         self.watched: dict[int, Callable[[], object]] = {}  # more descriptors, and who reads them
         self.on_continue: Callable[[], None] = lambda: None  # after a stop, by SIGCONT
         self.forwarding: Forwarding | None = None
+        self.overtime: Overtime | None = None
         self.result: dict[str, Any] = {}
         self._port = port
         self._make_order = make_order
@@ -116,6 +118,8 @@ class Exchange:
             self._check_limits()
             if self.forwarding:
                 self.forwarding.check_limits(self.state == EXITED)
+            if self.overtime and self.state == RUNNING:
+                self.overtime.check()
         return self.result
 
     def resume(self) -> None:
@@ -151,8 +155,9 @@ class Exchange:
 
     def _poll_limit(self) -> float | None:
         deadline = self._flush_until or self._deadline()
-        if self.forwarding and self.forwarding.wake_at:
-            deadline = min(deadline or self.forwarding.wake_at, self.forwarding.wake_at)
+        for other in (self.forwarding, self.overtime):
+            if other and other.wake_at:
+                deadline = min(deadline or other.wake_at, other.wake_at)
         return max(0.0, deadline - time.monotonic()) * 1000 + 1 if deadline else None
 
     def _deadline(self) -> float:
@@ -270,6 +275,8 @@ class Exchange:
             self.on_paused()
         elif kind == protocol.STARTED and self.state in (PREPARING, PAUSED):
             self._enter(RUNNING)
+            if self.overtime:
+                self.overtime.start()
             self.on_start()
         else:
             raise LostVMError(f"the guest sent an unexpected frame (kind {kind})")

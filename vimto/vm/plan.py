@@ -5,6 +5,7 @@ test binary runs, so that forty shims at once have nothing left to decide but th
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vimto import __version__
@@ -23,6 +24,34 @@ class Tier(NamedTuple):
     save: str
 
 
+class GoTimeout(NamedTuple):
+    """go's `-timeout`, which is kept here and not by go.
+
+    A binary is told `value` in the first `places` of its arguments that say there is none. It is
+    asked to end when it has run for `kill` seconds (0: never), which is `total` in go's words,
+    and killed `grace` seconds later.
+    """
+
+    value: str
+    places: int
+    total: str
+    kill: float
+    grace: float
+
+    def told(self, words: Sequence[str]) -> list[str]:
+        """Return the test binary's command line `words` with the timeout in its place."""
+        left, told = self.places, []
+        for word in words:
+            if left and word == _NO_TIMEOUT:
+                word, left = f"-test.timeout={self.value}", left - 1
+            told.append(word)
+        return told
+
+
+# What go passes on of the `-timeout=0` that it is given.
+_NO_TIMEOUT = "-test.timeout=0s"
+
+
 class Plan(NamedTuple):
     """What `commands.prepare` resolved.
 
@@ -31,7 +60,7 @@ class Plan(NamedTuple):
     gets, `temporary` is where go makes its work directories, `snapshot_limit` is bytes of saves on
     disk, `boot_timeout` and `timeout` are seconds (0: no limit). `kernel_name` is for messages.
     `virtiofsd` are the command lines, with holes, of a server that writes and of one that only
-    reads, where `fs` is `virtiofs`.
+    reads, where `fs` is `virtiofs`. `go_timeout` is there under `go test` only.
     """
 
     kernel: str
@@ -58,6 +87,7 @@ class Plan(NamedTuple):
     sysctls: dict[str, str]
     network: bool
     verbose: int
+    go_timeout: GoTimeout | None = None
 
     def tier_for(self, shares: int) -> Tier:
         """Return the smallest machine that holds `shares`; raises `ConfigError` beyond all."""
@@ -73,6 +103,7 @@ class Plan(NamedTuple):
         """Return the plan as `load_plan` reads it."""
         value = {"version": __version__, **self._asdict()}
         value["tiers"] = [tier._asdict() for tier in self.tiers]
+        value["go_timeout"] = self.go_timeout and self.go_timeout._asdict()
         return json.dumps(value).encode("ascii")
 
 
@@ -82,5 +113,6 @@ def load_plan(data: bytes) -> Plan:
     if value.pop("version", None) != __version__:
         raise ConfigError("the plan was written by another version of vimto")
     value["tiers"] = [Tier(**tier) for tier in value["tiers"]]
+    value["go_timeout"] = value["go_timeout"] and GoTimeout(**value["go_timeout"])
     value["shares"] = [(path, readonly) for path, readonly in value["shares"]]
     return Plan(**value)

@@ -14,6 +14,7 @@ from vimto.vm.exchange import Exchange, Limits
 from vimto.vm.launch import Launch
 from vimto.vm.loss import add_complaint, explain, show_log
 from vimto.vm.machine import Machine
+from vimto.vm.overtime import Overtime
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.signals import SignalPipe
 
@@ -183,6 +184,8 @@ class _Session(NamedTuple):
         exchange.lifeline = self.request.lifeline
         exchange.on_notice = show_notice
         watch_monitor(machine, exchange)
+        if self.plan.go_timeout and self.plan.go_timeout.kill:
+            exchange.overtime = Overtime(exchange, self.plan.go_timeout)
         self.request.companion.join(machine, exchange)
         return exchange
 
@@ -209,6 +212,8 @@ class _Session(NamedTuple):
             for output in outputs.values():
                 output.close()
         self.request.companion.part(result)
+        if exchange.overtime:
+            exchange.overtime.report(result)
         return self._status(result)
 
     def _modes(self) -> dict[str, str]:

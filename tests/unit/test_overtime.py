@@ -1,0 +1,91 @@
+"""A test that runs too long is asked to end, killed, and given up with its machine."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.unit.test_exchange import EXIT, Guest, Talk, start
+from vimto.errors import LostVMError
+from vimto.vm import overtime, protocol
+from vimto.vm.overtime import Overtime
+from vimto.vm.plan import GoTimeout
+from vimto.vm.signals import SignalPipe
+
+LIMITS = GoTimeout(value="1s", places=1, total="1m1s", kill=0.05, grace=0.05)
+
+
+@pytest.fixture
+def talk() -> Iterator[Talk]:
+    with SignalPipe() as pipe:
+        found = Talk(pipe)
+        found.exchange.overtime = Overtime(found.exchange, LIMITS)
+        yield found
+
+
+def ended_by(number: int) -> bytes:
+    return protocol.encode_json(protocol.EXIT, {"status": 0, "signal": number})
+
+
+def report(talk: Talk, result: dict[str, object], capfd: pytest.CaptureFixture[str]) -> str:
+    assert talk.exchange.overtime
+    talk.exchange.overtime.report(result)
+    return capfd.readouterr().out
+
+
+def test_a_test_that_heeds_the_first_signal(talk: Talk, capfd: pytest.CaptureFixture[str]) -> None:
+    def part(guest: Guest) -> None:
+        start(guest)
+        assert guest.expect(protocol.SIGNAL) == b"\3"
+        guest.end.sendall(EXIT)
+
+    result = talk.play(part)
+    assert result["status"] == 3
+    assert report(talk, result, capfd) == "*** Test killed with quit: ran too long (1m1s).\n"
+
+
+def test_a_test_that_must_be_killed(talk: Talk, capfd: pytest.CaptureFixture[str]) -> None:
+    def part(guest: Guest) -> None:
+        start(guest)
+        assert guest.expect(protocol.SIGNAL) == b"\3"
+        assert guest.expect(protocol.SIGNAL) == b"\x09"
+        guest.end.sendall(ended_by(9))
+
+    said = report(talk, talk.play(part), capfd)
+    assert said == "*** Test killed with quit: ran too long (1m1s).\nsignal: killed\n"
+
+
+def test_a_guest_that_does_not_report_the_end(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overtime, "_LOST_AFTER", 0.05)
+
+    def part(guest: Guest) -> None:
+        start(guest)
+        guest.expect(protocol.SIGNAL)
+        guest.expect(protocol.SIGNAL)
+        assert guest.end.recv(1) == b""
+
+    with pytest.raises(LostVMError, match=r"ran too long \(1m1s\)"):
+        talk.play(part)
+
+
+def test_a_test_in_time_is_let_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    with SignalPipe() as pipe:
+        talk = Talk(pipe)
+        talk.exchange.overtime = Overtime(talk.exchange, LIMITS._replace(kill=1000.0))
+
+        def part(guest: Guest) -> None:
+            start(guest)
+            guest.end.sendall(EXIT)
+
+        assert report(talk, talk.play(part), capfd) == ""
+
+
+def test_the_binary_is_told_in_go_s_place_alone() -> None:
+    none = "-test.timeout=0s"
+    words = [none, "-test.v", none, "x", none]
+    assert LIMITS._replace(places=2).told(words) == [
+        "-test.timeout=1s",
+        "-test.v",
+        "-test.timeout=1s",
+        "x",
+        none,
+    ]

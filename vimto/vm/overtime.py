@@ -1,0 +1,72 @@
+"""The end of a test that does not heed its own `-timeout`: what go would do, done by us.
+
+go's own timer starts with the program that it runs, which is the shim: a machine that waits for
+its turn would use up the test's time. This one starts with the test.
+
+    runs ──limit──> asked to end (SIGQUIT) ──grace──> killed (SIGKILL) ──> lost with its machine
+"""
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from vimto.errors import LostVMError
+from vimto.vm import protocol
+
+if TYPE_CHECKING:
+    from vimto.vm.exchange import Exchange
+    from vimto.vm.plan import GoTimeout
+
+# A guest that does not report the end of a command that it was told to kill is not asked again.
+_LOST_AFTER = 10.0
+# As Go's os.ProcessState words them.
+_NAMES: dict[int, str] = {signal.SIGQUIT: "quit", signal.SIGKILL: "killed"}
+
+
+class Overtime:
+    """Ends the command of `exchange` when it runs longer than go's `limits` allow.
+
+    `wake_at` is when `check` has something to do (time.monotonic), 0 before the command's start.
+    """
+
+    def __init__(self, exchange: "Exchange", limits: "GoTimeout") -> None:
+        self.wake_at = 0.0
+        self._exchange = exchange
+        self._limits = limits
+        self._sent: list[int] = []
+
+    def start(self) -> None:
+        """The command runs from now on."""
+        self.wake_at = time.monotonic() + self._limits.kill
+
+    def check(self) -> None:
+        """Take the next step if it is due; raises `LostVMError` after the last one."""
+        if not self.wake_at or time.monotonic() < self.wake_at:
+            return
+        if not self._sent:
+            self._send(signal.SIGQUIT, self._limits.grace)
+        elif len(self._sent) == 1:
+            self._send(signal.SIGKILL, _LOST_AFTER)
+        else:
+            raise LostVMError(
+                f"the test ran too long ({self._limits.total}), and the guest could not kill it"
+            )
+
+    def _send(self, number: signal.Signals, patience: float) -> None:
+        self._sent.append(number)
+        self._exchange.send(protocol.encode(protocol.SIGNAL, bytes((number,))))
+        self.wake_at = time.monotonic() + patience
+
+    def report(self, result: Mapping[str, Any]) -> None:
+        """Say on stdout, as go does, that the command with this `result` was ended."""
+        if not self._sent:
+            return
+        text = f"*** Test killed with quit: ran too long ({self._limits.total}).\n"
+        if name := _NAMES.get(int(result.get("signal") or 0)):
+            text += f"signal: {name}\n"
+        try:
+            os.write(1, text.encode())
+        except OSError:
+            pass  # go has gone
