@@ -21,3 +21,12 @@ def need(*commands: str) -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
+
+
+def without_own_config(environ: dict[str, str], home: str) -> dict[str, str]:
+    """Return `environ` with `home` for configuration, but go's own file where it is.
+
+    What a developer has told vimto for every repository is not what tests are about.
+    """
+    base = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return {"GOENV": f"{base}/go/env", **environ, "XDG_CONFIG_HOME": home}

@@ -59,7 +59,7 @@ def run(argv: list[str], launch: Launch | None = None) -> int:
     except VimtoError as exc:
         console.error(exc)
         if console.verbosity() >= 2:
-            sys.excepthook(*sys.exc_info())
+            console.fault()
         return exc.status
     except KeyboardInterrupt:
         return 130
@@ -67,7 +67,7 @@ def run(argv: list[str], launch: Launch | None = None) -> int:
         return VIMTO_FAILED
     except Exception:
         # A fault of ours. Python's own end would be the status 1, as of a test that failed.
-        sys.excepthook(*sys.exc_info())
+        console.fault()
         return VIMTO_FAILED
 
 

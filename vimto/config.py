@@ -1,7 +1,11 @@
-"""One frozen configuration from four sources: defaults < `.vimto.toml` < environment < flags."""
+"""One frozen configuration from five sources, the strongest last.
+
+defaults < the user's own file < the repository's `.vimto.toml` < environment < flags
+"""
 
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -9,11 +13,14 @@ from typing import Any, NamedTuple
 from vimto import console
 from vimto.errors import ConfigError
 from vimto.settings import SETTINGS, Flags, Setting, near_misses, resolve_path
+from vimto.trust import Place
 from vimto.values import parse_commands
 
 CONFIG_FILE = ".vimto.toml"
 
 DEFAULT = "default"
+
+_LARGEST = 1 << 20
 
 
 class Config(NamedTuple):
@@ -23,7 +30,8 @@ class Config(NamedTuple):
     a relative path, then to `kernel_directory`. `configured_kernel` is what a weaker source
     names, for `kernel = ":tag"` to change the tag of. `origins` has a text for each key: `default`,
     `FILE: key`, `$VARIABLE` or `-flag`, several of them where a list adds up. `file` is the
-    configuration file, if there is one.
+    repository's file and `user_file` the user's own, if there are such. `foreign_kernel` says that
+    the kernel was chosen, or its registry named, by the repository and not by the user.
     """
 
     kernel: str
@@ -54,7 +62,9 @@ class Config(NamedTuple):
 
     configured_kernel: str
     kernel_directory: Path
+    foreign_kernel: bool
     file: Path | None
+    user_file: Path | None
     origins: Mapping[str, str]
 
 
@@ -62,27 +72,36 @@ class _Source(NamedTuple):
     """What one source sets: parsed values and the name of each one's origin.
 
     Relative paths are relative to `directory`; with `upward`, a kernel's may also be found above.
+    `foreign` is whoever wrote the repository, not the user.
     """
 
     values: Mapping[str, Any]
     origins: Mapping[str, str]
     directory: str
     upward: bool = True
+    foreign: bool = False
+
+
+_NOTHING = _Source(values=MappingProxyType({}), origins=MappingProxyType({}), directory="")
 
 
 def load_config(flags: Flags, environ: Mapping[str, str], cwd: str | os.PathLike[str]) -> Config:
     """Merge all sources, the strongest last; `flags` is what `parse_flags` returned.
 
-    The file is the `.vimto.toml` in `cwd`, or else the one in the repository's root. Raises
-    `ConfigError` for a file or a variable that cannot be used.
+    The repository's file is the `.vimto.toml` in `cwd`, or else the one in the repository's root.
+    Raises `ConfigError` for a file or a variable that cannot be used, and for what the repository
+    asks for and only the user may.
     """
     directory = os.path.abspath(cwd)
-    path = find_config_file(directory)
+    own, path = find_user_file(), find_config_file(directory)
     sources = [
-        *([_read_file(path)] if path else []),
+        _read_file(own) if own else _NOTHING,
         _read_environment(environ, directory),
         _Source(values=flags, origins=_flag_names(flags), directory=directory),
     ]
+    if path:
+        foreign = _read_file(path)._replace(foreign=True)
+        sources.insert(1, _restrict(foreign, path, directory, sources))
     values: dict[str, Any] = {row.key: row.default for row in SETTINGS}
     origins = {row.key: DEFAULT for row in SETTINGS}
     for row in SETTINGS:
@@ -95,6 +114,7 @@ def load_config(flags: Flags, environ: Mapping[str, str], cwd: str | os.PathLike
         **values,
         **_find_kernel_base(sources, directory),
         file=Path(path) if path else None,
+        user_file=Path(own) if own else None,
         origins=MappingProxyType(origins),
     )
 
@@ -102,7 +122,94 @@ def load_config(flags: Flags, environ: Mapping[str, str], cwd: str | os.PathLike
 def _default_cache() -> Path:
     import platformdirs
 
-    return platformdirs.user_cache_path("vimto")
+    path = _absolute(platformdirs.user_cache_path)
+    if path is None:
+        raise ConfigError(
+            "there is no home directory for the cache",
+            hint="set HOME, or name a directory with `-cache-dir`",
+        )
+    return path
+
+
+def _absolute(find: Callable[[str], Path]) -> Path | None:
+    """Return what platformdirs finds; None without a home directory.
+
+    Older versions then name a relative path. It would lead into the working directory, whose
+    author would so become the author of the cache, and of what its user has said.
+    """
+    try:
+        path = find("vimto")
+    except RuntimeError:
+        return None
+    return path if path.is_absolute() else None
+
+
+def _restrict(source: _Source, path: str, cwd: str, others: list[_Source]) -> _Source:
+    """Return what counts of a repository's file: all, or else `ConfigError` says what may not.
+
+    What the user has said as well, in one of the `others`, needs no permission and is dropped.
+    """
+    place = Place(root=find_repository(source.directory) or source.directory, cwd=cwd)
+    values = dict(source.values)
+    refused: list[tuple[Setting, str]] = []
+    for row in SETTINGS:
+        if row.key not in values:
+            continue
+        said = [_resolved(row, other) for other in others if row.key in other.values]
+        granted = {_grant(item) for items in said for item in items}
+        dropped = bool(said) and (not row.many or "" in said[-1])
+        kept = []
+        for text, item in zip(_items(row, source), _resolved(row, source), strict=True):
+            problem = row.trust.refuse(item, place)
+            if not problem:
+                kept.append(text)
+            elif not (dropped or _grant(item) in granted or _is_default(row, item)):
+                refused.append((row, problem))
+        if not kept and _items(row, source):
+            del values[row.key]
+        elif row.many:
+            values[row.key] = tuple(kept)
+    if refused:
+        raise _refusal(path, refused)
+    return source._replace(values=values)
+
+
+def _items(row: Setting, source: _Source) -> tuple[Any, ...]:
+    value = source.values[row.key]
+    return value if row.many else (value,)
+
+
+def _resolved(row: Setting, source: _Source) -> tuple[Any, ...]:
+    """Return the values of one source, with their paths absolute."""
+    items = _items(row, source)
+    return tuple(resolve_path(row, item, source.directory) for item in items) if row.path else items
+
+
+def _is_default(row: Setting, value: Any) -> bool:
+    # `vimto config >.vimto.toml` writes these too; where nothing changes, nothing is asked for.
+    return bool(value == (str(_default_cache()) if row.key == "cache_dir" else row.default))
+
+
+def _grant(item: Any) -> Any:
+    # Who shares a directory, writable or not, has said yes to what the repository asks for; it is
+    # shared as the user says.
+    return item.removesuffix(":ro") if isinstance(item, str) else item
+
+
+def _refusal(path: str, refused: list[tuple[Setting, str]]) -> ConfigError:
+    text = _read_text(path)
+    lines = dict.fromkeys(
+        f"{_where(path, text, row.key)}: `{row.key}`: {problem}" for row, problem in refused
+    )
+    flags = ", ".join(dict.fromkeys(f"`-{row.flags[0]}`" for row, _ in refused))
+    names = ", ".join(dict.fromkeys(f"`{row.variable}`" for row, _ in refused))
+    own = user_file_path()
+    place = f", or in your own `{own}`" if own else ""
+    return ConfigError(
+        f"`{path}` asks for what only you may",
+        lines=tuple(lines),
+        hint=f"if you trust it, say it yourself: by {flags}, by {names}{place}",
+    )
 
 
 def _merge(row: Setting, source: _Source, values: dict[str, Any], origins: dict[str, str]) -> None:
@@ -195,6 +302,20 @@ def _find_upward(directory: str, name: str) -> str | None:
     return directory
 
 
+def user_file_path() -> str:
+    """Return where the user's own file is, or would be; "" without a home directory."""
+    import platformdirs
+
+    directory = _absolute(platformdirs.user_config_path)
+    return os.fspath(directory / "config.toml") if directory else ""
+
+
+def find_user_file() -> str | None:
+    """Return the path of the user's own file, if there is one."""
+    path = user_file_path()
+    return path if path and os.path.lexists(path) else None
+
+
 def find_config_file(directory: str) -> str | None:
     """Return the path of the file that counts in `directory`: its own, else the repository's."""
     for place in (directory, find_repository(directory)):
@@ -240,8 +361,13 @@ def _parse_toml(row: Setting, value: object) -> Any:
 
 def _read_text(path: str) -> str:
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        # Not to wait for a pipe's writer; what is no file, or too large for one, is not read.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"`{path}` is not a file")
+            data = file.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise ConfigError(f"`{path}` is larger than {_LARGEST >> 10} KiB")
     except OSError as exc:
         raise ConfigError(f"`{path}` cannot be read: {exc.strerror}") from exc
     try:
@@ -277,14 +403,22 @@ def _find_kernel_base(sources: list[_Source], cwd: str) -> dict[str, Any]:
     """Return what a kernel's name may need: a directory, and the name of a weaker source."""
     named = [source for source in sources if "kernel" in source.values]
     if not named:
-        return {"configured_kernel": "", "kernel_directory": Path(cwd)}
+        return {
+            "configured_kernel": "",
+            "kernel_directory": Path(cwd),
+            "foreign_kernel": False,
+        }
     kernel = named[-1].values["kernel"]
     directory = named[-1].directory
     if named[-1].upward:
         directory = _find_base(kernel, cwd)
-    weaker = [source.values["kernel"] for source in named[:-1]]
-    configured = next((name for name in reversed(weaker) if not name.startswith(":")), "")
-    return {"configured_kernel": configured, "kernel_directory": Path(directory)}
+    bases = [source for source in named[:-1] if not source.values["kernel"].startswith(":")]
+    decides = bases[-1] if bases and kernel.startswith(":") else named[-1]
+    return {
+        "configured_kernel": bases[-1].values["kernel"] if bases else "",
+        "kernel_directory": Path(directory),
+        "foreign_kernel": decides.foreign,
+    }
 
 
 def _find_base(kernel: str, cwd: str) -> str:

@@ -2,6 +2,10 @@
 
 Colour is used on a terminal only, and never where `NO_COLOR` or `TERM=dumb` ask for plain text;
 every message is understandable without it.
+
+Much of what is shown is foreign: the guest's console, its reasons, names from registries and
+archives, other programs' words. So no control character leaves this module but our own colours, and
+no line but the first of a message begins where a message of ours begins.
 """
 
 import os
@@ -9,10 +13,13 @@ import sys
 from collections.abc import Callable
 
 from vimto.errors import VimtoError
+from vimto.quoting import visible
 
 # Two lists, not flags: `sys.stderr` may be replaced by a test at any time, so nothing about it
 # is remembered; how talkative vimto is belongs to the process and is set once by `cli`.
 _verbosity = [0]
+
+_TAB = "\t"
 
 
 def set_verbosity(level: int) -> None:
@@ -44,8 +51,12 @@ def _paint(text: str, name: str) -> str:
 
 
 def write(text: str) -> None:
-    """Write `text` and a newline to stderr in one call; a closed stderr is no error."""
-    data = (text + "\n").encode("utf-8", "surrogateescape")
+    """Write `text`, escaped, and a newline to stderr in one call; a closed stderr is no error."""
+    _put(visible(text))
+
+
+def _put(text: str) -> None:
+    data = (text + "\n").encode("utf-8", "replace")
     try:
         if sys.stderr:  # None where it was closed from the start
             sys.stderr.flush()
@@ -55,26 +66,39 @@ def write(text: str) -> None:
         pass
 
 
+def _message(text: str) -> str:
+    """Return `text` escaped, with its further lines indented."""
+    first, *more = visible(text).split("\n")
+    return "\n".join([first, *(f"  {line}" if line[:1].strip() else line for line in more)])
+
+
 def note(text: str) -> None:
     """Tell the user of a choice or of progress."""
-    write(f"vimto: {text}")
+    _put(f"vimto: {_message(text)}")
 
 
 def warn(text: str) -> None:
     """Tell the user of something that is wrong but does not stop the run."""
-    write(f"{_paint('warning:', 'YELLOW')} {text}")
+    _put(f"{_paint('warning:', 'YELLOW')} {_message(text)}")
 
 
 def debug(text: str | Callable[[], str]) -> None:
     """Tell a user who asked with `-v`; a text that takes time to make is made for them alone."""
     if verbosity() >= 1:
-        write(f"vimto: {text if isinstance(text, str) else text()}")
+        note(text if isinstance(text, str) else text())
 
 
 def error(exc: VimtoError) -> None:
     """Show a failure: what happened, the lines that matter, and what to do about it."""
-    parts = [f"{_paint('error:', 'RED')} {exc.message}"]
-    parts += [f"  | {line}" for line in exc.lines]
+    parts = [f"{_paint('error:', 'RED')} {_message(exc.message)}"]
+    parts += [f"  | {visible(line, keep=_TAB)}" for line in exc.lines]
     if exc.hint:
-        parts += ["", f"{_paint('hint:', 'CYAN')} {exc.hint}"]
-    write("\n".join(parts))
+        parts += ["", f"{_paint('hint:', 'CYAN')} {_message(exc.hint)}"]
+    _put("\n".join(parts))
+
+
+def fault() -> None:
+    """Show the exception that is being handled, with its traceback."""
+    import traceback  # a fault of ours, or somebody who asked for it
+
+    write(traceback.format_exc().rstrip("\n"))

@@ -1,4 +1,4 @@
-"""Quoting: for Go's `-exec` and `GOFLAGS`, for QEMU's options, and for people."""
+"""Quoting: for Go's `-exec` and `GOFLAGS`, for QEMU's options, for terminals, and for people."""
 
 from collections.abc import Sequence
 
@@ -45,10 +45,47 @@ def _quote_go_word(word: str) -> str:
 
 
 def show(argv: Sequence[str]) -> str:
-    """Return `argv` as one line that a POSIX shell reads back as the same words."""
+    """Return `argv` as one line that a POSIX shell reads back as the same arguments.
+
+    What a terminal would act on is written as `$'\\033'` (POSIX.1-2024; bash, zsh and ksh).
+    """
     import shlex
 
-    return shlex.join(argv)
+    return " ".join(shlex.quote(word) if word.isprintable() else _dollar(word) for word in argv)
+
+
+def _dollar(word: str) -> str:
+    pieces = []
+    for char in word:
+        if char in "'\\":
+            pieces.append("\\" + char)
+        elif char.isprintable():
+            pieces.append(char)
+        else:
+            pieces += [f"\\{byte:03o}" for byte in char.encode("utf-8", "surrogateescape")]
+    return f"$'{''.join(pieces)}'"
+
+
+def visible(text: str, keep: str = "\n\t") -> str:
+    """Return `text` as it may be shown on a terminal, whoever wrote it.
+
+    Every character that is not printable is written as an escape, but those in `keep`: control
+    characters (C0, DEL, C1), those that turn the direction of writing or have no width, other
+    separators than the blank, and bytes that are not UTF-8. A console's log, an image's name or an
+    answer of the network could otherwise clear the screen, forge a message, or type for the user.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in keep else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that is not UTF-8 (PEP 383)
+        code -= 0xDC00
+    if code <= 0xFF:
+        return {"\r": "\\r", "\n": "\\n", "\t": "\\t"}.get(char, f"\\x{code:02x}")
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def escape(value: str) -> str:

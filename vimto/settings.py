@@ -4,8 +4,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vimto import trust
 from vimto.addresses import parse_forwards
 from vimto.errors import UsageError
+from vimto.trust import Trust
 from vimto.values import (
     GIB,
     parse_bool,
@@ -26,13 +28,15 @@ class Setting(NamedTuple):
 
     `metavar` stands for the value in help and is empty for a switch. Values of a setting that is
     `many` add up over the sources, weakest first, and an empty item drops those before it.
-    `path` marks values that are relative to the place they were written in.
+    `path` marks values that are relative to the place they were written in. `trust` says which
+    values a repository's file may have.
     """
 
     key: str
     parse: Callable[[object], Any]
     default: Any
     help: str
+    trust: Trust
     metavar: str = ""
     many: bool = False
     path: bool = False
@@ -65,6 +69,7 @@ SETTINGS: tuple[Setting, ...] = (
         shown_default="`host`, then the distribution's package",
         help="the kernel to boot: a file, a directory, an image `registry/name:tag`, `:tag` (the "
         "configured image with another tag), `oci:DIR`, `apt:PACKAGE` or `host`",
+        trust=trust.full("it runs in the machine, and is only read"),
     ),
     Setting(
         key="memory",
@@ -72,6 +77,7 @@ SETTINGS: tuple[Setting, ...] = (
         parse=parse_memory,
         default=1024,
         help="memory of the machine: `1G`, `1024M`, `size=1G`, or a number of MiB",
+        trust=trust.full("the machine takes what it uses, and ends with the run"),
     ),
     Setting(
         key="smp",
@@ -79,6 +85,7 @@ SETTINGS: tuple[Setting, ...] = (
         parse=parse_smp,
         default=2,
         help="number of CPUs: `2` or `cpus=2`",
+        trust=trust.full("it shapes the machine alone"),
     ),
     Setting(
         key="user",
@@ -87,12 +94,18 @@ SETTINGS: tuple[Setting, ...] = (
         default="",
         shown_default="the current user",
         help="user, by name or number, that the command runs as",
+        trust=trust.full(
+            "it is a user of the machine; on the host all is done by whoever runs vimto"
+        ),
     ),
     Setting(
         key="sudo",
         parse=parse_bool,
         default=False,
         help='run the command as root; the same as `user = "root"`',
+        trust=trust.full(
+            "it is root of the machine; on the host all is done by whoever runs vimto"
+        ),
     ),
     Setting(
         key="setup",
@@ -102,6 +115,7 @@ SETTINGS: tuple[Setting, ...] = (
         many=True,
         help="command to run as root before the test, in the same directory; words are split as a "
         "shell does, nothing is expanded",
+        trust=trust.full("it runs in the machine, as the tests do"),
     ),
     Setting(
         key="teardown",
@@ -110,6 +124,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=(),
         many=True,
         help="command to run as root after the test, whatever its result",
+        trust=trust.full("it runs in the machine, as the tests do"),
     ),
     Setting(
         key="share",
@@ -120,6 +135,7 @@ SETTINGS: tuple[Setting, ...] = (
         path=True,
         help="another directory of the host that the guest may write to (or, with `:ro`, read "
         "live), at the same path",
+        trust=trust.directories(),
     ),
     Setting(
         key="kernel_args",
@@ -128,6 +144,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=(),
         many=True,
         help="more words for the kernel's command line",
+        trust=trust.full("they are the machine's kernel's"),
     ),
     Setting(
         key="sysctl",
@@ -136,6 +153,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=(),
         many=True,
         help="kernel parameter to set before the test, as sysctl(8) takes it",
+        trust=trust.full("it sets the machine's kernel's parameters"),
     ),
     Setting(
         key="accel",
@@ -143,6 +161,7 @@ SETTINGS: tuple[Setting, ...] = (
         parse=parse_choice("auto", "kvm", "tcg"),
         default="auto",
         help="`kvm` (hardware virtualisation), `tcg` (emulation), or `auto`: KVM where it works",
+        trust=trust.full("either keeps the machine apart from the host, as without a word"),
     ),
     Setting(
         key="qemu",
@@ -152,6 +171,7 @@ SETTINGS: tuple[Setting, ...] = (
         shown_default="`qemu-system-…` on `PATH`",
         path=True,
         help="the QEMU to run: a name on `PATH`, or a path",
+        trust=trust.none("it is a program that runs on the host"),
     ),
     Setting(
         key="boot_timeout",
@@ -160,6 +180,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=0.0,
         shown_default="automatic, longer under emulation",
         help="how long a machine may take until it answers; 0 chooses by the accelerator",
+        trust=trust.full("a run ends sooner or later, and by Ctrl-C at any time"),
     ),
     Setting(
         key="timeout",
@@ -169,12 +190,14 @@ SETTINGS: tuple[Setting, ...] = (
         shown_default="none",
         help="how long a command may run in its machine; 0 is no limit (go has its own, "
         "`go test -timeout`)",
+        trust=trust.full("a run ends sooner or later, and by Ctrl-C at any time"),
     ),
     Setting(
         key="snapshot",
         parse=parse_bool,
         default=True,
         help="boot once, save the machine, and start all later ones from the save",
+        trust=trust.full("only the time that a run takes changes"),
     ),
     Setting(
         key="snapshot_limit",
@@ -182,6 +205,7 @@ SETTINGS: tuple[Setting, ...] = (
         parse=parse_bytes,
         default=4 * GIB,
         help="disk that saves may take; the longest unused are removed",
+        trust=trust.none("it is disk of the host, and a low one removes others' snapshots"),
     ),
     Setting(
         key="pull",
@@ -190,6 +214,7 @@ SETTINGS: tuple[Setting, ...] = (
         default="missing",
         help="when to ask the registry: if the image is `missing` or its tag stale, `always`, or "
         "`never`",
+        trust=trust.full("the registry is that of the kernel, which the file may name"),
     ),
     Setting(
         key="pull_fresh",
@@ -197,6 +222,7 @@ SETTINGS: tuple[Setting, ...] = (
         parse=parse_duration,
         default=86400.0,
         help="how long what a tag resolved to is believed before the registry is asked again",
+        trust=trust.full("the registry is that of the kernel, which the file may name"),
     ),
     Setting(
         key="image_limit",
@@ -204,6 +230,7 @@ SETTINGS: tuple[Setting, ...] = (
         parse=parse_bytes,
         default=16 * GIB,
         help="the largest image, unpacked, that is accepted",
+        trust=trust.none("it is what bounds the disk that a hostile image fills"),
     ),
     Setting(
         key="insecure_registry",
@@ -212,6 +239,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=(),
         many=True,
         help="registry that may be asked over plain http; loopback addresses always may",
+        trust=trust.none("whoever is on the way could change the image and read the credentials"),
     ),
     Setting(
         key="net",
@@ -220,6 +248,7 @@ SETTINGS: tuple[Setting, ...] = (
         default="none",
         help="network of the guest: `none` but loopback, or `user`: outgoing connections and DNS "
         "through QEMU",
+        trust=trust.full("`go test` has the network too; `-net none` takes it away"),
     ),
     Setting(
         key="forward",
@@ -230,6 +259,7 @@ SETTINGS: tuple[Setting, ...] = (
         help="forward connections from the host into the guest, for `exec`, `shell` and `dlv`: "
         "`HOST:PORT=GUEST:PORT`; without a host it is 127.0.0.1, port 0 is a free one; either side "
         "may be the path of a unix socket",
+        trust=trust.listeners(),
     ),
     Setting(
         key="gdb",
@@ -237,6 +267,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=False,
         help="for `exec`: wait, before the command starts, for a gdb to attach to the kernel, and "
         "print how (`vimto gdb-kernel` starts one itself)",
+        trust=trust.full("gdb is started by the user, at a socket that nobody else may use"),
     ),
     Setting(
         key="cache_dir",
@@ -246,6 +277,9 @@ SETTINGS: tuple[Setting, ...] = (
         shown_default="`$XDG_CACHE_HOME/vimto`, `~/.cache/vimto`",
         path=True,
         help="where kernels, images, saves and the guest program are kept",
+        trust=trust.none(
+            "it is written to outside of the repository, and what it holds is executed"
+        ),
     ),
     Setting(
         key="verbose",
@@ -253,6 +287,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=0,
         flag="v",
         help="print each command before it runs; twice, the guest's console and tracebacks too",
+        trust=trust.full("it prints more"),
     ),
 )
 

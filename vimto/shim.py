@@ -43,7 +43,9 @@ def main(argv: list[str]) -> int:
         return VIMTO_FAILED
     except Exception:
         # A fault of ours. Python's own end would be the status 1, as of a test that failed.
-        sys.excepthook(*sys.exc_info())
+        from vimto import console
+
+        console.fault()
         return VIMTO_FAILED
     finally:
         if launch:

@@ -197,4 +197,9 @@ def _toml(value: Any) -> str:
     if isinstance(value, (bool, int)):
         return str(value).lower()
     # A TOML basic string has JSON's escapes, but for lone surrogates, which neither can carry.
-    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    text = json.dumps(str(value), ensure_ascii=False)
+    return "".join(char if char.isprintable() else _unicode_escape(char) for char in text)
+
+
+def _unicode_escape(char: str) -> str:
+    return f"\\u{ord(char):04x}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08x}"

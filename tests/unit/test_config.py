@@ -94,13 +94,16 @@ def test_lists_add_up_and_an_empty_item_drops_what_came_before(repository: Path)
     assert config.kernel_args == ()
 
 
-def test_paths_are_relative_to_where_they_are_written(repository: Path) -> None:
-    write(repository, 'share = ["data", "/abs:ro"]\nqemu = "bin/qemu"\ncache_dir = "c"')
+def test_paths_are_relative_to_where_they_are_written(repository: Path, config_home: Path) -> None:
+    own = config_home / "vimto"
+    own.mkdir()
+    (own / "config.toml").write_text('qemu = "bin/qemu"\ncache_dir = "c"\nshare = ["/abs:ro"]')
+    write(repository, 'share = ["data"]')
     cwd = repository / "pkg"
     config = load_config(flags_of("-share", "../x:ro"), {}, cwd)
-    assert config.share == (f"{repository}/data", "/abs:ro", f"{repository}/x:ro")
-    assert config.qemu == f"{repository}/bin/qemu"
-    assert config.cache_dir == repository / "c"
+    assert config.share == ("/abs:ro", f"{repository}/data", f"{repository}/x:ro")
+    assert config.qemu == f"{own}/bin/qemu"
+    assert config.cache_dir == own / "c"
     config = load_config({}, {"VIMTO_QEMU": "qemu-kvm", "VIMTO_CACHE_DIR": "~/v"}, cwd)
     assert config.qemu == "qemu-kvm"
     assert config.cache_dir == Path.home() / "v"

@@ -34,6 +34,20 @@ def test_what_is_printed_can_be_used_as_the_file(
         assert getattr(again, row.key) == getattr(config, row.key)
 
 
+def test_what_is_printed_does_nothing_to_a_terminal(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    directory = tmp_path / "a\n\x9b2J"
+    directory.mkdir()
+    (directory / ".vimto.toml").write_text('setup = ["\\u001b[2J \\u202e"]')
+    config = load_config({}, {}, directory)
+    assert command.run(config, []) == 0
+    out = capfdbinary.readouterr().out.decode()
+    assert "a\\n\\x9b2J/.vimto.toml: setup" in out
+    assert out.replace("\n", "").isprintable()
+    assert tomllib.loads(out)["setup"] == [["\x1b[2J", "\u202e"]]
+
+
 def test_json(config: Config, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert command.run(config, ["--json"]) == 0
     values = json.loads(capfdbinary.readouterr().out)

@@ -51,9 +51,36 @@ def test_colour(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
     assert not console.want_colour()
 
 
-def test_bytes_that_are_no_text_survive(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    console.note(os.fsdecode(b"\xff"))
-    assert capfdbinary.readouterr().err == b"vimto: \xff\n"
+FORGED = "a\x1b]0;t\x07\x9b2J\r\u202eb\nerror: c\x7f"
+
+
+def test_foreign_text_is_shown_escaped(capfd: pytest.CaptureFixture[str]) -> None:
+    console.error(KernelError(FORGED, hint=FORGED, lines=(FORGED,)))
+    console.note(FORGED)
+    console.warn(FORGED)
+    console.write(FORGED)
+    shown = "a\\x1b]0;t\\x07\\x9b2J\\r\\u202eb"
+    assert capfd.readouterr().err == (
+        f"error: {shown}\n  error: c\\x7f\n"
+        f"  | {shown}\\nerror: c\\x7f\n"
+        f"\nhint: {shown}\n  error: c\\x7f\n"
+        f"vimto: {shown}\n  error: c\\x7f\n"
+        f"warning: {shown}\n  error: c\\x7f\n"
+        f"{shown}\nerror: c\\x7f\n"
+    )
+
+
+def test_a_traceback_is_shown_escaped(capfd: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise RuntimeError("\x1b[2J")
+    except RuntimeError:
+        console.fault()
+    assert capfd.readouterr().err.endswith("RuntimeError: \\x1b[2J\n")
+
+
+def test_bytes_that_are_no_text_are_shown(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    console.note(os.fsdecode(b"\xff\x9b"))
+    assert capfdbinary.readouterr().err == b"vimto: \\xff\\x9b\n"
 
 
 def test_a_closed_stderr_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "vimto"
 # A module imports from its own row and from those above it. A package stands for all its modules.
 ROWS = (
     ("errors", "console", "quoting", "descriptors", "spawn"),
-    ("addresses", "values", "settings", "config"),
+    ("addresses", "trust", "values", "settings", "config"),
     ("proc",),
     ("go",),
     ("kernel",),

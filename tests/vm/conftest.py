@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import need
+from tests.conftest import need, without_own_config
 from vimto.agent import source_directory
 from vimto.config import load_config
 from vimto.kernel import apt
@@ -86,6 +86,7 @@ class Vimto:
         }
         if "VIMTO_CACHE_DIR" in os.environ:
             kept["VIMTO_CACHE_DIR"] = os.environ["VIMTO_CACHE_DIR"]
+        kept = without_own_config(kept, str(self.temporary.parent / "config"))
         kept |= {_MARK: self.mark, "TMPDIR": str(self.temporary)}
         return kept | dict(self.variables) | dict(extra or {})
 

@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-from vimto.config import CONFIG_FILE, Config
+from vimto.config import CONFIG_FILE, Config, user_file_path
 from vimto.errors import UsageError
+from vimto.quoting import visible
 from vimto.settings import SETTINGS, Setting
 from vimto.values import parse_bool, show_value
 
@@ -39,12 +40,21 @@ def run(config: Config, argv: list[str]) -> int:
 
 def show_toml(config: Config) -> str:
     """Return the settings as a TOML file with each value's origin as a comment."""
+    files = [f"# {what}: {visible(where, keep='')}\n" for what, where in _files(config)]
     lines = [f"{row.key} = {_shown(row, config)}" for row in SETTINGS]
     width = min(40, max(map(len, lines)))
-    return "".join(
-        f"{line:<{width}}  # {config.origins[row.key]}\n"
+    return "".join(files) + "".join(
+        f"{line:<{width}}  # {visible(config.origins[row.key], keep='')}\n"
         for row, line in zip(SETTINGS, lines, strict=True)
     )
+
+
+def _files(config: Config) -> list[tuple[str, str]]:
+    own = str(config.user_file or user_file_path() or "no home directory")
+    return [
+        ("your own file", own if config.user_file else f"{own} (none)"),
+        ("the repository's", str(config.file or f"{CONFIG_FILE} (none)")),
+    ]
 
 
 def _shown(row: Setting, config: Config) -> str:
@@ -83,11 +93,13 @@ kernel = "ghcr.io/cilium/ci-kernels:stable"
 From the weakest to the strongest:
 
 1. **defaults**;
-2. **`{CONFIG_FILE}`** in the working directory or, if there is none, in the root of the repository:
+2. **your own file**, `$XDG_CONFIG_HOME/vimto/config.toml`, without that variable
+   `~/.config/vimto/config.toml`: for every repository, with the same keys;
+3. **`{CONFIG_FILE}`** in the working directory or, if there is none, in the root of the repository:
    the nearest directory upward with a `.git` or, without one, with a `go.mod`. The two are not
    merged. An unknown key is an error;
-3. **environment variables** `VIMTO_…`. An empty one counts as unset. Lists have one item a line;
-4. **flags**, before the command: `vimto -memory 2G go test ./...`. They follow Go's rules: one dash
+4. **environment variables** `VIMTO_…`. An empty one counts as unset. Lists have one item a line;
+5. **flags**, before the command: `vimto -memory 2G go test ./...`. They follow Go's rules: one dash
    or two, `-memory 2G` or `-memory=2G`, switches alone or as `-snapshot=false`, which can also be
    written `-no-snapshot`. `--` ends them and can be left out.
 
@@ -103,6 +115,13 @@ expanding anything, or lists of words. For a shell, start one:
 `setup = ["sh -c 'modprobe bpf_testmod || true'"]`.
 
 `sudo` and `user` name the same thing; the stronger source decides.
+
+**A repository's file shapes the machine**, for it comes along with whatever is cloned. What
+concerns the host is yours to say: programs that run there, directories outside of the repository,
+addresses that others reach, limits on the disk. In `{CONFIG_FILE}` that is an error, unless you say
+the same by flag, by variable or in your own file. Below, each setting tells what such a file may
+do, and why. It is no matter whether the file lies in the repository's root or in another working
+directory. [sandbox.md](sandbox.md) tells what a machine keeps from the host, and what it does not.
 
 ## All settings
 
@@ -124,6 +143,7 @@ def _reference(row: Setting) -> str:
     sentences = (
         f"{row.help[0].upper()}{row.help[1:]}.",
         f"Flag {flag}; variable `{row.variable}`; default {default}.",
+        f"A repository's file {row.trust.words}.",
     )
     return f"### `{row.key}`\n" + "".join(f"\n{_fill(sentence)}\n" for sentence in sentences)
 

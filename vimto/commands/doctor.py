@@ -24,6 +24,7 @@ from vimto.kernel import boot
 from vimto.kernel.boot import KernelFiles
 from vimto.qemu.find import find_qemu
 from vimto.qemu.probe import choose_accelerator, probe_qemu
+from vimto.quoting import visible
 from vimto.spawn import SETPRIV
 from vimto.values import GIB, MIB
 
@@ -97,8 +98,9 @@ def run(config: Config, argv: list[str]) -> int:
 
 def show(finding: Finding) -> str:
     """Return a finding as a line, its hint as another one below it."""
-    line = f"{finding.verdict.value:<8} {finding.what:<12} {finding.detail}\n"
-    return line + (f"{'':<21} hint: {finding.hint}\n" if finding.hint else "")
+    detail, hint = visible(finding.detail, keep=""), visible(finding.hint, keep="")
+    line = f"{finding.verdict.value:<8} {finding.what:<12} {detail}\n"
+    return line + (f"{'':<21} hint: {hint}\n" if hint else "")
 
 
 def examine(config: Config) -> Iterator[Finding]:
@@ -120,8 +122,9 @@ def _weak(what: str, detail: str, hint: str = "") -> Finding:
 
 
 def check_file(config: Config) -> Iterable[Finding]:
-    """Name the configuration file; that it can be used has been seen already."""
-    yield _good("config", str(config.file) if config.file else "no .vimto.toml; defaults")
+    """Name the configuration files; that they can be used has been seen already."""
+    files = [str(path) for path in (config.user_file, config.file) if path]
+    yield _good("config", ", ".join(files) or "no file; defaults")
 
 
 def check_qemu(config: Config) -> Iterable[Finding]:

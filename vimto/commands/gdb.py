@@ -316,8 +316,8 @@ class _Run:
         script = self.directory / "start.gdb"
         session.write_script(settings, script)
         early = ["set debuginfod enabled off", "set confirm off", *_index_words(self.config)]
-        if vmlinux:
-            # The kernel's own scripts lie beside the file itself, not beside a link to it.
+        # The kernel's own scripts lie beside the file itself, not beside a link to it.
+        if vmlinux and self._trusts_scripts(vmlinux.resolve()):
             early.append(f"add-auto-load-safe-path {vmlinux.resolve().parent}")
         early += [f"directory {quote(os.fspath(source))}" for source in self.symbols.sources]
         words = ["gdb", "-q", *(["-batch"] if self.options.is_batch else [])]
@@ -327,6 +327,19 @@ class _Run:
         if self.options.batch:
             words += ["-x", self.options.batch]
         return [*words, *self.options.gdb_words, *([os.fspath(vmlinux)] if vmlinux else [])]
+
+    def _trusts_scripts(self, vmlinux: Path) -> bool:
+        """Say whether gdb may run what lies beside `vmlinux`, on the host, as its user.
+
+        Not where the repository has chosen the kernel: then the scripts are its choice too.
+        """
+        if self.options.vmlinux or not self.config.foreign_kernel:
+            return True
+        script = vmlinux.with_name(f"{vmlinux.name}-gdb.py")
+        if script.exists():
+            console.note(f"not run, for the repository chose the kernel: {script}")
+            console.note("`-kernel`, with the kernel's whole name, makes it your choice")
+        return False
 
     @contextlib.contextmanager
     def _shown(self, output: Path) -> Iterator[None]:

@@ -17,6 +17,7 @@ from vimto.oci import cache
 from vimto.oci.cache import Image
 from vimto.oci.progress import show_bytes
 from vimto.oci.reference import parse_reference, want_digest
+from vimto.quoting import visible
 from vimto.vm import snapshot
 
 USAGE = """\
@@ -222,7 +223,7 @@ def _ago(moment: float) -> str:
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    lines = [head, *rows]
+    lines = [head, *(tuple(visible(cell, keep="") for cell in row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     for line in lines:
         cells = (text.ljust(width) for text, width in zip(line, widths, strict=True))
@@ -230,5 +231,5 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
 
 
 def _say(text: str) -> None:
-    """Print to stdout: here it is the command's product, there is no test."""
-    sys.stdout.write(text.encode("utf-8", "replace").decode() + "\n")
+    """Print a line to stdout: here it is the command's product, there is no test."""
+    sys.stdout.write(visible(text, keep="") + "\n")

@@ -20,6 +20,7 @@ from typing import Any
 
 from vimto import console, proc
 from vimto.errors import VimtoError
+from vimto.quoting import visible
 from vimto.vm import exchange as exchanges
 from vimto.vm.exchange import Exchange
 from vimto.vm.machine import Machine
@@ -204,9 +205,9 @@ def quit_early() -> QuitError:
 
 
 def describe(result: Mapping[str, Any]) -> str:
-    """Return the exit frame `result` in words."""
+    """Return the exit frame `result` in words, which gdb prints."""
     if result.get("error"):
-        return str(result["error"])
+        return visible(str(result["error"]))
     if result.get("signal"):
         return f"the command was ended by signal {result['signal']}"
     status = int(result["status"])
@@ -216,7 +217,8 @@ def describe(result: Mapping[str, Any]) -> str:
 def write_script(settings: Settings, path: Path) -> None:
     """Write the file that gdb is started with (`-x`)."""
     values = path.with_suffix(".json")
-    values.write_text(json.dumps(asdict(settings)), "utf-8")
+    shown = [visible(line, keep="") for line in settings.greeting]
+    values.write_text(json.dumps({**asdict(settings), "greeting": shown}), "utf-8")
     inside = Path(__file__).with_name("inside.py")
     path.write_text(
         "set index-cache enabled off\n"  # a test binary is another each time

@@ -6,6 +6,7 @@ import threading
 import time
 
 from vimto import console
+from vimto.quoting import visible
 
 _BAR_EVERY = 0.1
 _LINE_EVERY = 5.0
@@ -80,7 +81,7 @@ class PullProgress:
             return
         share = min(1.0, self._done / self._total) if self._total else 1.0
         full = int(share * _WIDTH)
-        bar = f"[{'#' * full}{'.' * (_WIDTH - full)}] {text}"
+        bar = f"[{'#' * full}{'.' * (_WIDTH - full)}] {visible(text, keep='')}"
         width = _terminal_width() - 1
         self._write("\r\x1b[K" + bar[:width])
         self._drawn = True
