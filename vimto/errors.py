@@ -44,6 +44,10 @@ class AgentError(VimtoError):
     """The guest program cannot be built."""
 
 
+class CacheError(VimtoError):
+    """The cache cannot be used, or an entry of it is taken for too long."""
+
+
 class QemuError(VimtoError):
     """QEMU is missing, too old, or refused its command line."""
 

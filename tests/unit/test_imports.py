@@ -16,6 +16,7 @@ PACKAGE = ROOT / "vimto"
 ROWS = (
     ("errors", "console", "quoting", "descriptors", "spawn"),
     ("addresses", "trust", "values", "settings", "config"),
+    ("cache",),
     ("proc",),
     ("go",),
     ("kernel",),
@@ -38,7 +39,7 @@ functools gc genericpath io itertools json keyword math operator os posixpath re
 select signal site stat struct sys time types typing warnings zlib
 """
 # Of ours, those that the shim needs; nothing of `kernel`, `oci`, `commands`, `config`.
-HOT_PACKAGES = (*ROWS[0], "proc", "qemu", "vm", "shim")
+HOT_PACKAGES = (*ROWS[0], "cache", "proc", "qemu", "vm", "shim")
 
 
 NOT_AT_IMPORT = ("TYPE_CHECKING", "__name__ == '__main__'")

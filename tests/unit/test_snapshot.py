@@ -1,111 +1,199 @@
-"""Saves on disk: what is trusted, what is removed, and what never is."""
+"""Snapshots on disk: what is trusted, what is removed, and what never is."""
 
-import fcntl
 import json
 import os
-import zlib
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from vimto.vm import snapshot
-from vimto.vm.snapshot import find_save, list_saves, prune_saves
+from vimto.cache import digest, entry
+from vimto.cache.digest import digest_file
+from vimto.cache.snapshots import (
+    find_snapshot,
+    forget_failure,
+    has_failed,
+    list_snapshots,
+    new_snapshot,
+    note_failure,
+    prune_snapshots,
+)
 
 KEY = "k" * 32
 
 
+@pytest.fixture
+def saves(tmp_path: Path) -> Path:
+    found = tmp_path / "cache/saves"
+    found.mkdir(parents=True)
+    return found
+
+
 def add(saves: Path, key: str, *, size: int = 4096, used: int = 1000) -> Path:
-    entry = saves / key
-    entry.mkdir(parents=True)
-    (entry / "ram").write_bytes(bytes(size))
-    (entry / "state").write_bytes(b"devices")
-    ram = (entry / "ram").stat()
-    info = {
-        "state": [7, zlib.crc32(b"devices")],
-        "ram": [ram.st_size, ram.st_mtime_ns],
-        "kernel": "Linux",
-        "memory": 64,
-    }
-    (entry / "info").write_text(json.dumps(info))
-    os.utime(entry, (used, used))
-    return entry
+    with new_snapshot(str(saves), key, {"kernel": "Linux", "memory": 64}) as aside:
+        Path(aside, "ram").write_bytes(bytes(size))
+        Path(aside, "state").write_bytes(b"devices")
+    os.utime(saves / key, (used, used))
+    return saves / key
 
 
-def test_a_whole_save_is_found_and_marked_as_used(tmp_path: Path) -> None:
-    entry = add(tmp_path, KEY)
-    save = find_save(str(tmp_path), KEY)
-    assert save is not None
-    assert save.ram == str(entry / "ram")
-    assert entry.stat().st_mtime > 1000
-    save.close()
+def find(saves: Path, key: str = KEY) -> bool:
+    found = find_snapshot(str(saves), key)
+    if found is not None:
+        found.close()
+    return found is not None
 
 
-def test_no_save_is_none(tmp_path: Path) -> None:
-    assert find_save(str(tmp_path / "missing"), KEY) is None
+def test_a_whole_snapshot_is_found_and_marked_as_used(saves: Path) -> None:
+    path = add(saves, KEY)
+    found = find_snapshot(str(saves), KEY)
+    assert found is not None
+    assert found.ram == str(path / "ram")
+    assert os.pread(found.state, 100, 0) == b"devices"
+    assert path.stat().st_mtime > 1000
+    found.close()
+    found.close()
 
 
-@pytest.mark.parametrize("damage", ["truncate ram", "touch ram", "state", "state size", "info"])
-def test_a_damaged_save_is_removed(tmp_path: Path, damage: str) -> None:
-    entry = add(tmp_path, KEY)
-    if damage == "truncate ram":
-        os.truncate(entry / "ram", 100)
-    elif damage == "touch ram":
-        (entry / "ram").write_bytes(bytes(4095) + b"x")
-    elif damage == "state":
-        (entry / "state").write_bytes(b"Devices")
-    elif damage == "state size":
-        (entry / "state").write_bytes(b"dev")
+def test_no_snapshot_is_none(tmp_path: Path) -> None:
+    assert not find(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("name", ["ram", "state"])
+def test_damage_of_the_right_size_and_time_is_noticed(saves: Path, name: str) -> None:
+    path = add(saves, KEY)
+    assert find(saves)
+    before = (path / name).stat()
+    with open(path / name, "r+b") as file:
+        file.seek(5)
+        file.write(b"x")
+    os.utime(path / name, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not find(saves)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("damage", ["ram", "state", "no ram", "no state", "info", "no info"])
+def test_a_damaged_snapshot_is_removed(saves: Path, damage: str) -> None:
+    path = add(saves, KEY)
+    name = damage.removeprefix("no ")
+    if damage.startswith("no "):
+        (path / name).unlink()
     else:
-        (entry / "info").write_text("{")
-    assert find_save(str(tmp_path), KEY) is None
-    assert not entry.exists()
+        os.truncate(path / name, 3)
+    assert not find(saves)
+    assert not path.exists()
 
 
-def test_a_save_in_use_is_never_removed(tmp_path: Path) -> None:
-    add(tmp_path, KEY)
-    save = find_save(str(tmp_path), KEY)
-    assert save is not None
-    assert prune_saves(str(tmp_path), 0) == []
-    assert [entry.busy for entry in list_saves(str(tmp_path))] == [True]
-    save.close()
-    assert [entry.key for entry in prune_saves(str(tmp_path), 0)] == [KEY]
-    assert list(tmp_path.iterdir()) == []
+def test_it_is_compared_once_on_each_host(saves: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(saves, KEY)
+    read = []
+    monkeypatch.setattr(digest, "digest_file", lambda fd: read.append(fd) or digest_file(fd))
+    assert find(saves)
+    assert read == []
+    elsewhere = saves.parents[1] / "elsewhere"
+    shutil.copytree(saves, elsewhere / "saves")
+    for path in elsewhere.rglob("*"):
+        os.utime(path, (77, 77))
+    assert find(elsewhere / "saves")
+    assert len(read) == 2
+    assert find(elsewhere / "saves")
+    assert len(read) == 2
+    monkeypatch.setattr(digest, "host_identity", lambda: "another")
+    assert find(saves)
+    assert len(read) == 4
 
 
-def test_a_look_at_a_save_keeps_nobody_from_using_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entry = add(tmp_path, KEY)
-    with open(entry / "state", "rb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        monkeypatch.setattr(snapshot.time, "sleep", lambda _s: fcntl.flock(other, fcntl.LOCK_UN))
-        save = find_save(str(tmp_path), KEY)
-        assert save is not None
-        save.close()
-        fcntl.flock(other, fcntl.LOCK_EX)
-        monkeypatch.setattr(snapshot.time, "sleep", lambda _s: None)
-        assert find_save(str(tmp_path), KEY) is None
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("place", [".", "ram", "state"])
+def test_somebody_else_s_snapshot_is_not_used(saves: Path, place: str) -> None:
+    path = add(saves, KEY)
+    os.chown(path / place, 12345, 12345)
+    assert not find(saves)
+    assert not path.exists()
 
 
-def test_the_oldest_are_removed_first(tmp_path: Path) -> None:
+def test_one_that_others_can_write_is_not_used(saves: Path) -> None:
+    path = add(saves, KEY)
+    (path / "ram").chmod(0o666)
+    assert not find(saves)
+    assert not path.exists()
+
+
+def test_a_snapshot_in_use_is_never_removed(saves: Path) -> None:
+    add(saves, KEY)
+    found = find_snapshot(str(saves), KEY)
+    assert found is not None
+    assert prune_snapshots(str(saves), 0) == []
+    assert [item.busy for item in list_snapshots(str(saves))] == [True]
+    found.close()
+    assert [item.key for item in prune_snapshots(str(saves), 0)] == [KEY]
+    assert list(saves.iterdir()) == []
+
+
+def test_the_oldest_are_removed_first(saves: Path) -> None:
     for index, key in enumerate("abc"):
-        add(tmp_path, key, size=1 << 20, used=1000 + index)
-    assert [entry.key for entry in list_saves(str(tmp_path))] == ["c", "b", "a"]
-    removed = prune_saves(str(tmp_path), int(1.5 * (1 << 20)))
-    assert [entry.key for entry in removed] == ["a", "b"]
-    assert [entry.key for entry in list_saves(str(tmp_path))] == ["c"]
+        path = add(saves, key, used=1000 + index)
+        (path / "ram").write_bytes(b"x" * (1 << 20))
+        os.utime(path, (1000 + index, 1000 + index))
+    assert [item.key for item in list_snapshots(str(saves))] == ["c", "b", "a"]
+    removed = prune_snapshots(str(saves), int(1.5 * (1 << 20)))
+    assert [item.key for item in removed] == ["a", "b"]
+    assert [item.key for item in list_snapshots(str(saves))] == ["c"]
 
 
-def test_what_killed_makers_left_is_removed(tmp_path: Path) -> None:
-    gone = tmp_path / f".{KEY}.999999999"
-    gone.mkdir()
-    (gone / "ram").write_bytes(b"x")
-    (gone / "empty").mkdir()
-    alive = tmp_path / f".{KEY}.{os.getpid()}"
-    alive.mkdir()
-    other = tmp_path / ".nfs"
-    other.touch()
-    assert prune_saves(str(tmp_path), 1 << 30) == []
-    assert other.exists()
-    assert not gone.exists()
-    assert alive.exists()
+LEAVE = """
+import os, sys
+from vimto.cache.snapshots import new_snapshot
+with new_snapshot(sys.argv[1], sys.argv[2], {}) as aside:
+    open(aside + "/ram", "w").close()
+    os.mkdir(aside + "/empty")
+    os._exit(0)
+"""
+
+
+def test_a_leftover_keeps_nobody_from_making_it(saves: Path) -> None:
+    """The next one need not even sweep, which would remove it."""
+    subprocess.run([sys.executable, "-c", LEAVE, saves, KEY], check=True)
+    assert len(list(saves.iterdir())) == 1
+    path = add(saves, KEY)
+    assert find(saves)
+    assert prune_snapshots(str(saves), 1 << 30) == []
+    assert list(saves.iterdir()) == [path]
+
+
+def test_what_cannot_be_made_leaves_nothing(saves: Path) -> None:
+    with (
+        pytest.raises(FileNotFoundError),
+        new_snapshot(str(saves), KEY, {}) as aside,
+    ):
+        Path(aside, "ram").touch()
+    assert list(saves.iterdir()) == []
+
+
+def test_failures_are_of_this_host_and_do_not_last(
+    saves: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not has_failed(str(saves), KEY)
+    note_failure(str(saves), KEY)
+    assert has_failed(str(saves), KEY)
+    with monkeypatch.context() as patch:
+        patch.setattr("vimto.cache.snapshots.local_directory", lambda cache: f"{cache}/elsewhere")
+        assert not has_failed(str(saves), KEY)
+    mark = next(saves.parent.glob(f"local/*/failed/{KEY}"))
+    os.utime(mark, (1, 1))
+    assert not has_failed(str(saves), KEY)
+    note_failure(str(saves), KEY)
+    assert has_failed(str(saves), KEY)
+    forget_failure(str(saves), KEY)
+    assert not has_failed(str(saves), KEY)
+
+
+def test_info_is_of_the_contents(saves: Path) -> None:
+    path = add(saves, KEY, size=100_000)
+    info = json.loads((path / "info").read_text())
+    with open(path / "ram", "rb") as file:
+        assert info["ram"] == [100_000, digest_file(file.fileno())]
+    assert (info["kernel"], info["memory"]) == ("Linux", 64)
+    assert entry.entries(saves) == [KEY]

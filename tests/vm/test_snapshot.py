@@ -2,19 +2,18 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import STABLE, Module, Vimto, unpacked
+from tests.vm.conftest import Module, Vimto
+from vimto.cache.digest import digest_file
 from vimto.config import load_config
 from vimto.vm.crowd import Seat
 
@@ -29,7 +28,7 @@ def cache(vimto: Vimto, tmp_path: Path) -> Path:
     own = tmp_path / "cache"
     own.mkdir()
     for entry in shared.iterdir():
-        if entry.name not in ("saves", "images"):
+        if entry.name not in ("saves", "images", "local"):
             (own / entry.name).symlink_to(entry)
     vimto.variables = {**vimto.variables, "VIMTO_CACHE_DIR": str(own)}
     return own
@@ -195,10 +194,11 @@ def test_more_shares_than_any_machine_has_are_refused(vimto: Vimto, tmp_path: Pa
 
 
 def forge(save: Path) -> None:
-    """Make the save's description fit what its files have become."""
+    """Make the snapshot's description fit what its files have become."""
     info = json.loads((save / "info").read_text())
-    status = (save / "ram").stat()
-    info["ram"] = [status.st_size, status.st_mtime_ns]
+    for name in ("ram", "state"):
+        with open(save / name, "rb") as file:
+            info[name] = [file.seek(0, os.SEEK_END), digest_file(file.fileno())]
     (save / "info").write_text(json.dumps(info))
 
 
@@ -208,9 +208,11 @@ def test_a_damaged_save_is_made_anew(vimto: Vimto, save: Path, damage: str) -> N
     if damage == "truncated ram":
         os.truncate(save / "ram", 4096)
     elif damage == "altered ram":
+        before = (save / "ram").stat()
         with open(save / "ram", "r+b") as file:
             file.seek(32 << 20)
             file.write(b"x" * 4096)
+        os.utime(save / "ram", ns=(before.st_atime_ns, before.st_mtime_ns))
     elif damage == "truncated state":
         os.truncate(save / "state", 1000)
     else:
@@ -243,9 +245,7 @@ def test_a_state_that_qemu_refuses_is_dropped(vimto: Vimto, save: Path) -> None:
     data = bytearray((save / "state").read_bytes())
     data[:64] = bytes(64)
     (save / "state").write_bytes(data)
-    info = json.loads((save / "info").read_text())
-    info["state"] = [len(data), zlib.crc32(data)]
-    (save / "info").write_text(json.dumps(info))
+    forge(save)
     outcome = vimto("exec", "echo", "hi").check()
     assert outcome.stdout == b"hi\n"
     assert outcome.stderr.count(b"\n") == 1
@@ -286,7 +286,7 @@ def test_a_killed_maker_leaves_nothing_that_lasts(vimto: Vimto, cache: Path, ste
     process = vimto.start("exec", "true")
     deadline = time.monotonic() + _LIMIT
     # Kill it as soon as the step has begun; the last one may be over by then, which is fine.
-    while not list(cache.glob(f"saves/.*/{step}")) and not saves_of(cache):
+    while not list(cache.glob(f"saves/.*~/*/{step}")) and not saves_of(cache):
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.kill()
@@ -390,16 +390,3 @@ def test_a_ram_file_is_sparse(save: Path) -> None:
     status = (save / "ram").stat()
     assert status.st_size == 1 << 30
     assert status.st_blocks * 512 < 300 << 20
-
-
-def test_a_changed_kernel_under_the_same_path_is_another_save(
-    vimto: Vimto, cache: Path, tmp_path: Path
-) -> None:
-    tree = tmp_path / "kernel"
-    shutil.copytree(unpacked(STABLE), tree, symlinks=True)
-    image = next(tree.glob("boot/vmlinuz-*"))
-    vimto.flags = ("-kernel", str(tree))
-    vimto("exec", "true").check()
-    image.write_bytes(image.read_bytes())
-    vimto("exec", "true").check()
-    assert len(saves_of(cache)) == 2

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from vimto import proc, shim
+from vimto.cache.snapshots import have_snapshot
 from vimto.commands.prepare import default_temporary, prepare
 from vimto.config import Config
 from vimto.errors import UsageError
@@ -22,7 +23,6 @@ from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.spawn import spawn
 from vimto.vm.plan import GoTimeout, Plan
 from vimto.vm.run import choose_machine
-from vimto.vm.snapshot import have_save
 
 _DEFAULT_TIMEOUT = "10m"
 
@@ -135,7 +135,7 @@ def background_save(
     `argv` in `cwd` is a command like theirs: which machine it needs follows from its directories.
     """
     _, tier = choose_machine(plan, argv, cwd)
-    if not tier.save or have_save(plan.saves, tier.save):
+    if not tier.save or have_snapshot(plan.saves, tier.save):
         yield
         return
     pid = spawn(handover.shim("--save", str(tier.shares)), log=2)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vimto import console
+from vimto.cache import snapshots
 from vimto.commands.resolve import locate_kernel
 from vimto.config import Config
 from vimto.errors import ImageError, UsageError
@@ -18,7 +19,6 @@ from vimto.oci.cache import Image
 from vimto.oci.progress import show_bytes
 from vimto.oci.reference import parse_reference, want_digest
 from vimto.quoting import visible
-from vimto.vm import snapshot
 
 USAGE = """\
 usage: vimto [flags] kernel pull [IMAGE…]   fetch images, or look for newer ones of their tags
@@ -85,7 +85,7 @@ def show_list(config: Config, words: Sequence[str]) -> None:
         for name in ([tag.reference for tag in tags] or [image.reference])
     ]
     _table(("IMAGE", "DIGEST", "SIZE", "PULLED", "USED"), rows)
-    saves = snapshot.list_saves(str(_saves(config)))
+    saves = snapshots.list_snapshots(str(_saves(config)))
     if saves:
         _say("")
         _table(
@@ -182,7 +182,7 @@ def prune(config: Config, words: Sequence[str]) -> None:
             console.note(f"`{image.reference}` is in use")
     cache.sweep(config.cache_dir)
     limit = 0 if everything else config.snapshot_limit
-    for save in snapshot.prune_saves(str(_saves(config)), limit):
+    for save in snapshots.prune_snapshots(str(_saves(config)), limit):
         freed += save.size
         _say(f"removed the save of {save.kernel}, {show_bytes(save.size)}")
     _say(f"{show_bytes(freed)} freed")

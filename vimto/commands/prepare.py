@@ -3,15 +3,15 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
 from vimto import __version__, console
+from vimto.cache.digest import Table, digest
+from vimto.cache.entry import make_directory
 from vimto.commands.resolve import BootParts, resolve_kernel
 from vimto.commands.users import resolve_user
 from vimto.config import Config
 from vimto.errors import ConfigError
-from vimto.kernel import cachedir
 from vimto.qemu import devices
 from vimto.qemu.cmdline import FIRST_SHARE_SLOT, assemble
 from vimto.qemu.find import find_qemu
@@ -27,8 +27,8 @@ from vimto.vm.plan import Plan, Tier
 from vimto.vm.protocol import PORT_NAME, wire_text
 from vimto.vm.run import IMAGE_TAG, ROOT_TAG
 
-# Raise it when the same plan would give a machine that an older save does not fit.
-_SAVE_FORMAT = 1
+# Raise it when the same plan would give a machine that an older snapshot does not fit.
+_SNAPSHOT_FORMAT = 2
 # Each 9p device costs a restored machine 6 ms, so most get few: for the repository and go's work
 # directory. The others are for `-share` and for workspaces of many modules.
 _TIERS = (2, 5, 12, 28)
@@ -50,7 +50,7 @@ def prepare(
     """
     # One that is full and read-only serves as well. (Path.is_dir raises where it may not look.)
     if not (os.path.isdir(config.cache_dir) and os.access(config.cache_dir, os.X_OK)):
-        cachedir.make_directory(config.cache_dir)
+        make_directory(config.cache_dir)
     qemu = probe_qemu(find_qemu(config.qemu), config.cache_dir)
     accelerator = choose_accelerator(config.accel)
     if accelerator.reason and config.accel == "auto":
@@ -118,6 +118,9 @@ def _machines(
     ]
     if config.net == "user":
         fixed.append(devices.UserNetwork())
+    table = Table(config.cache_dir)
+    contents = [_qemu_digest(qemu, table), *map(table.digest, (parts.kernel, parts.initrd))]
+    cpu = "" if accelerator.emulated else identify_host_cpu()
     tiers = []
     append = ""
     for count in _TIERS:
@@ -132,30 +135,36 @@ def _machines(
         append = line.append
         key = ""
         if config.snapshot and parts.transport == "9p":
-            key = _save_key(line.machine, append, parts, qemu, accelerator)
+            key = snapshot_key(
+                line.machine, append, contents=contents, version=qemu.version, cpu=cpu
+            )
         tiers.append(Tier(count, list(line.machine), key))
     return append, tiers
 
 
-def _save_key(
-    machine: tuple[str, ...],
+def _qemu_digest(qemu: Qemu, table: Table) -> str:
+    try:
+        return table.digest(qemu.path)
+    except OSError:  # it may be executed, but not read
+        return qemu.identity
+
+
+def snapshot_key(
+    machine: Sequence[str],
     append: str,
-    parts: BootParts,
-    qemu: Qemu,
-    accelerator: Accelerator,
+    *,
+    contents: Sequence[str],
+    version: Sequence[int],
+    cpu: str,
 ) -> str:
-    """Name the save of a machine by everything that shaped it."""
-    shape = [
-        _SAVE_FORMAT,
-        __version__,
-        qemu.identity,
-        qemu.version,
-        "" if accelerator.emulated else identify_host_cpu(),
-        machine,
-        append,
-        cachedir.signature(Path(parts.kernel), Path(parts.initrd)),
-    ]
-    return cachedir.digest(json.dumps(shape).encode())
+    """Name a machine's snapshot by everything that shaped it, and by nothing that a host adds.
+
+    `contents` are the digests of QEMU, kernel and initramfs, `version` is QEMU's; `cpu` is what is
+    known of the host's processor where it runs the guest's instructions.
+    """
+    # The first word is where QEMU lies, which is of no matter.
+    shape = [_SNAPSHOT_FORMAT, __version__, *contents, list(version), cpu, machine[1:], append]
+    return digest(json.dumps(shape).encode())
 
 
 def _configured_shares(config: Config) -> list[tuple[str, bool]]:

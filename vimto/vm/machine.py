@@ -21,7 +21,7 @@ from vimto.vm.plan import Plan, Tier
 from vimto.vm.virtiofs import Servers, start_servers
 
 if TYPE_CHECKING:
-    from vimto.vm.snapshot import Save
+    from vimto.cache.snapshots import Snapshot
 
 # What the option value of a mount tag ends with.
 READ_ONLY = ",readonly=on"
@@ -207,7 +207,7 @@ def restore(
     plan: Plan,
     tier: Tier,
     slots: Mapping[str, str],
-    saved: "Save",
+    saved: "Snapshot",
     more: Sequence[str] = (),
     launch: Launch | None = None,
 ) -> Machine:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vimto import console
+from vimto.cache.snapshots import Snapshot
 from vimto.errors import BootError, EmulatorFaultError, LostVMError, QemuError, VimtoError
 from vimto.quoting import escape
 from vimto.vm import machine as machines
@@ -79,7 +80,7 @@ def run(plan: Plan, request: Request) -> int:
     with SignalPipe() as signals:
         session = _Session(plan, tier, found, request, signals)
         if tier.save:
-            save = snapshot.acquire_save(plan, tier, signals, request.lifeline)
+            save = snapshot.acquire_snapshot(plan, tier, signals, request.lifeline)
             if save is not None:
                 try:
                     return session.run_restored(save)
@@ -118,7 +119,7 @@ def make_save(plan: Plan, tier: Tier, lifeline: int) -> int:
     """
     with SignalPipe() as signals:
         try:
-            save = snapshot.acquire_save(plan, tier, signals, lifeline)
+            save = snapshot.acquire_snapshot(plan, tier, signals, lifeline)
         except VimtoError:
             return 1
         if save is not None:
@@ -144,7 +145,7 @@ class _Session(NamedTuple):
             show_log(machine)
             return status
 
-    def run_restored(self, save: snapshot.Save) -> int:
+    def run_restored(self, save: Snapshot) -> int:
         more = self.request.companion.words
         with machines.restore(
             self.plan, self.tier, self._slots(), save, more, self.request.launch

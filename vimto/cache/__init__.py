@@ -1,0 +1,1 @@
+"""The cache directory: what vimto has made, downloaded or found out, for later runs."""

@@ -1,0 +1,212 @@
+"""Snapshots on disk: machines that wait for their first order, kept as files and restored for ever.
+
+    CACHE/saves/KEY/ram          the guest's RAM, sparse; restored machines map it privately
+    CACHE/saves/KEY/state        the devices
+    CACHE/saves/KEY/info         JSON: digests of the two, and what the snapshot is for people
+    CACHE/local/HOST/failed/KEY  that one could not be made or restored here, at its mtime
+
+KEY stands for all that shaped the machine, as contents: the same machine has the same key on
+another host. A snapshot is used by whoever holds it, and one that is not what `info` says is as
+good as none. Which files have been compared with `info` is in the table of `cache.digest`.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+from vimto.cache import entry
+from vimto.cache.digest import Table, local_directory
+
+# What is compared with `info`, the smaller one first.
+_FILES = ("state", "ram")
+# Where making one failed, those who waited for it boot, and do not each try and fail again.
+_RETRY_AFTER = 600.0
+
+
+class Snapshot:
+    """A snapshot in use. Owns the lock and the open state; `close` lets go of them."""
+
+    def __init__(self, path: str, lock: int, state: int) -> None:
+        self.path = path
+        self.state = state
+        self._lock = lock
+
+    @property
+    def ram(self) -> str:
+        """The path of the RAM file."""
+        return os.path.join(self.path, "ram")
+
+    def close(self) -> None:
+        """Let go of the snapshot. Idempotent."""
+        if self._lock >= 0:
+            os.close(self.state)
+            os.close(self._lock)
+            self.state = self._lock = -1
+
+    def drop(self) -> None:
+        """Remove the snapshot; machines that run from it go on."""
+        self.close()
+        entry.remove(self.path)
+
+    def distrust(self) -> None:
+        """Remove a snapshot that did not come back to life, and make no other one for a while.
+
+        A QEMU that cannot restore what it saved would otherwise cost each run two boots.
+        """
+        self.drop()
+        note_failure(*os.path.split(self.path))
+
+
+def find_snapshot(saves: str, key: str) -> Snapshot | None:
+    """Return the snapshot `key`, held, or None when there is none that can be trusted.
+
+    One that is damaged, or that somebody else could have written, is removed.
+    """
+    path = os.path.join(saves, key)
+    try:
+        lock = entry.hold(path)
+    except entry.UntrustedError:
+        entry.remove(path)
+        return None
+    except OSError:
+        return None
+    state = -1
+    with suppress(OSError):
+        state = os.open(os.path.join(path, "state"), os.O_RDONLY | os.O_CLOEXEC)
+    if state < 0 or not _is_whole(path, Table(os.path.dirname(saves))):
+        for fd in (lock, state):
+            if fd >= 0:
+                os.close(fd)
+        entry.remove(path)
+        return None
+    with suppress(OSError):
+        os.utime(path)  # when it was used last: the oldest are removed first
+    return Snapshot(path, lock, state)
+
+
+def _is_whole(path: str, table: Table) -> bool:
+    """Compare the files with `info`; one that this host knows is not read again."""
+    try:
+        with open(f"{path}/info", "rb") as file:
+            info = json.load(file)
+        # QEMU 7.2 opens the file for writing, though it maps it privately.
+        if not os.access(f"{path}/ram", os.W_OK):
+            return False
+        for name in _FILES:
+            status = os.lstat(f"{path}/{name}")
+            size, digest = info[name]
+            if status.st_size != size or not entry.is_trusted(status):
+                return False
+            if table.digest(f"{path}/{name}") != digest:
+                return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return True
+
+
+def have_snapshot(saves: str, key: str) -> bool:
+    """Say whether there is a snapshot `key`, without a closer look."""
+    return os.path.exists(os.path.join(saves, key, "info"))
+
+
+@contextmanager
+def new_snapshot(saves: str, key: str, about: dict[str, object]) -> Iterator[str]:
+    """Give a directory in which to make `ram` and `state`, which becomes the snapshot `key`.
+
+    Nothing is left when the body raises. `about` goes into `info`. Raises `OSError`, or
+    `CacheError` where the cache cannot be written.
+    """
+    path = os.path.join(saves, key)
+    table = Table(os.path.dirname(saves))
+    with entry.new_directory(path) as aside:
+        yield aside
+        info = {**about, "created": int(time.time())}
+        for name in _FILES:
+            fd = os.open(f"{aside}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(fd)  # after a crash of the host the file must not be zeros
+                size = os.fstat(fd).st_size
+            finally:
+                os.close(fd)
+            info[name] = [size, table.digest(f"{aside}/{name}")]
+        with open(f"{aside}/info", "w", encoding="ascii") as file:
+            json.dump(info, file)
+        if os.path.lexists(path):  # damaged, or it would have been used
+            entry.remove(path)
+
+
+def note_failure(saves: str, key: str) -> None:
+    """Note that the snapshot `key` could not be made, or not be restored."""
+    path = _failure(saves, key)
+    with suppress(OSError):
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        os.utime(path)
+
+
+def forget_failure(saves: str, key: str) -> None:
+    """Note that the snapshot `key` could be made."""
+    with suppress(OSError):
+        os.unlink(_failure(saves, key))
+
+
+def has_failed(saves: str, key: str) -> bool:
+    """Say whether a failure was noted lately."""
+    try:
+        return time.time() - os.stat(_failure(saves, key)).st_mtime < _RETRY_AFTER
+    except OSError:
+        return False
+
+
+def _failure(saves: str, key: str) -> str:
+    return os.path.join(local_directory(os.path.dirname(saves)), "failed", key)
+
+
+class SnapshotInfo(NamedTuple):
+    """A snapshot for people: `size` in bytes on disk, `used` in seconds since the epoch."""
+
+    key: str
+    kernel: str
+    memory: int
+    size: int
+    used: float
+    busy: bool
+
+
+def list_snapshots(saves: str) -> list[SnapshotInfo]:
+    """Return the snapshots in `saves`, the one used last first."""
+    found = []
+    for key in entry.entries(saves):
+        path = os.path.join(saves, key)
+        info: dict[str, Any] = {}
+        try:
+            with open(f"{path}/info", "rb") as file:
+                info = json.load(file)
+            used = os.stat(path).st_mtime
+        except (OSError, ValueError):
+            used = 0.0
+        kernel, memory = str(info.get("kernel", "?")), int(info.get("memory", 0))
+        size = entry.disk_usage(path)
+        found.append(SnapshotInfo(key, kernel, memory, size, used, entry.is_held(path)))
+    return sorted(found, key=lambda snapshot: -snapshot.used)
+
+
+def prune_snapshots(saves: str, limit: int, *, keep: str = "") -> list[SnapshotInfo]:
+    """Remove the oldest unused snapshots, but `keep`, until all take at most `limit` bytes.
+
+    Returns what was removed. What killed makers left is removed as well.
+    """
+    entry.sweep(saves)
+    found = list_snapshots(saves)
+    total = sum(snapshot.size for snapshot in found)
+    removed = []
+    for snapshot in reversed(found):
+        if total <= limit:
+            break
+        if snapshot.key != keep and entry.remove(os.path.join(saves, snapshot.key)):
+            total -= snapshot.size
+            removed.append(snapshot)
+    return removed
