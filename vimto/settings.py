@@ -193,6 +193,16 @@ SETTINGS: tuple[Setting, ...] = (
         trust=trust.full("a run ends sooner or later, and by Ctrl-C at any time"),
     ),
     Setting(
+        key="stop_timeout",
+        metavar="TIME",
+        parse=parse_duration,
+        default=10.0,
+        help="how long after a signal to end (INT, TERM, QUIT; HUP: 2 s at most) the guest program "
+        "may be silent, or a process of the command stay in uninterruptible sleep, before the "
+        "machine is ended; 0 is no limit",
+        trust=trust.full("the third signal ends any machine, at once"),
+    ),
+    Setting(
         key="snapshot",
         parse=parse_bool,
         default=True,

@@ -87,6 +87,7 @@ def _plan(
         snapshot_limit=config.snapshot_limit,
         boot_timeout=config.boot_timeout or _BOOT_LIMIT[accelerator.name],
         timeout=config.timeout,
+        stop_timeout=config.stop_timeout,
         shares=[],
         temporary="",
         uid=uid,

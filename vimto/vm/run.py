@@ -180,6 +180,7 @@ class _Session(NamedTuple):
             accept=_ACCEPT_LIMIT,
             prepare=_PREPARE_LIMIT,
             run=self.plan.timeout,
+            stop=self.plan.stop_timeout,
         )
         exchange = Exchange(machine.port, lambda: self._make_order(warm_up), limits, self.signals)
         exchange.lifeline = self.request.lifeline
@@ -193,7 +194,9 @@ class _Session(NamedTuple):
     def _converse(self, exchange: Exchange) -> int:
         terminal, forwarding = self.request.terminal, self.request.forwarding
         modes = self._modes()
-        stdin = streams.Input(0) if modes["stdin"] == "pipe" else None
+        stdin = None
+        if modes["stdin"] == "pipe":
+            stdin = terminal.keys() if terminal else streams.Input(0)
         outputs = {
             fd: self.request.make_output(fd, fd)
             for fd, name in ((1, "stdout"), (2, "stderr"))
