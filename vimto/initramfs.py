@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vimto.agent import Agent
-from vimto.kernel import cachedir
+from vimto.cache import entry
+from vimto.cache.digest import Table, digest
+from vimto.errors import KernelError
 from vimto.kernel.modules import ModulePlan, read_module
 
 _DIRECTORY = 0o040755
@@ -22,15 +24,25 @@ def build_initramfs(agent: Agent, modules: ModulePlan, *, cache: Path) -> Path:
 
     The same parts give the same bytes. Raises `KernelError` for an unreadable module.
     """
-    parts = (agent.path, *(module.path for module in modules.modules))
-    key = cachedir.digest(f"{_FORMAT} {cachedir.signature(*parts)}".encode())
-    path = cache / "initramfs" / f"{key}.cpio"
-    if not path.exists():
-        with cachedir.locked(path):
-            if not path.exists():
-                with cachedir.new_file(path) as temporary, open(temporary, "wb") as file:
-                    write_archive(file, agent.path.read_bytes(), modules)
-    return path
+    path = cache / "initramfs" / f"{_key(agent, modules, Table(cache))}.cpio"
+
+    def make() -> None:
+        with entry.new_file(path) as temporary, open(temporary, "wb") as file:
+            write_archive(file, agent.path.read_bytes(), modules)
+
+    return entry.make_once(path, make, waiting="another vimto makes the initramfs")
+
+
+def _key(agent: Agent, modules: ModulePlan, table: Table) -> str:
+    parts = [f"{_FORMAT} {table.digest(agent.path)}"]
+    for module in modules.modules:
+        try:
+            parts.append(f"{module.name} {table.digest(module.path)}")
+        except OSError as exc:
+            raise KernelError(
+                f"the kernel module `{module.path}` cannot be read: {exc.strerror}"
+            ) from exc
+    return digest("\n".join(parts).encode())
 
 
 def write_archive(file: BinaryIO, init: bytes, modules: ModulePlan) -> None:

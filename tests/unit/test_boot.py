@@ -1,5 +1,6 @@
 import os
 import platform
+import shutil
 from pathlib import Path
 
 import kernel_parts as parts
@@ -73,6 +74,17 @@ def test_extraction_happens_once(root: Path, cache: Path, monkeypatch: pytest.Mo
     first = boot.resolve_tree(root, cache=cache)
     monkeypatch.setattr(boot.bzimage, "extract_vmlinux", None)
     assert boot.resolve_tree(root, cache=cache) == first
+
+
+def test_the_same_kernel_is_not_extracted_again(
+    root: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = boot.resolve_tree(root, cache=cache)
+    monkeypatch.setattr(boot.bzimage, "extract_vmlinux", None)
+    (root / f"boot/vmlinuz-{RELEASE}").touch()
+    assert boot.resolve_tree(root, cache=cache) == first
+    shutil.copytree(root, tmp_path / "copy", symlinks=True)
+    assert boot.resolve_tree(tmp_path / "copy", cache=cache).kernel == first.kernel
 
 
 def test_a_changed_kernel_is_extracted_again(root: Path, cache: Path) -> None:

@@ -61,6 +61,12 @@ def test_the_archive_is_made_once(
     with monkeypatch.context() as patch:
         patch.setattr(initramfs, "write_archive", None)
         assert initramfs.build_initramfs(agent, plan, cache=tmp_path / "cache") == first
+        path.touch()
+        for module in plan.modules:
+            module.path.touch()
+        copy = Agent(path=tmp_path / "copy", digest="x")
+        copy.path.write_bytes(b"agent")
+        assert initramfs.build_initramfs(copy, plan, cache=tmp_path / "cache") == first
     path.write_bytes(b"Agent")
     second = initramfs.build_initramfs(agent, plan, cache=tmp_path / "cache")
     assert second != first

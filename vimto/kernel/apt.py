@@ -9,6 +9,7 @@ machine's own lists alone:
     apt/NAME_VERSION_ARCH/    usr/lib/modules/… and boot/…, immutable
 """
 
+import contextlib
 import json
 import math
 import os
@@ -23,14 +24,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vimto import console, proc
+from vimto.cache import entry
 from vimto.errors import CommandError, KernelError
-from vimto.kernel import cachedir, deb, sources, tree
+from vimto.kernel import deb, sources, tree
 from vimto.kernel.reference import AptKernel
 
 DAY = 24 * 3600.0
 
 # A second reference to the same suite needs no second look at the mirror.
 _LISTS_FRESH = 600.0
+
+_DOWNLOADS = "download-"
 
 # The packages that a kernel is made of. Debian's image package holds everything up to 6.x; 7.x
 # and Ubuntu split it. `linux-base`, without a dash behind it, is something else.
@@ -74,13 +78,13 @@ def find_package(
     """
     path = _index_file(reference, cache)
     try:
-        entry = json.loads(path.read_text())
+        known = json.loads(path.read_text())
         found = UnpackedPackage(
-            directory=cache / "apt" / entry["directory"],
-            package=entry["package"],
-            version=entry["version"],
+            directory=cache / "apt" / known["directory"],
+            package=known["package"],
+            version=known["version"],
         )
-        age = time.time() - entry["checked"]
+        age = time.time() - known["checked"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not found.directory.is_dir() or not (reference.version or abs(age) <= fresh):
@@ -96,7 +100,7 @@ def fetch_package(reference: AptKernel, *, cache: Path, fresh: float = DAY) -> U
     for an unknown package or suite, and for a package that holds no kernel.
     """
     apt = _Apt(reference, cache)
-    with cachedir.locked(apt.state):
+    with apt.locked():
         found = find_package(reference, cache=cache, fresh=fresh)
         if found:
             return found
@@ -119,14 +123,17 @@ def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) 
     `fetch_package` does.
     """
     apt = _Apt(reference, cache)
-    with cachedir.locked(apt.state):
+    with apt.locked():
         directory = cache / "apt" / package.directory.name.replace("_", "-dbg_", 1)
-        if not directory.is_dir():
+
+        def make() -> None:
             apt.update()
             found = apt.show(f"{package.package}-dbg", package.version)
-            with cachedir.new_directory(directory) as temporary:
+            with entry.new_directory(directory) as temporary:
                 if not _unpack(apt, found, [found], temporary):
                     raise KernelError(f"the package `{found.name}` holds no `vmlinux`")
+
+        entry.make_once(directory, make, waiting=f"another vimto unpacks `{directory.name}`")
         return next(path for path in sorted(directory.rglob("vmlinux*")) if path.is_file())
 
 
@@ -141,11 +148,14 @@ def _fetch(apt: "_Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
         (part for part in reversed(parts) if part.name.startswith("linux-image-")), parts[0]
     )
     directory = cache / "apt" / str(image)
-    if not directory.is_dir():
-        with cachedir.new_directory(directory) as temporary:
+
+    def make() -> None:
+        with entry.new_directory(directory) as temporary:
             _unpack(apt, image, parts, temporary)
             _check_kernel(temporary, image)
             _index_modules(temporary)
+
+    entry.make_once(directory, make, waiting=f"another vimto unpacks `{image.name}`")
     return UnpackedPackage(directory=directory, package=image.name, version=image.version)
 
 
@@ -154,7 +164,7 @@ def _unpack(apt: "_Apt", named: Package, parts: list[Package], into: Path) -> in
     choose = _choose_vmlinux if debug else _choose_kernel
     size = sum(part.size for part in parts)
     console.note(f"downloading {named.name} ({size / 1e6:.0f} MB)")
-    with tempfile.TemporaryDirectory(prefix="download-", dir=apt.state) as downloads:
+    with tempfile.TemporaryDirectory(prefix=_DOWNLOADS, dir=apt.state) as downloads:
         files = apt.download(parts, Path(downloads))
         console.note(f"unpacking {named.name}")
         return sum(deb.extract_deb(file, into, choose, only_one=debug) for file in files)
@@ -202,14 +212,14 @@ def _index_file(reference: AptKernel, cache: Path) -> Path:
 
 
 def _write_index(found: UnpackedPackage, reference: AptKernel, cache: Path) -> None:
-    entry = {
+    known = {
         "directory": found.directory.name,
         "package": found.package,
         "version": found.version,
         "checked": time.time(),
     }
-    with cachedir.new_file(_index_file(reference, cache)) as temporary:
-        temporary.write_text(json.dumps(entry))
+    with entry.new_file(_index_file(reference, cache)) as temporary:
+        temporary.write_text(json.dumps(known))
 
 
 class _Apt:
@@ -219,6 +229,14 @@ class _Apt:
         self.suite = reference.release
         self.state = cache.absolute() / "apt" / "state" / (self.suite or "own")
         self.complaints: tuple[str, ...] = ()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only one who uses this state meanwhile."""
+        with entry.locked(self.state, waiting="another vimto downloads a package"):
+            for left in self.state.glob(f"{_DOWNLOADS}*"):  # by one that was killed
+                entry.delete(os.fspath(left))
+            yield
 
     def update(self) -> None:
         """Bring the package lists up to date; whatever goes wrong shows in `show`."""
@@ -297,7 +315,7 @@ class _Apt:
 
     def _configure(self) -> None:
         for name in ("lists/partial", "cache/archives/partial", "empty", "sources"):
-            cachedir.make_directory(self.state / name)
+            entry.make_directory(self.state / name)
         dump = self._own_configuration()
         own = sources.read_sources(_source_files(dump))
         if self.suite:

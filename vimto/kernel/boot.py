@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vimto.cache import entry
+from vimto.cache.digest import Table
 from vimto.errors import KernelError
-from vimto.kernel import bzimage, cachedir, modules, tree
+from vimto.kernel import bzimage, modules, tree
 from vimto.kernel.modules import MACHINE, TRANSPORTS, Driver, ModuleIndex, ModulePlan
 
 
@@ -278,13 +280,11 @@ def _read_config(located: Located, kernel: Path) -> tuple[dict[str, str], Path |
 
 def _bootable(image: Path, cache: Path) -> tuple[Path, bool]:
     head = bzimage.read_head(image)
-    out = cache / "vmlinux" / cachedir.signature(image)
+    out = cache / "vmlinux" / Table(cache).digest(image)
+    waiting = f"another vimto unpacks `{image}`"
     if bzimage.is_bzimage(head):
         try:
-            if not out.exists():
-                with cachedir.locked(out):
-                    if not out.exists():
-                        bzimage.extract_vmlinux(image, out)
+            entry.make_once(out, lambda: bzimage.extract_vmlinux(image, out), waiting=waiting)
         except bzimage.UnknownCompressionError:
             return image, False
         return (out, True) if bzimage.has_pvh_note(out) else (image, False)
@@ -297,10 +297,7 @@ def _bootable(image: Path, cache: Path) -> tuple[Path, bool]:
         )
     if image.stat().st_size <= bzimage.loaded_size(image) + _NEGLIGIBLE:
         return image, True
-    if not out.exists():
-        with cachedir.locked(out):
-            if not out.exists():
-                bzimage.strip_vmlinux(image, out)
+    entry.make_once(out, lambda: bzimage.strip_vmlinux(image, out), waiting=waiting)
     return out, True
 
 

@@ -5,7 +5,9 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from vimto import proc
-from vimto.errors import CommandError, QemuError
+from vimto.cache import entry
+from vimto.cache.digest import local_directory
+from vimto.errors import CacheError, CommandError, QemuError
 
 if TYPE_CHECKING:  # who only looks for QEMU is in a hurry
     from pathlib import Path
@@ -43,9 +45,9 @@ def probe_qemu(path: str, cache: "Path") -> Qemu:
     """
     stat = os.stat(path)
     identity = f"{path}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
-    answer = cache / "qemu-version"
+    answer = os.path.join(local_directory(cache), "qemu-version")
     try:
-        known, text = answer.read_text().split("\n", 1)
+        known, text = _read(answer).split("\n", 1)
     except (OSError, ValueError):
         known, text = "", ""
     if known != identity:
@@ -63,13 +65,16 @@ def probe_qemu(path: str, cache: "Path") -> Qemu:
     return Qemu(path=path, version=version, identity=identity)
 
 
-def _remember(answer: "Path", text: str) -> None:
-    temporary = answer.with_name(f"{answer.name}.{os.getpid()}")
+def _read(answer: str) -> str:
+    with open(answer, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def _remember(answer: str, text: str) -> None:
     try:
-        answer.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        temporary.replace(answer)
-    except OSError:
+        with entry.new_file(answer) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+    except (OSError, CacheError):
         pass  # a read-only cache costs the next run 30 ms, nothing else
 
 
