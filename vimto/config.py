@@ -58,6 +58,7 @@ class Config(NamedTuple):
     net: str
     forward: tuple[str, ...]
     gdb: bool
+    vmlinux: str
     cache_dir: Path
     verbose: int
 

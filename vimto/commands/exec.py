@@ -3,6 +3,7 @@
 import contextlib
 import os
 
+from vimto import console
 from vimto.config import Config, find_repository
 from vimto.errors import UsageError
 from vimto.qemu.find import find_qemu
@@ -27,8 +28,13 @@ def run_exec(config: Config, argv: list[str], launch: Launch | None = None) -> i
     return run_command(config, words, launch)
 
 
-def run_command(config: Config, words: list[str], launch: Launch | None = None) -> int:
-    """Run a command in this directory; its repository is shared, as for go's tests."""
+def run_command(
+    config: Config, words: list[str], launch: Launch | None = None, greeting: str = ""
+) -> int:
+    """Run a command in this directory; its repository is shared, as for go's tests.
+
+    A `greeting` is shown with the kernel's name once that is known, on a terminal.
+    """
     with contextlib.ExitStack() as stack:
         qemu = find_qemu(config.qemu)
         if launch and not (config.snapshot and launch.qemu == qemu):
@@ -52,4 +58,6 @@ def run_command(config: Config, words: list[str], launch: Launch | None = None) 
             config, companion = stack.enter_context(wait_for_gdb(config))
         request = stack.enter_context(attended(config))
         plan = stack.enter_context(prepare(config, shares=shares))
+        if greeting and request.terminal:
+            console.note(f"{plan.kernel_name}: {greeting}")
         return run(plan, request._replace(argv=words, companion=companion, launch=launch))

@@ -116,15 +116,30 @@ def fetch_package(reference: AptKernel, *, cache: Path, fresh: float = DAY) -> U
     return found
 
 
-def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) -> Path:
-    """Return the `vmlinux` with debug information that belongs to `package`, downloading it.
+def find_debug(package: UnpackedPackage, *, cache: Path) -> Path | None:
+    """Return the directory of `package`'s debug information, None if it was not fetched."""
+    directory = cache / "apt" / package.directory.name.replace("_", "-dbg_", 1)
+    return directory if directory.is_dir() else None
 
-    Of its debug package (0.3 to 1.2 GB) nothing but that file is kept. Raises `KernelError` as
-    `fetch_package` does.
+
+def find_vmlinux(debug: Path) -> Path:
+    """Return the `vmlinux` in a directory that `fetch_debug` made."""
+    return next(path for path in sorted(debug.rglob("vmlinux*")) if path.is_file())
+
+
+def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) -> Path:
+    """Return the directory of `package`'s debug information, downloading it.
+
+    Of the debug package (0.3 to 1.2 GB) `vmlinux` is kept, and each module's file, compressed:
+    6.1's would take 5 GB. Raises `KernelError` as `fetch_package` does.
     """
     apt = _Apt(reference, cache)
     with apt.locked():
         directory = cache / "apt" / package.directory.name.replace("_", "-dbg_", 1)
+        # An earlier version kept `vmlinux` alone, and made no place for modules.
+        marker = "usr/lib/debug/lib/modules"
+        if directory.is_dir() and not (directory / marker).is_dir():
+            entry.remove(directory)
 
         def make() -> None:
             apt.update()
@@ -132,9 +147,10 @@ def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) 
             with entry.new_directory(directory) as temporary:
                 if not _unpack(apt, found, [found], temporary):
                     raise KernelError(f"the package `{found.name}` holds no `vmlinux`")
+                (temporary / marker).mkdir(parents=True, exist_ok=True)
 
         entry.make_once(directory, make, waiting=f"another vimto unpacks `{directory.name}`")
-        return next(path for path in sorted(directory.rglob("vmlinux*")) if path.is_file())
+        return directory
 
 
 def _fetch(apt: "_Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
@@ -161,13 +177,13 @@ def _fetch(apt: "_Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
 
 def _unpack(apt: "_Apt", named: Package, parts: list[Package], into: Path) -> int:
     debug = named.name.endswith("-dbg")
-    choose = _choose_vmlinux if debug else _choose_kernel
+    choose = _choose_debug if debug else _choose_kernel
     size = sum(part.size for part in parts)
     console.note(f"downloading {named.name} ({size / 1e6:.0f} MB)")
     with tempfile.TemporaryDirectory(prefix=_DOWNLOADS, dir=apt.state) as downloads:
         files = apt.download(parts, Path(downloads))
         console.note(f"unpacking {named.name}")
-        return sum(deb.extract_deb(file, into, choose, only_one=debug) for file in files)
+        return sum(deb.extract_deb(file, into, choose) for file in files)
 
 
 def _choose_kernel(name: str) -> str:
@@ -180,8 +196,11 @@ def _choose_kernel(name: str) -> str:
     return ""
 
 
-def _choose_vmlinux(name: str) -> str:
-    return name if name.rsplit("/", 1)[-1].startswith("vmlinux") else ""
+def _choose_debug(name: str) -> str:
+    base = name.rsplit("/", 1)[-1]
+    if base.endswith(".ko"):
+        return f"{name}.zst"
+    return name if base.startswith("vmlinux") else ""
 
 
 def _check_kernel(directory: Path, image: Package) -> None:

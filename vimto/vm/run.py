@@ -36,11 +36,11 @@ _HIDDEN_ENVIRONMENT = ("TMPDIR=", "VIMTO_")
 class Companion:
     """Somebody at the machine's side while its command runs, such as a debugger; this is nobody.
 
-    `words` are more words for QEMU; with `pauses` the guest waits for `Exchange.resume` before it
-    starts the command.
+    `addition` is what QEMU is told besides; with `pauses` the guest waits for `Exchange.resume`
+    before it starts the command.
     """
 
-    words: Sequence[str] = ()
+    addition = machines.NOTHING
     pauses = False
 
     def join(self, machine: Machine, exchange: Exchange) -> None:
@@ -135,7 +135,7 @@ class _Session(NamedTuple):
     signals: SignalPipe
 
     def run_booted(self) -> int:
-        more = self.request.companion.words
+        more = self.request.companion.addition
         with machines.boot(self.plan, self.tier, self._slots(), more) as machine:
             exchange = self._exchange(machine)
             try:
@@ -146,12 +146,12 @@ class _Session(NamedTuple):
             return status
 
     def run_restored(self, save: Snapshot) -> int:
-        more = self.request.companion.words
+        more = self.request.companion.addition
         with machines.restore(
             self.plan, self.tier, self._slots(), save, more, self.request.launch
         ) as machine:
             # Not under a debugger, whose breakpoints a program that nobody started would meet.
-            warm_up = machine.spare and not self.request.companion.words
+            warm_up = machine.spare and not self.request.companion.addition.words
             exchange = self._exchange(machine, warm_up=warm_up)
             exchange.on_accepted = lambda: console.debug("the machine is restored from a snapshot")
             exchange.send_order()
