@@ -174,7 +174,7 @@ def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str]]:
         agent = find_agent(cache=cache)  # type: ignore[assignment]
         if agent is None:
             raise
-    initrd = build_initramfs(agent, files.modules, cache=cache)
+    initrd = build_initramfs(agent, files.modules, files.layer, cache=cache)
     parts = BootParts(
         kernel=str(files.kernel),
         initrd=str(initrd),

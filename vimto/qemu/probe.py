@@ -140,9 +140,15 @@ def _have_virtualisation(cpuinfo: str) -> bool:
     return bool({"vmx", "svm"} & set(flags.split()))
 
 
-def identify_host_cpu(cpuinfo: str = "/proc/cpuinfo") -> str:
-    """Return the processor's model, stepping and microcode: under KVM a save depends on them."""
-    wanted = ("vendor_id", "cpu family", "model", "stepping", "microcode")
+def identify_host_cpu(cpuinfo: str = "/proc/cpuinfo", *, emulated: bool = False) -> str:
+    """Return what of the host's processor a save depends on.
+
+    Under KVM that is its model, stepping and microcode. An emulated processor has the host's time
+    stamp counter, whose rate the saved kernel has measured; it goes with the name of the model.
+    """
+    wanted = ["vendor_id", "cpu family", "model", "stepping", "microcode"]
+    if emulated:
+        wanted = ["model name"]
     found: dict[str, str] = {}
     try:
         with open(cpuinfo, encoding="ascii", errors="replace") as lines:

@@ -9,8 +9,8 @@ from vimto import console
 from vimto.cache.snapshots import Snapshot
 from vimto.errors import BootError, EmulatorFaultError, LostVMError, QemuError, VimtoError
 from vimto.quoting import escape
+from vimto.vm import likeness, protocol, shares, snapshot, streams
 from vimto.vm import machine as machines
-from vimto.vm import protocol, shares, snapshot, streams
 from vimto.vm.exchange import Exchange, Limits
 from vimto.vm.launch import Launch
 from vimto.vm.loss import add_complaint, explain, show_log
@@ -243,6 +243,8 @@ class _Session(NamedTuple):
 
     def _make_order(self, warm_up: bool) -> dict[str, Any]:
         plan, request = self.plan, self.request
+        hostname = f"vimto-{os.urandom(3).hex()}"
+        search = os.fsdecode(request.environment.get(b"PATH", b""))
         return {
             "protocol": protocol.VERSION,
             "argv": [protocol.wire_text(word) for word in request.argv],
@@ -254,7 +256,12 @@ class _Session(NamedTuple):
             "groups": plan.groups,
             **self._modes(),
             "pty": request.terminal.size() if request.terminal else None,
-            "hostname": f"vimto-{os.urandom(3).hex()}",
+            "hostname": hostname,
+            "hosts": protocol.wire_text(likeness.describe_hosts(hostname)),
+            "links": [
+                {"path": protocol.wire_text(link.path), "target": protocol.wire_text(link.target)}
+                for link in likeness.find_links(search)
+            ],
             "time_ns": time.time_ns(),
             "entropy": protocol.wire_text(os.urandom(64)),
             "root": {
