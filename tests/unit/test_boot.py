@@ -1,6 +1,5 @@
 import os
 import platform
-import shutil
 from pathlib import Path
 
 import kernel_parts as parts
@@ -76,17 +75,6 @@ def test_extraction_happens_once(root: Path, cache: Path, monkeypatch: pytest.Mo
     assert boot.resolve_tree(root, cache=cache) == first
 
 
-def test_the_same_kernel_is_not_extracted_again(
-    root: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = boot.resolve_tree(root, cache=cache)
-    monkeypatch.setattr(boot.bzimage, "extract_vmlinux", None)
-    (root / f"boot/vmlinuz-{RELEASE}").touch()
-    assert boot.resolve_tree(root, cache=cache) == first
-    shutil.copytree(root, tmp_path / "copy", symlinks=True)
-    assert boot.resolve_tree(tmp_path / "copy", cache=cache).kernel == first.kernel
-
-
 def test_a_changed_kernel_is_extracted_again(root: Path, cache: Path) -> None:
     first = boot.resolve_tree(root, cache=cache)
     other = parts.make_vmlinux(banner=parts.BANNER + b"another")
@@ -114,6 +102,41 @@ def test_vmlinux_wins_and_is_stripped(root: Path, cache: Path) -> None:
 def test_a_small_vmlinux_is_booted_as_it_is(root: Path, cache: Path) -> None:
     (root / "boot/vmlinux").write_bytes(parts.make_vmlinux())
     assert boot.resolve_tree(root, cache=cache).kernel == root / "boot/vmlinux"
+
+
+def put_on_shelf(root: Path, name: str, release: str) -> Path:
+    """Add a kernel as the images of cilium/little-vm-helper hold it."""
+    place = root / "data/kernels" / name
+    (place / "boot").mkdir(parents=True)
+    image = parts.make_bzimage(parts.make_vmlinux(), release=release)
+    (place / f"boot/vmlinuz-{release}").write_bytes(image)
+    parts.fill_modules(place / "lib/modules" / release, parts.NINE_P)
+    return place
+
+
+def test_the_one_kernel_below_data_kernels(tmp_path: Path, cache: Path) -> None:
+    root = tmp_path / "image"
+    place = put_on_shelf(root, "bpf-next", "6.18.0-rc4-made")
+    (root / "data/kernels/notes.txt").write_text("no kernel")
+    files = boot.resolve_tree(root, cache=cache)
+    assert files.release == "6.18.0-rc4-made"
+    assert files.image_root == place
+    assert "9p" in names(files)
+    assert root / "data/kernels" in files.sources, "another one there would be noticed"
+    file = boot.resolve_file(next(place.glob("boot/vmlinuz-*")), cache=cache)
+    assert (file.release, file.image_root) == (files.release, place)
+
+
+def test_of_several_below_data_kernels_one_must_be_named(tmp_path: Path, cache: Path) -> None:
+    root = tmp_path / "an image"
+    for name in ("5.10", "bpf-next", "6.6"):
+        place = put_on_shelf(root, name, "6.6.1-made")
+    with pytest.raises(
+        KernelError, match=r"there are 3 kernels in .*: bpf-next, 5\.10, 6\.6"
+    ) as caught:
+        boot.resolve_tree(root, cache=cache)
+    assert f"-kernel '{root}/data/kernels/" in caught.value.hint
+    assert boot.resolve_tree(place, cache=cache).image_root == place
 
 
 def test_the_newest_kernel_wins(root: Path, cache: Path) -> None:
@@ -180,7 +203,6 @@ def test_virtiofs_serves_where_9p_is_missing(root: Path, cache: Path) -> None:
     modules = root / "lib/modules" / RELEASE
     for path in modules.glob("kernel/9p*"):
         path.unlink()
-    (modules / "kernel/fuse.ko").unlink()
     (modules / "modules.builtin").write_text("kernel/fs/fuse/fuse.ko\n")
     (modules / "kernel/virtiofs.ko").write_bytes(parts.make_module())
     (root / f"boot/config-{RELEASE}").unlink()
@@ -276,20 +298,3 @@ def test_no_kernel_on_the_host(cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert boot.find_host_kernel() is None
     with pytest.raises(KernelError, match="no kernel installed"):
         boot.resolve_host(cache=cache)
-
-
-def test_the_guest_finds_the_configuration_whatever_the_layout(root: Path, cache: Path) -> None:
-    def layer(place: Path = root) -> dict[str, bytes]:
-        return dict(boot.resolve_tree(place, cache=cache).layer)
-
-    config = f"boot/config-{RELEASE}"
-    assert config not in layer()
-    for name in ("boot/config", f"lib/modules/{RELEASE}/config"):
-        (root / config).rename(root / name)
-        assert layer()[config] == b"CONFIG_9P_FS=m\n# CONFIG_X is not set\n"
-        (root / name).rename(root / config)
-    (root / config).unlink()
-    assert config not in layer()
-    image = parts.make_vmlinux(config="CONFIG_9P_FS=m\n")
-    (root / f"boot/vmlinuz-{RELEASE}").write_bytes(parts.make_bzimage(image))
-    assert layer()[config] == b"CONFIG_9P_FS=m\n"

@@ -6,14 +6,13 @@ from where, and the image itself is made into what QEMU loads fastest. Nothing i
 
 import os
 import platform
+import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vimto.cache import entry
-from vimto.cache.digest import Table
 from vimto.errors import KernelError
-from vimto.kernel import bzimage, modules, tree
+from vimto.kernel import bzimage, cachedir, modules, tree
 from vimto.kernel.modules import MACHINE, TRANSPORTS, Driver, ModuleIndex, ModulePlan
 
 
@@ -23,8 +22,7 @@ class KernelFiles:
 
     `kernel` is for QEMU's `-kernel`: an ELF entered through PVH (`pvh`), else the bzImage.
     `image_root` is the tree to lay over the host's root in the guest, if the kernel came with
-    one, and `layer` are files of ours that lie over that: contents by places below the guest's
-    root. `vmlinux` has debug information. `config` is {"CONFIG_X": "y"}, {} where unknown. While
+    one. `vmlinux` has debug information. `config` is {"CONFIG_X": "y"}, {} where unknown. While
     no file of `sources` changes, resolving again would give the same.
     """
 
@@ -34,7 +32,6 @@ class KernelFiles:
     modules: ModulePlan
     transport: str
     image_root: Path | None
-    layer: Mapping[str, bytes] = field(repr=False)
     vmlinux: Path | None
     config: Mapping[str, str] = field(repr=False)
     sources: tuple[Path, ...] = field(repr=False)
@@ -63,6 +60,7 @@ _VERSIONED_IMAGES = (
 )
 _BARE_IMAGES = ("vmlinux", "vmlinuz", "bzImage")
 _BUILT_IMAGES = ("vmlinux", "arch/x86/boot/bzImage")
+_SHELF = "data/kernels"
 _MODULES = ("lib/modules/{v}", "usr/lib/modules/{v}")
 _CONFIGS = (
     ".config",
@@ -111,7 +109,7 @@ def resolve_tree(root: Path, *, cache: Path) -> KernelFiles:
 
     Links in it are followed inside it. `boot/vmlinux` wins over `boot/vmlinuz`; of several
     kernels whose names carry a version the newest wins. Raises `KernelError` as `resolve_file`
-    does, and for a directory without a kernel.
+    does, and for a directory without a kernel, or with several of which none is the one.
     """
     root = Path(os.path.realpath(root))
     if is_build_tree(root):
@@ -124,11 +122,7 @@ def resolve_tree(root: Path, *, cache: Path) -> KernelFiles:
         return _resolve(_build_tree(root, image, bzimage.read_release(image)), cache)
     image = _find_image(root)
     if image is None:
-        raise KernelError(
-            f"there is no kernel in `{root}`",
-            hint="looked for boot/vmlinux, boot/vmlinuz, boot/vmlinuz-*, "
-            "usr/lib/modules/*/vmlinuz, vmlinux, vmlinuz and bzImage",
-        )
+        return _resolve_shelf(root, cache)
     release = bzimage.read_release(image)
     found = _first(root, _MODULES, release)
     if found is None and any((root / name).exists() for name in ("modules.dep", "kernel")):
@@ -149,6 +143,31 @@ def resolve_tree(root: Path, *, cache: Path) -> KernelFiles:
         ),
     )
     return _resolve(located, cache)
+
+
+def _resolve_shelf(root: Path, cache: Path) -> KernelFiles:
+    """Resolve the one tree in `data/kernels`, as in the images of cilium/little-vm-helper.
+
+    Its name there (`6.6`, `bpf-next`) says nothing about which is newer, so of several none wins.
+    """
+    names = tree.find_names(root, _SHELF)
+    found = [place for name in names if (place := tree.find_inside(root, f"{_SHELF}/{name}"))]
+    found = [place for place in found if _find_image(place)]
+    if not found:
+        raise KernelError(
+            f"there is no kernel in `{root}`",
+            hint="looked for boot/vmlinux, boot/vmlinuz, boot/vmlinuz-*, "
+            f"usr/lib/modules/*/vmlinuz, vmlinux, vmlinuz, bzImage, and in {_SHELF}/*",
+        )
+    if len(found) > 1:
+        raise KernelError(
+            f"there are {len(found)} kernels in `{root / _SHELF}`:"
+            f" {', '.join(place.name for place in found)}",
+            hint=f"name one of them, as in `-kernel {shlex.quote(str(found[-1]))}`",
+        )
+    files = resolve_tree(found[0], cache=cache)
+    watched = [place for name in ("", _SHELF) if (place := tree.find_inside(root, name))]
+    return replace(files, sources=(*files.sources, *watched))
 
 
 def resolve_host(*, cache: Path) -> KernelFiles:
@@ -232,8 +251,7 @@ def _first(root: Path, names: tuple[str, ...], release: str) -> Path | None:
 
 def _resolve(located: Located, cache: Path) -> KernelFiles:
     kernel, pvh = _bootable(located.image, cache)
-    text, config_file = _read_config(located, kernel)
-    config = _parse_config(text)
+    config, config_file = _read_config(located, kernel)
     index = modules.read_index(located.modules) if located.modules else None
     transport, plan = settle_drivers(index, config, name=str(located.image))
     debug = [
@@ -256,7 +274,6 @@ def _resolve(located: Located, cache: Path) -> KernelFiles:
         modules=plan,
         transport=transport,
         image_root=located.image_root,
-        layer=_layer(located, text, config_file),
         vmlinux=debug[0] if debug else None,
         config=config,
         sources=tuple(dict.fromkeys(sources)),
@@ -271,40 +288,26 @@ def _have_debug_info(path: Path) -> bool:
         return False
 
 
-def _read_config(located: Located, kernel: Path) -> tuple[str, Path | None]:
-    """Return the kernel's configuration, and the file that holds it unless the kernel does."""
+def _read_config(located: Located, kernel: Path) -> tuple[dict[str, str], Path | None]:
     path = _first(located.root, _CONFIGS, located.release)
     try:
-        text = path.read_text("utf-8", "surrogateescape") if path else ""
+        text = path.read_text(errors="replace") if path else ""
     except OSError:
         path, text = None, ""
-    return text or bzimage.read_config(kernel), path
-
-
-def _parse_config(text: str) -> dict[str, str]:
+    text = text or bzimage.read_config(kernel)
     pairs = (line.partition("=") for line in text.splitlines() if line.startswith("CONFIG_"))
-    return {key: value for key, _, value in pairs}
-
-
-def _layer(located: Located, config: str, config_file: Path | None) -> dict[str, bytes]:
-    """Return what the guest needs of this kernel and its tree has not, or not there."""
-    layer: dict[str, bytes] = {}
-    place = f"boot/config-{located.release}"
-    if config and located.release:
-        # Where programs look for it (libbpf, cilium/ebpf), whatever the layout of the tree.
-        seen = tree.find_inside(located.image_root or Path("/"), place)
-        if seen is None or seen != config_file:
-            layer[place] = config.encode("utf-8", "surrogateescape")
-    return layer
+    return {key: value for key, _, value in pairs}, path
 
 
 def _bootable(image: Path, cache: Path) -> tuple[Path, bool]:
     head = bzimage.read_head(image)
-    out = cache / "vmlinux" / Table(cache).digest(image)
-    waiting = f"another vimto unpacks `{image}`"
+    out = cache / "vmlinux" / cachedir.signature(image)
     if bzimage.is_bzimage(head):
         try:
-            entry.make_once(out, lambda: bzimage.extract_vmlinux(image, out), waiting=waiting)
+            if not out.exists():
+                with cachedir.locked(out):
+                    if not out.exists():
+                        bzimage.extract_vmlinux(image, out)
         except bzimage.UnknownCompressionError:
             return image, False
         return (out, True) if bzimage.has_pvh_note(out) else (image, False)
@@ -317,7 +320,10 @@ def _bootable(image: Path, cache: Path) -> tuple[Path, bool]:
         )
     if image.stat().st_size <= bzimage.loaded_size(image) + _NEGLIGIBLE:
         return image, True
-    entry.make_once(out, lambda: bzimage.strip_vmlinux(image, out), waiting=waiting)
+    if not out.exists():
+        with cachedir.locked(out):
+            if not out.exists():
+                bzimage.strip_vmlinux(image, out)
     return out, True
 
 
@@ -333,7 +339,7 @@ def settle_drivers(
     """
     lacks: dict[str, list[Driver]] = {}
     for transport, drivers in TRANSPORTS.items():
-        wanted = (*(d for d in MACHINE if d.required or _is_complete(d, index)), *drivers)
+        wanted = (*MACHINE, *drivers)
         plan = modules.resolve_modules(index, tuple(driver.module for driver in wanted))
         absent = [driver for driver in wanted if not _have_driver(driver, plan, index, config)]
         lacks[transport] = [driver for driver in absent if driver.required]
@@ -351,12 +357,6 @@ def settle_drivers(
                 missing=missing,
             )
     raise _lacking(name, lacks)
-
-
-def _is_complete(driver: Driver, index: ModuleIndex | None) -> bool:
-    """Say whether all that `driver` depends on is there, if not itself."""
-    plan = modules.resolve_modules(index, (driver.module,))
-    return not set(plan.missing) - {modules.normalise(driver.module)}
 
 
 def _have_driver(
