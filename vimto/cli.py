@@ -139,9 +139,9 @@ def _find_command(words: list[str], launch: Launch | None) -> Callable[[Config, 
 
         return lambda config, words: doctor.run(config, words[1:])
     if os.sep in word:  # go's `-exec vimto`
-        from vimto.commands.exec import run_command
+        from vimto.commands.exec import run_for_go
 
-        return run_command
+        return run_for_go
     raise _unknown_command(word)
 
 

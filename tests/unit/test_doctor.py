@@ -27,7 +27,6 @@ def files(**changes: object) -> KernelFiles:
         modules=ModulePlan(),
         transport="9p",
         image_root=None,
-        layer={},
         vmlinux=Path("/k/vmlinux"),
         config={f"CONFIG_{name}": "y" for name in doctor._OPTIONS},
         sources=(),
@@ -119,7 +118,7 @@ def test_an_unwritable_cache(config: Config, tmp_path: Path) -> None:
 
 
 def test_memory(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_available_memory", lambda: 512 << 20)
+    monkeypatch.setattr(doctor.probe, "available_memory", lambda: 512 << 20)
     (finding,) = doctor.check_memory(config)
     assert finding.verdict is Verdict.WEAK
     assert "1024 MiB for each machine, 512 MiB available" in finding.detail
@@ -138,7 +137,7 @@ def test_a_missing_setpriv(config: Config, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(doctor, "SETPRIV", "/nonexistent/setpriv")
     monkeypatch.setattr(doctor, "find_qemu", lambda _name: "/q")
     qemu = type("Qemu", (), {"version": (8, 2, 0), "path": "/q"})
-    monkeypatch.setattr(doctor, "probe_qemu", lambda _path, _cache: qemu)
+    monkeypatch.setattr(doctor.probe, "probe_qemu", lambda _path, _cache: qemu)
     good, missing = doctor.check_qemu(config)
     assert good.detail == "8.2.0, /q"
     assert (missing.what, missing.verdict) == ("setpriv", Verdict.MISSING)

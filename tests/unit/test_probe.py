@@ -1,10 +1,14 @@
 """Which accelerator is chosen, and why not KVM."""
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from vimto import console
+from vimto.commands.prepare import _tell_accelerator
 from vimto.errors import QemuError
 from vimto.qemu import find, probe
 
@@ -63,6 +67,94 @@ def test_kvm_on_demand_fails_with_the_reason(tmp_path: Path) -> None:
         probe.choose_accelerator("kvm", device="/dev/null", cpuinfo=str(path))
 
 
+def no_rights(error: int) -> Callable[..., int]:
+    def refuse(path: str, _flags: int) -> int:
+        raise OSError(error, os.strerror(error), path)
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("error", "ci", "remedy"),
+    [
+        (errno.EACCES, False, "sudo usermod -aG kvm $USER, then log in again"),
+        (errno.EACCES, True, "sudo chmod 0666 /dev/null"),
+        (errno.ENODEV, False, "sudo modprobe kvm_amd"),
+        (errno.EIO, False, ""),
+    ],
+)
+def test_what_can_be_mended_has_a_remedy(
+    cpuinfo: Path, monkeypatch: pytest.MonkeyPatch, error: int, ci: bool, remedy: str
+) -> None:
+    monkeypatch.setattr(probe.os, "open", no_rights(error))
+    monkeypatch.delenv("CI", raising=False)
+    if ci:
+        monkeypatch.setenv("CI", "true")
+    chosen = probe.choose_accelerator("auto", device="/dev/null", cpuinfo=str(cpuinfo))
+    assert (chosen.name, chosen.remedy) == ("tcg", remedy)
+    assert "/dev/null" in chosen.reason
+    with pytest.raises(QemuError) as caught:
+        probe.choose_accelerator("kvm", device="/dev/null", cpuinfo=str(cpuinfo))
+    assert caught.value.hint.startswith(remedy)
+
+
+def test_what_cannot_be_mended_has_none(cpuinfo: Path, tmp_path: Path) -> None:
+    device = str(tmp_path / "kvm")
+    assert probe.choose_accelerator("auto", device=device, cpuinfo=str(cpuinfo)).remedy == ""
+    cpuinfo.write_text(PLAIN)
+    assert probe.choose_accelerator("auto", device=device, cpuinfo=str(cpuinfo)).remedy == ""
+
+
+@pytest.mark.parametrize(
+    ("remedy", "one_of_many", "verbose", "told"),
+    [
+        ("sudo x", False, 0, True),
+        ("sudo x", True, 0, False),
+        ("sudo x", True, 1, True),
+        ("", False, 0, False),
+        ("", False, 1, True),
+    ],
+)
+def test_who_is_told_of_emulation(
+    capfd: pytest.CaptureFixture[str], remedy: str, one_of_many: bool, verbose: int, told: bool
+) -> None:
+    console.set_verbosity(verbose)
+    try:
+        chosen = probe.Accelerator(name="tcg", reason="a reason", remedy=remedy)
+        _tell_accelerator(chosen, one_of_many=one_of_many)
+    finally:
+        console.set_verbosity(0)
+    text = ": ".join(filter(None, ["a reason", remedy]))
+    line = f"vimto: emulating, which is ten times slower, for {text}\n"
+    assert capfd.readouterr().err == (line if told else "")
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "reason"),
+    [(900 << 10, "this host has 3.0 GiB, swap included"), (1 << 45, "3.0 GiB"), (3 << 10, "")],
+)
+def test_memory_that_the_host_can_never_give_is_refused(
+    tmp_path: Path, mebibytes: int, reason: str
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    lines = ("MemTotal: 2097152 kB", "MemAvailable: 1024 kB", "SwapTotal: 1048576 kB", "X: 1")
+    meminfo.write_text("".join(f"{line}\n" for line in lines))
+    assert probe.available_memory(str(meminfo)) == 1 << 20
+    if not reason:
+        probe.check_memory(mebibytes, meminfo=str(meminfo))
+        return
+    with pytest.raises(QemuError, match="cannot be had") as caught:
+        probe.check_memory(mebibytes, meminfo=str(meminfo))
+    assert reason in caught.value.message
+    assert "`-memory` asks for less" in caught.value.hint
+
+
+def test_memory_that_this_process_may_not_have_is_refused(tmp_path: Path) -> None:
+    """A limit of ours (`ulimit -v`), or the kernel's strict accounting, where no total is told."""
+    with pytest.raises(QemuError, match=r"refuses it \(Cannot allocate memory\)"):
+        probe.check_memory(1 << 45, meminfo=str(tmp_path / "missing"))
+
+
 def test_emulation_on_demand_asks_nothing() -> None:
     assert probe.choose_accelerator("tcg", device="/x", cpuinfo="/x").name == "tcg"
 
@@ -83,8 +175,8 @@ def test_parse_version_refuses_something_else() -> None:
         probe.parse_version("hello")
 
 
-def fake_qemu(tmp_path: Path, version: str) -> str:
-    path = tmp_path / "qemu"
+def fake_qemu(tmp_path: Path, version: str, name: str = "qemu") -> str:
+    path = tmp_path / name
     calls = tmp_path / "calls"
     path.write_text(f"#!/bin/sh\necho x >>{calls}\necho QEMU emulator version {version}\n")
     path.chmod(0o755)
@@ -96,7 +188,11 @@ def test_the_version_is_asked_once(tmp_path: Path) -> None:
     first = probe.probe_qemu(path, tmp_path / "cache")
     assert first.version == (8, 1, 0)
     assert probe.probe_qemu(path, tmp_path / "cache") == first
-    assert (tmp_path / "calls").read_text() == "x\n"
+    other = fake_qemu(tmp_path, "9.0.0", "other")
+    for _ in range(2):  # neither takes the other's place
+        assert probe.probe_qemu(other, tmp_path / "cache").version == (9, 0, 0)
+        assert probe.probe_qemu(path, tmp_path / "cache") == first
+    assert (tmp_path / "calls").read_text() == "x\nx\n"
 
 
 def test_an_old_qemu_is_refused(tmp_path: Path) -> None:

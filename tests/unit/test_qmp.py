@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ class Qemu:
         self.taken: list[str] = []
         self.got: list[int] = []
         self._refusals, self._fails, self._early = refusals, fails, early
+        self._statuses = ["inmigrate", "running"]
         self._say(GREETING)
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -49,18 +51,21 @@ class Qemu:
 
     def _serve(self) -> None:
         buffer = b""
-        while True:
-            data, fds, _, _ = socket.recv_fds(self._socket, 4096, 4)
-            if not data:
-                return
-            self.got += fds
-            *lines, buffer = (buffer + data).split(b"\n")
-            for line in lines:
-                self._answer(json.loads(line))
+        with suppress(OSError):  # closed while we had something to say
+            while True:
+                data, fds, _, _ = socket.recv_fds(self._socket, 4096, 4)
+                if not data:
+                    return
+                self.got += fds
+                *lines, buffer = (buffer + data).split(b"\n")
+                for line in lines:
+                    self._answer(json.loads(line))
 
     def _answer(self, command: dict[str, Any]) -> None:
         name = command["execute"]
         uri = command.get("arguments", {}).get("uri", "")
+        if name == "query-status":
+            return self._say({"return": {"status": self._statuses.pop(0)}})
         reason = self._refusals.get(name) or self._refusals.get(uri.partition(":")[0])
         if name == "migrate-incoming" and self.taken:
             reason = TWICE
@@ -134,6 +139,17 @@ def test_a_qemu_that_takes_no_way_is_quoted(
     qemu.monitor.load(state)
     with pytest.raises(QemuError, match=reason):
         read_all(qemu)
+
+
+def test_a_state_is_waited_for(start: Callable[..., Qemu], state: int) -> None:
+    qemu = start(QEMU_7)
+    qemu.monitor.load(state)
+    qemu.monitor.wait_loaded(10)
+    assert qemu.taken == ["fd:state"]
+    with pytest.raises(QemuError, match=NO_FD):
+        qemu = start(NOTHING_GOES)
+        qemu.monitor.load(state)
+        qemu.monitor.wait_loaded(10)
 
 
 def test_what_else_qemu_refuses_is_no_reason_to_give_up(

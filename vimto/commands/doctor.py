@@ -18,15 +18,16 @@ from pathlib import Path
 from vimto.agent import build_agent
 from vimto.commands.resolve import locate_kernel
 from vimto.config import Config
-from vimto.errors import UsageError, VimtoError
+from vimto.errors import QemuError, UsageError, VimtoError
 from vimto.go.tool import check_target, go_env
 from vimto.kernel import boot
 from vimto.kernel.boot import KernelFiles
+from vimto.qemu import probe
 from vimto.qemu.find import find_qemu
-from vimto.qemu.probe import choose_accelerator, probe_qemu
 from vimto.quoting import visible
 from vimto.spawn import SETPRIV
 from vimto.values import GIB, MIB
+from vimto.vm.trial import try_snapshot
 
 USAGE = """\
 usage: vimto [flags] doctor
@@ -129,7 +130,7 @@ def check_file(config: Config) -> Iterable[Finding]:
 
 def check_qemu(config: Config) -> Iterable[Finding]:
     """Find QEMU, and the program that ties its life to ours."""
-    qemu = probe_qemu(find_qemu(config.qemu), config.cache_dir)
+    qemu = probe.probe_qemu(find_qemu(config.qemu), config.cache_dir)
     yield _good("qemu", f"{'.'.join(map(str, qemu.version))}, {qemu.path}")
     if not os.access(SETPRIV, os.X_OK):
         yield Finding(
@@ -142,18 +143,35 @@ def check_qemu(config: Config) -> Iterable[Finding]:
 
 def check_accelerator(config: Config) -> Iterable[Finding]:
     """Say whether machines run on the processor or are emulated, and why."""
-    accelerator = choose_accelerator(config.accel)
+    accelerator = probe.choose_accelerator(config.accel)
     if not accelerator.emulated:
         yield _good("accelerator", "kvm")
     elif config.accel == "tcg":
         yield _good("accelerator", "tcg, as configured")
     else:
-        yield _weak("accelerator", f"tcg (emulation, ten times slower): {accelerator.reason}")
+        detail = f"tcg (emulation, ten times slower): {accelerator.reason}"
+        yield _weak("accelerator", detail, accelerator.remedy)
+
+
+def check_snapshots(config: Config) -> Iterable[Finding]:
+    """Save a machine without a guest, and restore it."""
+    if not config.snapshot:
+        yield _good("snapshots", "none, as configured")
+        return
+    qemu, accelerator = find_qemu(config.qemu), probe.choose_accelerator(config.accel)
+    try:
+        try_snapshot(qemu, accelerator.name)
+    except QemuError as exc:
+        detail = "; ".join(("each machine boots", exc.message, *exc.lines[-1:]))
+        yield _weak("snapshots", detail)
+    else:
+        yield _good("snapshots", "this QEMU saves a machine and restores it")
 
 
 def check_memory(config: Config) -> Iterable[Finding]:
-    """Compare the machine's memory with what the host has to spare."""
-    free = _available_memory()
+    """Compare the machine's memory with what the host has, and has to spare."""
+    probe.check_memory(config.memory)
+    free = probe.available_memory()
     sizes = f"{config.memory} MiB for each machine, {free // MIB} MiB available"
     if free and free < config.memory * MIB:
         yield _weak("memory", sizes, "machines take memory as they use it; `-memory` asks for less")
@@ -161,22 +179,14 @@ def check_memory(config: Config) -> Iterable[Finding]:
         yield _good("memory", sizes)
 
 
-def _available_memory(path: str = "/proc/meminfo") -> int:
-    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    return 0
-
-
 def check_cache(config: Config) -> Iterable[Finding]:
     """Write into the cache, and look at the room it has."""
     directory = config.cache_dir
-    probe = directory / f".doctor-{os.getpid()}"
+    file = directory / f".doctor-{os.getpid()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        file.write_bytes(b"")
+        file.unlink()
         free = shutil.disk_usage(directory).free
     except OSError as exc:
         yield Finding(
@@ -276,6 +286,7 @@ _CHECKS: tuple[tuple[str, Callable[[Config], Iterable[Finding]]], ...] = (
     ("config", check_file),
     ("qemu", check_qemu),
     ("accelerator", check_accelerator),
+    ("snapshots", check_snapshots),
     ("memory", check_memory),
     ("cache", check_cache),
     ("go", check_go),

@@ -3,7 +3,6 @@
 import contextlib
 import os
 
-from vimto import console
 from vimto.config import Config, find_repository
 from vimto.errors import UsageError
 from vimto.qemu.find import find_qemu
@@ -28,13 +27,19 @@ def run_exec(config: Config, argv: list[str], launch: Launch | None = None) -> i
     return run_command(config, words, launch)
 
 
-def run_command(
-    config: Config, words: list[str], launch: Launch | None = None, greeting: str = ""
-) -> int:
-    """Run a command in this directory; its repository is shared, as for go's tests.
+def run_for_go(config: Config, words: list[str]) -> int:
+    """Run the test binary that go gives us, as its `-exec`, like `run_exec`."""
+    return run_command(config, words, one_of_many=True)
 
-    A `greeting` is shown with the kernel's name once that is known, on a terminal.
-    """
+
+def run_command(
+    config: Config,
+    words: list[str],
+    launch: Launch | None = None,
+    *,
+    one_of_many: bool = False,
+) -> int:
+    """Run a command in this directory; its repository is shared, as for go's tests."""
     with contextlib.ExitStack() as stack:
         qemu = find_qemu(config.qemu)
         if launch and not (config.snapshot and launch.qemu == qemu):
@@ -57,7 +62,5 @@ def run_command(
 
             config, companion = stack.enter_context(wait_for_gdb(config))
         request = stack.enter_context(attended(config))
-        plan = stack.enter_context(prepare(config, shares=shares))
-        if greeting and request.terminal:
-            console.note(f"{plan.kernel_name}: {greeting}")
+        plan = stack.enter_context(prepare(config, shares=shares, one_of_many=one_of_many))
         return run(plan, request._replace(argv=words, companion=companion, launch=launch))

@@ -18,6 +18,7 @@ from vimto.qemu.find import find_qemu
 from vimto.qemu.probe import (
     Accelerator,
     Qemu,
+    check_memory,
     choose_accelerator,
     identify_host_cpu,
     probe_qemu,
@@ -39,22 +40,28 @@ _CORE_PATTERN = "core.%e.%p"
 
 @contextlib.contextmanager
 def prepare(
-    config: Config, *, shares: Iterable[tuple[str, bool]] = (), temporary: str = ""
+    config: Config,
+    *,
+    shares: Iterable[tuple[str, bool]] = (),
+    temporary: str = "",
+    one_of_many: bool = False,
 ) -> Iterator[Plan]:
     """Resolve all that `config` asks for, fetching the kernel if need be.
 
     `shares` are directories, with whether they are read-only, that every machine of the plan gets
     besides the configured ones; `temporary` is where go makes its work directories (where the
-    environment says, when empty). While the context lasts, the kernel's image is not removed
+    environment says, when empty); with `one_of_many`, go calls us for each package, and what could
+    be better is not told each time. While the context lasts, the kernel's image is not removed
     from the cache.
     """
     # One that is full and read-only serves as well. (Path.is_dir raises where it may not look.)
     if not (os.path.isdir(config.cache_dir) and os.access(config.cache_dir, os.X_OK)):
         make_directory(config.cache_dir)
     qemu = probe_qemu(find_qemu(config.qemu), config.cache_dir)
+    check_memory(config.memory)
     accelerator = choose_accelerator(config.accel)
     if accelerator.reason and config.accel == "auto":
-        console.debug(f"emulating, for {accelerator.reason}")
+        _tell_accelerator(accelerator, one_of_many=one_of_many)
     with contextlib.ExitStack() as stack:
         parts = resolve_kernel(config, stack)
         plan = _plan(config, qemu, accelerator, parts)
@@ -62,6 +69,12 @@ def prepare(
             shares=[*_configured_shares(config), *shares],
             temporary=temporary or default_temporary(),
         )
+
+
+def _tell_accelerator(accelerator: Accelerator, *, one_of_many: bool) -> None:
+    text = ": ".join(filter(None, (accelerator.reason, accelerator.remedy)))
+    say = console.note if accelerator.remedy and not one_of_many else console.debug
+    say(f"emulating, which is ten times slower, for {text}")
 
 
 def _plan(
@@ -87,7 +100,6 @@ def _plan(
         snapshot_limit=config.snapshot_limit,
         boot_timeout=config.boot_timeout or _BOOT_LIMIT[accelerator.name],
         timeout=config.timeout,
-        stop_timeout=config.stop_timeout,
         shares=[],
         temporary="",
         uid=uid,
@@ -121,7 +133,7 @@ def _machines(
         fixed.append(devices.UserNetwork())
     table = Table(config.cache_dir)
     contents = [_qemu_digest(qemu, table), *map(table.digest, (parts.kernel, parts.initrd))]
-    cpu = identify_host_cpu(emulated=accelerator.emulated)
+    cpu = "" if accelerator.emulated else identify_host_cpu()
     tiers = []
     append = ""
     for count in _TIERS:
@@ -160,8 +172,8 @@ def snapshot_key(
 ) -> str:
     """Name a machine's snapshot by everything that shaped it, and by nothing that a host adds.
 
-    `contents` are the digests of QEMU, kernel and initramfs, `version` is QEMU's; `cpu` is what
-    the guest has of the host's processor.
+    `contents` are the digests of QEMU, kernel and initramfs, `version` is QEMU's; `cpu` is what is
+    known of the host's processor where it runs the guest's instructions.
     """
     # The first word is where QEMU lies, which is of no matter.
     shape = [_SNAPSHOT_FORMAT, __version__, *contents, list(version), cpu, machine[1:], append]

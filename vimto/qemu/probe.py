@@ -1,13 +1,15 @@
 """What this machine can do: which QEMU there is, and whether KVM works under it."""
 
 import fcntl
+import mmap
 import os
+from errno import ENODEV, ENOMEM, ENXIO
 from typing import TYPE_CHECKING, NamedTuple
 
 from vimto import proc
-from vimto.cache import entry
-from vimto.cache.digest import local_directory
-from vimto.errors import CacheError, CommandError, QemuError
+from vimto.cache.digest import digest, local_directory
+from vimto.errors import CommandError, QemuError
+from vimto.values import GIB
 
 if TYPE_CHECKING:  # who only looks for QEMU is in a hurry
     from pathlib import Path
@@ -16,6 +18,8 @@ if TYPE_CHECKING:  # who only looks for QEMU is in a hurry
 _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01
 _KVM_API_VERSION = 12
+# The processor's flag for virtualisation, and the kernel's module that makes use of it.
+_VIRTUALISATION = {"svm": "kvm_amd", "vmx": "kvm_intel"}
 
 
 class Qemu(NamedTuple):
@@ -27,10 +31,14 @@ class Qemu(NamedTuple):
 
 
 class Accelerator(NamedTuple):
-    """How the guest's instructions run: `name` is `kvm` or `tcg`, `reason` says why not KVM."""
+    """How the guest's instructions run: `name` is `kvm` or `tcg`, `reason` says why not KVM.
+
+    `remedy` is how this host gets KVM, empty where nothing can be done, or nothing need be.
+    """
 
     name: str
     reason: str = ""
+    remedy: str = ""
 
     @property
     def emulated(self) -> bool:
@@ -39,23 +47,21 @@ class Accelerator(NamedTuple):
 
 
 def probe_qemu(path: str, cache: "Path") -> Qemu:
-    """Ask QEMU for its version, once per binary: the answer is kept in `cache`.
+    """Ask QEMU for its version, once per binary: each one's answer is kept in `cache`.
 
     Raises `QemuError` when the binary does not run or is older than 7.0.
     """
     stat = os.stat(path)
     identity = f"{path}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
-    answer = os.path.join(local_directory(cache), "qemu-version")
-    try:
-        known, text = _read(answer).split("\n", 1)
-    except (OSError, ValueError):
-        known, text = "", ""
-    if known != identity:
+    # A file for each: who tries one kernel under two QEMUs calls them in turn.
+    answer = f"{local_directory(cache)}/qemu/{digest(os.fsencode(identity))}"
+    text = _recall(answer)
+    if not text:
         try:
             text = proc.run([path, "--version"]).text
         except CommandError as exc:
             raise QemuError(f"`{path}` does not run", lines=exc.lines) from exc
-        _remember(answer, f"{identity}\n{text}")
+        _remember(answer, text)
     version = parse_version(text)
     if version < (7, 0, 0):
         raise QemuError(
@@ -65,16 +71,22 @@ def probe_qemu(path: str, cache: "Path") -> Qemu:
     return Qemu(path=path, version=version, identity=identity)
 
 
-def _read(answer: str) -> str:
-    with open(answer, encoding="utf-8", errors="replace") as file:
-        return file.read()
+def _recall(answer: str) -> str:
+    try:
+        with open(answer, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def _remember(answer: str, text: str) -> None:
+    temporary = f"{answer}.{os.getpid()}"
     try:
-        with entry.new_file(answer) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        os.makedirs(os.path.dirname(answer), exist_ok=True)
+        with open(temporary, "w", encoding="utf-8", errors="replace") as file:
             file.write(text)
-    except (OSError, CacheError):
+        os.rename(temporary, answer)
+    except OSError:
         pass  # a read-only cache costs the next run 30 ms, nothing else
 
 
@@ -101,54 +113,97 @@ def choose_accelerator(
     """
     if wanted == "tcg":
         return Accelerator(name="tcg", reason="`accel = tcg` is configured")
-    reason = _why_no_kvm(device, cpuinfo)
+    reason, remedy = _why_no_kvm(device, cpuinfo)
     if not reason:
         return Accelerator(name="kvm")
     if wanted == "kvm":
-        raise QemuError(f"KVM cannot be used: {reason}", hint="`-accel auto` emulates instead")
-    return Accelerator(name="tcg", reason=reason)
+        hint = f"{remedy}; `-accel auto` emulates instead" if remedy else "`-accel auto` emulates"
+        raise QemuError(f"KVM cannot be used: {reason}", hint=hint)
+    return Accelerator(name="tcg", reason=reason, remedy=remedy)
 
 
-def _why_no_kvm(device: str, cpuinfo: str) -> str:
-    if os.uname().machine == "x86_64" and not _have_virtualisation(cpuinfo):
-        return "the processor offers no virtualisation (neither vmx nor svm in /proc/cpuinfo)"
+def _why_no_kvm(device: str, cpuinfo: str) -> tuple[str, str]:
+    """Return why KVM cannot be used, and what can be done about it; both are empty if it can."""
+    x86 = os.uname().machine == "x86_64"
+    if x86 and not (flags := _processor_flags(cpuinfo) & _VIRTUALISATION.keys()):
+        return "the processor offers no virtualisation (neither vmx nor svm in /proc/cpuinfo)", ""
     try:
         fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return f"there is no {device}"
+        return f"there is no {device}", ""
     except PermissionError:
-        return f"{device} cannot be opened; is this user in the group `kvm`?"
+        return f"this user may not open {device}", _how_to_get_rights(device)
     except OSError as exc:
-        return f"{device} cannot be opened: {exc.strerror}"
+        # A device file that systemd made beforehand, and nothing behind it (ENODEV, or ENXIO).
+        missing = x86 and exc.errno in (ENODEV, ENXIO)
+        remedy = f"sudo modprobe {_VIRTUALISATION[min(flags)]}" if missing else ""
+        return f"{device} cannot be opened: {exc.strerror}", remedy
     try:
         if fcntl.ioctl(fd, _KVM_GET_API_VERSION, 0) != _KVM_API_VERSION:
-            return f"{device} speaks another version of KVM's interface"
+            return f"{device} speaks another version of KVM's interface", ""
         os.close(fcntl.ioctl(fd, _KVM_CREATE_VM, 0))
     except OSError as exc:
-        return f"{device} cannot create a machine: {exc.strerror}"
+        return f"{device} cannot create a machine: {exc.strerror}", ""
     finally:
         os.close(fd)
-    return ""
+    return "", ""
 
 
-def _have_virtualisation(cpuinfo: str) -> bool:
+def _how_to_get_rights(device: str) -> str:
+    if "CI" in os.environ:  # a machine of the moment: nobody can log in again, nobody else is there
+        return f"sudo chmod 0666 {device}"
+    return "sudo usermod -aG kvm $USER, then log in again"
+
+
+def _processor_flags(cpuinfo: str) -> set[str]:
     try:
         with open(cpuinfo, encoding="ascii", errors="replace") as lines:
-            flags = next((line for line in lines if line.startswith("flags")), "")
+            return set(next((line for line in lines if line.startswith("flags")), "").split())
     except OSError:
-        return False
-    return bool({"vmx", "svm"} & set(flags.split()))
+        return set()
 
 
-def identify_host_cpu(cpuinfo: str = "/proc/cpuinfo", *, emulated: bool = False) -> str:
-    """Return what of the host's processor a save depends on.
+def check_memory(mebibytes: int, *, meminfo: str = "/proc/meminfo") -> None:
+    """Raise `QemuError` where this host can never give a machine so much memory.
 
-    Under KVM that is its model, stepping and microcode. An emulated processor has the host's time
-    stamp counter, whose rate the saved kernel has measured; it goes with the name of the model.
+    It need not be free: a machine takes what it uses. But Linux gives nobody at once more than
+    there is of memory and swap (proc(5), overcommit_memory), and a guest that has it would spend
+    minutes on its page tables before its first word.
     """
-    wanted = ["vendor_id", "cpu family", "model", "stepping", "microcode"]
-    if emulated:
-        wanted = ["model name"]
+    size = mebibytes << 20
+    total = sum(_meminfo(meminfo, "MemTotal", "SwapTotal"))
+    if total and size > total:
+        has, hint = f"this host has {total / GIB:.1f} GiB, swap included", ""
+    else:
+        try:
+            mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+            return
+        except (OSError, OverflowError) as exc:
+            reason = os.strerror(getattr(exc, "errno", 0) or ENOMEM)
+            has, hint = f"this host refuses it ({reason})", "; `ulimit -v` may set a limit"
+    raise QemuError(
+        f"a machine with {size / GIB:g} GiB of memory cannot be had: {has}",
+        hint=f"`-memory` asks for less{hint}",
+    )
+
+
+def available_memory(meminfo: str = "/proc/meminfo") -> int:
+    """Return the bytes that this host has to spare, 0 where it does not say."""
+    return sum(_meminfo(meminfo, "MemAvailable"))
+
+
+def _meminfo(path: str, *names: str) -> list[int]:
+    try:
+        with open(path, encoding="ascii") as lines:
+            fields = [line.split() for line in lines]
+        return [int(field[1]) << 10 for field in fields if field[0].rstrip(":") in names]
+    except (OSError, ValueError, IndexError):
+        return []
+
+
+def identify_host_cpu(cpuinfo: str = "/proc/cpuinfo") -> str:
+    """Return the processor's model, stepping and microcode: under KVM a save depends on them."""
+    wanted = ("vendor_id", "cpu family", "model", "stepping", "microcode")
     found: dict[str, str] = {}
     try:
         with open(cpuinfo, encoding="ascii", errors="replace") as lines:

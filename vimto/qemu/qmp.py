@@ -85,6 +85,15 @@ class Monitor:
             self._send_file(state, hand_over)
             self._send({"execute": "migrate-incoming", "arguments": {"uri": uri}}, _TRY)
 
+    def wait_loaded(self, limit: float) -> None:
+        """Wait until the state is loaded; raises `QemuError` as `save` does.
+
+        For whoever has no guest that would answer.
+        """
+        deadline = time.monotonic() + limit
+        while self._ask({"execute": "query-status"}, deadline).data.get("status") == "inmigrate":
+            time.sleep(0.01)
+
     def save(self, state: int, limit: float) -> None:
         """Write the machine's devices into the open file `state`; its RAM is in a file already.
 
@@ -103,7 +112,7 @@ class Monitor:
             if not (reason := self._ask(command, deadline).refusal):
                 return self._wait_saved(deadline)
             reasons.append(reason)
-        raise QemuError(f"QEMU refused to save the machine: {'; '.join(reasons)}")
+        raise QemuError(f"QEMU refused to save the machine: {_join(reasons)}")
 
     def read_events(self) -> list[str]:
         """Return the names of the events that have come, as far as they are whole; never waits.
@@ -179,7 +188,7 @@ class Monitor:
         elif asked.meaning != _ANSWERED and not self._loading:
             self._refusals.append(reason)
             if asked.meaning == _NEEDED or all(other.meaning != _TRY for other in self._asked):
-                raise QemuError(f"QEMU refused the snapshot: {'; '.join(self._refusals)}")
+                raise QemuError(f"QEMU refused the snapshot: {_join(self._refusals)}")
 
     # -- what is sent
 
@@ -215,6 +224,10 @@ class _Message(NamedTuple):
     event: str = ""
     refusal: str = ""
     data: dict[str, Any] = {}  # noqa: RUF012 (nobody writes into it)
+
+
+def _join(reasons: list[str]) -> str:
+    return "; ".join(dict.fromkeys(reasons))
 
 
 def _capabilities(*names: str) -> dict[str, Any]:
