@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"runtime"
 	"strings"
@@ -10,8 +11,7 @@ import (
 )
 
 // loadModules loads the kernel modules that dir/order names, one a line, in that order. One that is
-// there already is no error; nor is a missing list, which is a kernel with all built in. One that cannot be
-// loaded leaves its word in the log: most machines do without it, and what others lack then says so.
+// there already is no error; nor is a missing list, which is a kernel with all built in.
 func loadModules(dir string) error {
 	list, err := os.ReadFile(dir + "/order")
 	if errors.Is(err, os.ErrNotExist) {
@@ -23,7 +23,7 @@ func loadModules(dir string) error {
 	for _, name := range strings.Fields(string(list)) {
 		path := dir + "/" + name
 		if err := loadModule(path); err != nil && !errors.Is(err, syscall.EEXIST) {
-			logf("load module `%s`: %v", name, err)
+			return fmt.Errorf("load module `%s`: %w", name, err)
 		}
 		// The file's pages would otherwise stay in the saved machine's memory.
 		_ = os.Remove(path)

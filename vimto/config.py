@@ -48,7 +48,6 @@ class Config(NamedTuple):
     qemu: str
     boot_timeout: float
     timeout: float
-    stop_timeout: float
     snapshot: bool
     snapshot_limit: int
     pull: str
@@ -58,7 +57,6 @@ class Config(NamedTuple):
     net: str
     forward: tuple[str, ...]
     gdb: bool
-    vmlinux: str
     cache_dir: Path
     verbose: int
 

@@ -285,6 +285,20 @@ def either(request: pytest.FixtureRequest, vimto: Vimto) -> Vimto:
 
 
 @pytest.fixture
+def cache(vimto: Vimto, tmp_path: Path) -> Path:
+    """A cache with the kernels of the shared one, and no saves."""
+    shared = load_config({}, os.environ, os.sep).cache_dir
+    vimto("exec", "true").check()  # whatever the kernel needs is in the shared cache now
+    own = tmp_path / "cache"
+    own.mkdir()
+    for entry in shared.iterdir():
+        if entry.name not in ("saves", "images", "local"):
+            (own / entry.name).symlink_to(entry)
+    vimto.variables = {**vimto.variables, "VIMTO_CACHE_DIR": str(own)}
+    return own
+
+
+@pytest.fixture
 def module(vimto: Vimto) -> "Module":
     """A Go module in vimto's directory."""
     return Module(vimto.directory)

@@ -2,11 +2,9 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,26 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import STABLE, Module, Vimto, unpacked
+from tests.vm.conftest import Module, Vimto
 from vimto.cache.digest import digest_file
-from vimto.config import load_config
 from vimto.vm.crowd import Seat
 
 _LIMIT = 120.0
-
-
-@pytest.fixture
-def cache(vimto: Vimto, tmp_path: Path) -> Path:
-    """A cache with the kernels of the shared one, and no saves."""
-    shared = load_config({}, os.environ, os.sep).cache_dir
-    vimto("exec", "true").check()  # whatever the kernel needs is in the shared cache now
-    own = tmp_path / "cache"
-    own.mkdir()
-    for entry in shared.iterdir():
-        if entry.name not in ("saves", "images", "local"):
-            (own / entry.name).symlink_to(entry)
-    vimto.variables = {**vimto.variables, "VIMTO_CACHE_DIR": str(own)}
-    return own
 
 
 def saves_of(cache: Path) -> list[Path]:
@@ -392,32 +375,3 @@ def test_a_ram_file_is_sparse(save: Path) -> None:
     status = (save / "ram").stat()
     assert status.st_size == 1 << 30
     assert status.st_blocks * 512 < 300 << 20
-
-
-def test_a_cache_in_an_archive_restores_elsewhere(
-    vimto: Vimto, cache: Path, tmp_path: Path
-) -> None:
-    """As a CI's cache does: other paths, inodes and times, for the cache and the kernel alike."""
-    tree = tmp_path / "kernel"
-    shutil.copytree(unpacked(STABLE), tree, symlinks=True)
-    vimto.flags = ("-v", "-kernel", str(tree))
-    vimto("exec", "true").check()
-    elsewhere, moved = tmp_path / "elsewhere", tmp_path / "moved"
-    elsewhere.mkdir()
-    kinds = ["agent", "initramfs", "saves", "vmlinux"]
-    with tarfile.open(tmp_path / "cache.tar", "w", dereference=True) as archive:
-        for kind in kinds:
-            archive.add(cache / kind, kind)
-    with tarfile.open(tmp_path / "cache.tar") as archive:
-        archive.extractall(elsewhere, filter="tar")
-    shutil.copytree(tree, moved, symlinks=True)
-    for path in (*elsewhere.rglob("*"), *moved.rglob("*")):
-        os.utime(path, (77, 77), follow_symlinks=False)
-    vimto.variables = {**vimto.variables, "VIMTO_CACHE_DIR": str(elsewhere)}
-    vimto.flags = ("-v", "-kernel", str(moved))
-    restored = vimto("exec", "echo", "hi").check()
-    assert restored.stdout == b"hi\n"
-    assert " -incoming defer" in restored.errors
-    assert " -kernel /" not in restored.errors, "a machine was booted"
-    new = {path for path in elsewhere.rglob("*") if path.is_file() and path.stat().st_mtime != 77}
-    assert {path.relative_to(elsewhere).parts[0] for path in new} == {"local"}

@@ -9,7 +9,6 @@ machine's own lists alone:
     apt/NAME_VERSION_ARCH/    usr/lib/modules/… and boot/…, immutable
 """
 
-import contextlib
 import json
 import math
 import os
@@ -24,17 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vimto import console, proc
-from vimto.cache import entry
 from vimto.errors import CommandError, KernelError
-from vimto.kernel import deb, sources, tree
+from vimto.kernel import cachedir, deb, sources, tree
 from vimto.kernel.reference import AptKernel
 
 DAY = 24 * 3600.0
 
 # A second reference to the same suite needs no second look at the mirror.
 _LISTS_FRESH = 600.0
-
-_DOWNLOADS = "download-"
 
 # The packages that a kernel is made of. Debian's image package holds everything up to 6.x; 7.x
 # and Ubuntu split it. `linux-base`, without a dash behind it, is something else.
@@ -78,13 +74,13 @@ def find_package(
     """
     path = _index_file(reference, cache)
     try:
-        known = json.loads(path.read_text())
+        entry = json.loads(path.read_text())
         found = UnpackedPackage(
-            directory=cache / "apt" / known["directory"],
-            package=known["package"],
-            version=known["version"],
+            directory=cache / "apt" / entry["directory"],
+            package=entry["package"],
+            version=entry["version"],
         )
-        age = time.time() - known["checked"]
+        age = time.time() - entry["checked"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not found.directory.is_dir() or not (reference.version or abs(age) <= fresh):
@@ -99,8 +95,8 @@ def fetch_package(reference: AptKernel, *, cache: Path, fresh: float = DAY) -> U
     reached, what was found earlier serves on, with a warning. Raises `KernelError` without apt,
     for an unknown package or suite, and for a package that holds no kernel.
     """
-    apt = _Apt(reference, cache)
-    with apt.locked():
+    apt = Apt(reference.release, cache)
+    with cachedir.locked(apt.state):
         found = find_package(reference, cache=cache, fresh=fresh)
         if found:
             return found
@@ -116,44 +112,25 @@ def fetch_package(reference: AptKernel, *, cache: Path, fresh: float = DAY) -> U
     return found
 
 
-def find_debug(package: UnpackedPackage, *, cache: Path) -> Path | None:
-    """Return the directory of `package`'s debug information, None if it was not fetched."""
-    directory = cache / "apt" / package.directory.name.replace("_", "-dbg_", 1)
-    return directory if directory.is_dir() else None
-
-
-def find_vmlinux(debug: Path) -> Path:
-    """Return the `vmlinux` in a directory that `fetch_debug` made."""
-    return next(path for path in sorted(debug.rglob("vmlinux*")) if path.is_file())
-
-
 def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) -> Path:
-    """Return the directory of `package`'s debug information, downloading it.
+    """Return the `vmlinux` with debug information that belongs to `package`, downloading it.
 
-    Of the debug package (0.3 to 1.2 GB) `vmlinux` is kept, and each module's file, compressed:
-    6.1's would take 5 GB. Raises `KernelError` as `fetch_package` does.
+    Of its debug package (0.3 to 1.2 GB) nothing but that file is kept. Raises `KernelError` as
+    `fetch_package` does.
     """
-    apt = _Apt(reference, cache)
-    with apt.locked():
+    apt = Apt(reference.release, cache)
+    with cachedir.locked(apt.state):
         directory = cache / "apt" / package.directory.name.replace("_", "-dbg_", 1)
-        # An earlier version kept `vmlinux` alone, and made no place for modules.
-        marker = "usr/lib/debug/lib/modules"
-        if directory.is_dir() and not (directory / marker).is_dir():
-            entry.remove(directory)
-
-        def make() -> None:
+        if not directory.is_dir():
             apt.update()
             found = apt.show(f"{package.package}-dbg", package.version)
-            with entry.new_directory(directory) as temporary:
+            with cachedir.new_directory(directory) as temporary:
                 if not _unpack(apt, found, [found], temporary):
                     raise KernelError(f"the package `{found.name}` holds no `vmlinux`")
-                (temporary / marker).mkdir(parents=True, exist_ok=True)
-
-        entry.make_once(directory, make, waiting=f"another vimto unpacks `{directory.name}`")
-        return directory
+        return next(path for path in sorted(directory.rglob("vmlinux*")) if path.is_file())
 
 
-def _fetch(apt: "_Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
+def _fetch(apt: "Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
     apt.update()
     parts = list(apt.parts(reference))
     if apt.complaints:
@@ -164,26 +141,23 @@ def _fetch(apt: "_Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
         (part for part in reversed(parts) if part.name.startswith("linux-image-")), parts[0]
     )
     directory = cache / "apt" / str(image)
-
-    def make() -> None:
-        with entry.new_directory(directory) as temporary:
+    if not directory.is_dir():
+        with cachedir.new_directory(directory) as temporary:
             _unpack(apt, image, parts, temporary)
             _check_kernel(temporary, image)
             _index_modules(temporary)
-
-    entry.make_once(directory, make, waiting=f"another vimto unpacks `{image.name}`")
     return UnpackedPackage(directory=directory, package=image.name, version=image.version)
 
 
-def _unpack(apt: "_Apt", named: Package, parts: list[Package], into: Path) -> int:
+def _unpack(apt: "Apt", named: Package, parts: list[Package], into: Path) -> int:
     debug = named.name.endswith("-dbg")
-    choose = _choose_debug if debug else _choose_kernel
+    choose = _choose_vmlinux if debug else _choose_kernel
     size = sum(part.size for part in parts)
     console.note(f"downloading {named.name} ({size / 1e6:.0f} MB)")
-    with tempfile.TemporaryDirectory(prefix=_DOWNLOADS, dir=apt.state) as downloads:
+    with tempfile.TemporaryDirectory(prefix="download-", dir=apt.state) as downloads:
         files = apt.download(parts, Path(downloads))
         console.note(f"unpacking {named.name}")
-        return sum(deb.extract_deb(file, into, choose) for file in files)
+        return sum(deb.extract_deb(file, into, choose, only_one=debug) for file in files)
 
 
 def _choose_kernel(name: str) -> str:
@@ -196,11 +170,8 @@ def _choose_kernel(name: str) -> str:
     return ""
 
 
-def _choose_debug(name: str) -> str:
-    base = name.rsplit("/", 1)[-1]
-    if base.endswith(".ko"):
-        return f"{name}.zst"
-    return name if base.startswith("vmlinux") else ""
+def _choose_vmlinux(name: str) -> str:
+    return name if name.rsplit("/", 1)[-1].startswith("vmlinux") else ""
 
 
 def _check_kernel(directory: Path, image: Package) -> None:
@@ -231,31 +202,23 @@ def _index_file(reference: AptKernel, cache: Path) -> Path:
 
 
 def _write_index(found: UnpackedPackage, reference: AptKernel, cache: Path) -> None:
-    known = {
+    entry = {
         "directory": found.directory.name,
         "package": found.package,
         "version": found.version,
         "checked": time.time(),
     }
-    with entry.new_file(_index_file(reference, cache)) as temporary:
-        temporary.write_text(json.dumps(known))
+    with cachedir.new_file(_index_file(reference, cache)) as temporary:
+        temporary.write_text(json.dumps(entry))
 
 
-class _Apt:
+class Apt:
     """The machine's apt with its state in our cache, for one suite (or the machine's own ones)."""
 
-    def __init__(self, reference: AptKernel, cache: Path) -> None:
-        self.suite = reference.release
+    def __init__(self, suite: str, cache: Path) -> None:
+        self.suite = suite
         self.state = cache.absolute() / "apt" / "state" / (self.suite or "own")
         self.complaints: tuple[str, ...] = ()
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Be the only one who uses this state meanwhile."""
-        with entry.locked(self.state, waiting="another vimto downloads a package"):
-            for left in self.state.glob(f"{_DOWNLOADS}*"):  # by one that was killed
-                entry.delete(os.fspath(left))
-            yield
 
     def update(self) -> None:
         """Bring the package lists up to date; whatever goes wrong shows in `show`."""
@@ -263,7 +226,7 @@ class _Apt:
         stamp = self.state / "updated"
         if stamp.exists() and abs(time.time() - stamp.stat().st_mtime) < _LISTS_FRESH:
             return
-        result = self._run(["apt-get", "-q", "update"])
+        result = self.run(["apt-get", "-q", "update"])
         text = result.stderr.decode("utf-8", "replace")
         self.complaints = tuple(line for line in text.splitlines() if line[:2] in ("E:", "W:"))
         if result.status == 0 and not self.complaints:
@@ -272,7 +235,7 @@ class _Apt:
     def show(self, name: str, version: str = "") -> Package:
         """Return the archive's entry for `name`; raises `KernelError` if there is none."""
         query = f"{name}={version}" if version else name
-        result = self._run(["apt-cache", "show", "--no-all-versions", query])
+        result = self.run(["apt-cache", "show", "--no-all-versions", query])
         fields = _parse_stanza(result.text)
         if result.status or fields.get("Package") != name:
             raise self._unknown(query)
@@ -299,7 +262,7 @@ class _Apt:
     def download(self, parts: list[Package], into: Path) -> list[Path]:
         """Download the packages into `into`; apt checks them against its signed index."""
         names = [f"{part.name}={part.version}" for part in parts]
-        result = self._run(["apt-get", "-q", "download", *names], cwd=into)
+        result = self.run(["apt-get", "-q", "download", *names], cwd=into)
         files = sorted(into.glob("*.deb"))
         if result.status or len(files) != len(parts):
             lines = result.stderr.decode("utf-8", "replace").splitlines()
@@ -321,7 +284,8 @@ class _Apt:
             f"there is no package `{query}` in {where}", lines=self.complaints[-6:], hint=hint
         )
 
-    def _run(self, argv: list[str], *, cwd: Path | None = None) -> proc.Result:
+    def run(self, argv: list[str], *, cwd: Path | None = None) -> proc.Result:
+        """Run one of apt's programs with this configuration; a failure is in the result."""
         env = {**os.environ, "APT_CONFIG": str(self.state / "apt.conf"), "LC_ALL": "C.UTF-8"}
         try:
             return proc.run(argv, env=env, cwd=cwd, check=False)
@@ -334,7 +298,7 @@ class _Apt:
 
     def _configure(self) -> None:
         for name in ("lists/partial", "cache/archives/partial", "empty", "sources"):
-            entry.make_directory(self.state / name)
+            cachedir.make_directory(self.state / name)
         dump = self._own_configuration()
         own = sources.read_sources(_source_files(dump))
         if self.suite:

@@ -9,8 +9,8 @@ from vimto import console
 from vimto.cache.snapshots import Snapshot
 from vimto.errors import BootError, EmulatorFaultError, LostVMError, QemuError, VimtoError
 from vimto.quoting import escape
-from vimto.vm import likeness, protocol, shares, snapshot, streams
 from vimto.vm import machine as machines
+from vimto.vm import protocol, shares, snapshot, streams
 from vimto.vm.exchange import Exchange, Limits
 from vimto.vm.launch import Launch
 from vimto.vm.loss import add_complaint, explain, show_log
@@ -36,11 +36,11 @@ _HIDDEN_ENVIRONMENT = ("TMPDIR=", "VIMTO_")
 class Companion:
     """Somebody at the machine's side while its command runs, such as a debugger; this is nobody.
 
-    `addition` is what QEMU is told besides; with `pauses` the guest waits for `Exchange.resume`
-    before it starts the command.
+    `words` are more words for QEMU; with `pauses` the guest waits for `Exchange.resume` before it
+    starts the command.
     """
 
-    addition = machines.NOTHING
+    words: Sequence[str] = ()
     pauses = False
 
     def join(self, machine: Machine, exchange: Exchange) -> None:
@@ -135,7 +135,7 @@ class _Session(NamedTuple):
     signals: SignalPipe
 
     def run_booted(self) -> int:
-        more = self.request.companion.addition
+        more = self.request.companion.words
         with machines.boot(self.plan, self.tier, self._slots(), more) as machine:
             exchange = self._exchange(machine)
             try:
@@ -146,12 +146,12 @@ class _Session(NamedTuple):
             return status
 
     def run_restored(self, save: Snapshot) -> int:
-        more = self.request.companion.addition
+        more = self.request.companion.words
         with machines.restore(
             self.plan, self.tier, self._slots(), save, more, self.request.launch
         ) as machine:
             # Not under a debugger, whose breakpoints a program that nobody started would meet.
-            warm_up = machine.spare and not self.request.companion.addition.words
+            warm_up = machine.spare and not self.request.companion.words
             exchange = self._exchange(machine, warm_up=warm_up)
             exchange.on_accepted = lambda: console.debug("the machine is restored from a snapshot")
             exchange.send_order()
@@ -180,7 +180,6 @@ class _Session(NamedTuple):
             accept=_ACCEPT_LIMIT,
             prepare=_PREPARE_LIMIT,
             run=self.plan.timeout,
-            stop=self.plan.stop_timeout,
         )
         exchange = Exchange(machine.port, lambda: self._make_order(warm_up), limits, self.signals)
         exchange.lifeline = self.request.lifeline
@@ -194,9 +193,7 @@ class _Session(NamedTuple):
     def _converse(self, exchange: Exchange) -> int:
         terminal, forwarding = self.request.terminal, self.request.forwarding
         modes = self._modes()
-        stdin = None
-        if modes["stdin"] == "pipe":
-            stdin = terminal.keys() if terminal else streams.Input(0)
+        stdin = streams.Input(0) if modes["stdin"] == "pipe" else None
         outputs = {
             fd: self.request.make_output(fd, fd)
             for fd, name in ((1, "stdout"), (2, "stderr"))
@@ -243,8 +240,6 @@ class _Session(NamedTuple):
 
     def _make_order(self, warm_up: bool) -> dict[str, Any]:
         plan, request = self.plan, self.request
-        hostname = f"vimto-{os.urandom(3).hex()}"
-        search = os.fsdecode(request.environment.get(b"PATH", b""))
         return {
             "protocol": protocol.VERSION,
             "argv": [protocol.wire_text(word) for word in request.argv],
@@ -256,12 +251,7 @@ class _Session(NamedTuple):
             "groups": plan.groups,
             **self._modes(),
             "pty": request.terminal.size() if request.terminal else None,
-            "hostname": hostname,
-            "hosts": protocol.wire_text(likeness.describe_hosts(hostname)),
-            "links": [
-                {"path": protocol.wire_text(link.path), "target": protocol.wire_text(link.target)}
-                for link in likeness.find_links(search)
-            ],
+            "hostname": f"vimto-{os.urandom(3).hex()}",
             "time_ns": time.time_ns(),
             "entropy": protocol.wire_text(os.urandom(64)),
             "root": {
