@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tests.unit.oci_parts import (
     Settings,
     archive_of,
     digest,
+    hardlink,
     make_image,
     make_tar,
     member,
@@ -100,9 +102,96 @@ def test_malformed_index(index: str, says: str, tmp_path: Path) -> None:
         fetch(tmp_path, f"oci:{layout}")
 
 
+def move_out(path: Path, target: Path) -> None:
+    """Leave a link at `path` to what was there."""
+    path.rename(target)
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    "name", ["index.json", "blobs", "blobs/sha256", "blobs/sha256/MANIFEST", "blobs/sha256/LAYER"]
+)
+@pytest.mark.parametrize("relative", [False, True])
+def test_what_links_out_of_the_layout_is_not_read(
+    tmp_path: Path, name: str, relative: bool
+) -> None:
+    layout = write_layout(tmp_path / "l", {"": IMAGE})
+    layer = next(value for value in IMAGE.blobs if value != IMAGE.digest)
+    for word, value in (("MANIFEST", IMAGE.digest), ("LAYER", layer)):
+        name = name.replace(word, value.removeprefix("sha256:"))
+    path, target = layout / name, tmp_path / "outside"
+    move_out(path, target)
+    if relative:
+        path.unlink()
+        path.symlink_to(f"{'../' * len(Path(name).parts)}outside")
+    with pytest.raises(ImageError, match="which is not in its layout") as caught:
+        fetch(tmp_path, f"oci:{layout}")
+    assert str(path) in caught.value.message
+    assert "cp -rL" in caught.value.hint
+
+
+def test_links_inside_the_layout_are_followed(tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "l", {"": IMAGE})
+    move_out(layout / "blobs/sha256", layout / "store")
+    (layout / "blobs/sha256").unlink()
+    (layout / "blobs/sha256").symlink_to("../store")
+    (layout / "index.json").rename(layout / "real.json")
+    (layout / "index.json").symlink_to("/real.json")  # as if the layout were `/`
+    assert fetch(tmp_path, f"oci:{layout}") == FILES
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "loop"])
+def test_what_is_no_file_in_a_layout(tmp_path: Path, kind: str) -> None:
+    layout = write_layout(tmp_path / "l", {"": IMAGE})
+    for name in ("index.json", f"blobs/sha256/{IMAGE.digest.removeprefix('sha256:')}"):
+        path = layout / name
+        data = path.read_bytes()
+        path.unlink()
+        if kind == "directory":
+            path.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(path.name)
+        with pytest.raises(ImageError, match=r"is missing|has no `index.json`|is a loop"):
+            fetch(tmp_path, f"oci:{layout}")
+        path.rmdir() if kind == "directory" else path.unlink()
+        path.write_bytes(data)
+    assert fetch(tmp_path, f"oci:{layout}") == FILES
+
+
+@pytest.mark.parametrize("link", [symlink, hardlink])
+def test_an_archive_s_links_lead_to_members_only(
+    tmp_path: Path, link: Callable[..., tuple[Any, bytes]]
+) -> None:
+    layout = write_layout(tmp_path / "l", {"": IMAGE})
+    path, outside = tmp_path / "x.tar", tmp_path / "outside"
+    outside.write_bytes((layout / "index.json").read_bytes())
+    for target in (str(outside), "../outside", "index.json", "a"):
+        path.write_bytes(make_tar(link("index.json", target), link("a", "index.json")))
+        with pytest.raises(ImageError, match=r"no `index.json`"):
+            fetch(tmp_path, f"oci-archive:{path}")
+    files = [(p, str(p.relative_to(layout))) for p in layout.rglob("*") if p.is_file()]
+    members = [member(f"r/{name}", p.read_bytes()) for p, name in files]
+    links = [link(name, target) for _, name in files for target in [f"s/{name}"]]
+    more = [symlink(f"s/{name}", os.path.relpath(f"r/{name}", f"s/{name}/..")) for _, name in files]
+    if link is symlink:
+        links = [symlink(name, os.path.relpath(f"s/{name}", f"{name}/..")) for _, name in files]
+    path.write_bytes(make_tar(*members, *more, *links))
+    assert fetch(tmp_path, f"oci-archive:{path}") == FILES
+
+
+@pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
+def test_an_archive_that_is_no_file(tmp_path: Path, kind: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(ImageError, match="is not a file"):
+            fetch(tmp_path, f"{kind}:{tmp_path}/{name}")
+
+
 @pytest.mark.parametrize("kind", ["oci", "oci-archive", "docker-archive"])
 def test_not_there(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"is no directory|cannot be read"):
+    with pytest.raises(ImageError, match=r"is no directory|there is no"):
         fetch(tmp_path, f"{kind}:{tmp_path}/none")
 
 

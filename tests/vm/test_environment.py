@@ -153,7 +153,7 @@ def test_root_with_sudo_and_users_by_name_and_number(stranger: Vimto) -> None:
 
 def test_a_crash_leaves_a_core_dump_beside_the_test(anyone: Vimto) -> None:
     anyone.script("sh -c 'kill -SEGV $$'; exit 7").check(7)
-    (core,) = anyone.directory.glob("core.sh.*")
+    (core,) = anyone.directory.glob("core-sh-*")
     assert core.read_bytes()[:4] == b"\x7fELF"
     assert core.stat().st_uid == anyone.user
     anyone.script("kill -ABRT $$").check(128 + 6)
@@ -196,7 +196,7 @@ def test_the_machine_is_as_documented(vimto: Vimto) -> None:
         assert f"mount {mount}" in facts
     assert sum(line.startswith("device ") for line in facts) == 12
     assert "limits core=unlimited memlock=unlimited nproc=unlimited" in facts
-    assert "core_pattern core.%e.%p" in facts
+    assert "core_pattern core-%e-%t-%p" in facts
     assert "cpus 2" in facts
     assert "interfaces lo" in facts
     assert "dmesg readable" in facts

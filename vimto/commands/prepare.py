@@ -24,6 +24,7 @@ from vimto.qemu.probe import (
     probe_qemu,
 )
 from vimto.qemu.virtiofsd import find_virtiofsd
+from vimto.vm import cores
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.protocol import PORT_NAME, wire_text
 from vimto.vm.run import IMAGE_TAG, ROOT_TAG
@@ -34,8 +35,6 @@ _SNAPSHOT_FORMAT = 2
 # directory. The others are for `-share` and for workspaces of many modules.
 _TIERS = (2, 5, 12, 28)
 _BOOT_LIMIT = {"kvm": 60.0, "tcg": 180.0}
-# Written next to the test, where the user (and a CI's upload of artefacts) looks for it.
-_CORE_PATTERN = "core.%e.%p"
 
 
 @contextlib.contextmanager
@@ -192,7 +191,7 @@ def _configured_shares(config: Config) -> list[tuple[str, bool]]:
 
 
 def _sysctls(config: Config) -> dict[str, str]:
-    values = {"kernel.core_pattern": _CORE_PATTERN}
+    values = {"kernel.core_pattern": cores.PATTERN}
     for text in config.sysctl:
         name, equals, value = text.partition("=")
         if not equals or not name:

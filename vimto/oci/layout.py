@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from vimto.errors import ImageError
+from vimto.errors import ImageError, KernelError
+from vimto.kernel.tree import find_inside
 from vimto.oci.manifest import MANIFEST_LIMIT, Descriptor, digest_of, parse_json
 from vimto.oci.reference import LayoutReference, want_digest
 from vimto.oci.tar import Kind, TarReader
@@ -25,6 +26,7 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 _DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 _MAX_MEMBERS = 100_000
+_MAX_LINKS = 40  # as Linux's own limit, path_resolution(7)
 
 
 class _Place(NamedTuple):
@@ -36,21 +38,41 @@ class _Place(NamedTuple):
 
 
 class Directory:
-    """The files of an OCI layout in a directory."""
+    """The files of an OCI layout in a directory, which somebody else wrote.
+
+    Links in it are followed inside it: what lies elsewhere on the host is no part of an image.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def find(self, name: str) -> _Place | None:
-        """Return where the file `name` lies; only regular files count."""
-        path = self._path / name
+        """Return where the file `name` lies; only regular files count.
+
+        Raises `ImageError` for a link to what is not in the layout.
+        """
         try:
-            found = path.stat()
+            path = find_inside(self._path, name)
+            found = path.lstat() if path else None
+        except KernelError as exc:  # a loop
+            raise ImageError(exc.message) from exc
         except OSError:
+            path = found = None
+        if path is None or found is None:
+            self._refuse_link(name)
             return None
-        if not stat.S_ISREG(found.st_mode):
-            return None
-        return _Place(path, 0, found.st_size)
+        return _Place(path, 0, found.st_size) if stat.S_ISREG(found.st_mode) else None
+
+    def _refuse_link(self, name: str) -> None:
+        place = self._path / name
+        for path in (place, *place.parents):
+            if path == self._path:
+                return
+            if path.is_symlink():
+                raise ImageError(
+                    f"`{path}` is a link to `{os.readlink(path)}`, which is not in its layout",
+                    hint="a copy with the files themselves, `cp -rL`, can be used",
+                )
 
 
 class Archive:
@@ -75,9 +97,13 @@ class Archive:
                     raise ImageError(f"`{path}` has more than {_MAX_MEMBERS} members")
 
     def find(self, name: str) -> _Place | None:
-        """Return where the member `name` lies."""
+        """Return where the member `name` lies; links lead to other members only."""
         found = self._members.get(os.path.normpath(name))
-        return self._members.get(found) if isinstance(found, str) else found  # type: ignore[return-value]
+        for _ in range(_MAX_LINKS):
+            if not isinstance(found, str):
+                return found
+            found = self._members.get(found)
+        return None
 
 
 class _Bounded:
@@ -97,6 +123,8 @@ class _Bounded:
 
 
 def _decompress(path: Path, work: Path, limit: int) -> Path:
+    if not path.is_file():  # a pipe would be waited for
+        raise ImageError(f"`{path}` is not a file" if path.exists() else f"there is no `{path}`")
     with open(path, "rb") as file:
         head = file.read(4)
     if not head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):

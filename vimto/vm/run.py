@@ -9,8 +9,8 @@ from vimto import console
 from vimto.cache.snapshots import Snapshot
 from vimto.errors import BootError, EmulatorFaultError, LostVMError, QemuError, VimtoError
 from vimto.quoting import escape
+from vimto.vm import cores, protocol, shares, snapshot, streams
 from vimto.vm import machine as machines
-from vimto.vm import protocol, shares, snapshot, streams
 from vimto.vm.exchange import Exchange, Limits
 from vimto.vm.launch import Launch
 from vimto.vm.loss import add_complaint, explain, show_log
@@ -77,7 +77,8 @@ def run(plan: Plan, request: Request) -> int:
     `BootError` when there is no machine, `LostVMError` when it was lost with the command in it.
     """
     found, tier = choose_machine(plan, request.argv, request.cwd)
-    with SignalPipe() as signals:
+    dumps = cores.watched(request.argv, request.cwd, plan.temporary)
+    with dumps, SignalPipe() as signals:
         session = _Session(plan, tier, found, request, signals)
         if tier.save:
             save = snapshot.acquire_snapshot(plan, tier, signals, request.lifeline)

@@ -1,0 +1,79 @@
+"""Files in a directory that somebody else writes to as well, such as a share: no link is followed.
+
+A guest can put a symbolic link, a pipe or another directory in the place of any name below a share,
+at any moment. So such a directory is opened once, each name is looked up from its descriptor, and
+what is written is new.
+"""
+
+import errno
+import os
+import stat
+
+_PIECE = 1 << 20
+
+
+def open_directory(path: str | os.PathLike[str]) -> int:
+    """Return a descriptor of a directory whose own path nobody else can change."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def open_file(directory: int, name: str) -> int:
+    """Return a descriptor for reading the regular file `name`, a relative path, in `directory`.
+
+    Raises `OSError`; for a link anywhere in `name`, and for what is no regular file, too.
+    """
+    *parents, last = name.split("/")
+    if ".." in (*parents, last):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
+    here = os.dup(directory)
+    try:
+        for part in parents:
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            below = os.open(part or ".", flags, dir_fd=here)
+            os.close(here)
+            here = below
+        # Not to wait for the writer of a pipe.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(last, flags, dir_fd=here)
+    finally:
+        os.close(here)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", name)
+    return fd
+
+
+def read_file(directory: int, name: str, limit: int) -> bytes:
+    """Return the content of the regular file `name` in `directory`.
+
+    Raises `OSError` as `open_file` does, and for more than `limit` bytes.
+    """
+    with open(open_file(directory, name), "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
+    return data
+
+
+def create(directory: int, name: str, mode: int = 0o666) -> int:
+    """Return a descriptor for writing the new file `name`, one word, in `directory`.
+
+    Raises `FileExistsError` for whatever has that name already, a link to nowhere included.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, mode, dir_fd=directory)
+
+
+def copy(source: int, directory: int, name: str, mode: int = 0o777) -> None:
+    """Copy what is left to read of `source` into the new file `name` in `directory`.
+
+    Raises `OSError` as `create` does; a copy that fails leaves nothing.
+    """
+    target = create(directory, name, mode)
+    try:
+        with open(target, "wb") as file:
+            while data := os.read(source, _PIECE):
+                file.write(data)
+    except BaseException:
+        os.unlink(name, dir_fd=directory)
+        raise
