@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import Module, Vimto
+from tests.vm.conftest import STABLE, Module, Vimto, unpacked
 from vimto.cache.digest import digest_file
 from vimto.vm.crowd import Seat
 
@@ -375,3 +376,30 @@ def test_a_ram_file_is_sparse(save: Path) -> None:
     status = (save / "ram").stat()
     assert status.st_size == 1 << 30
     assert status.st_blocks * 512 < 300 << 20
+
+
+def test_a_cache_in_an_archive_restores_elsewhere(
+    vimto: Vimto, cache: Path, tmp_path: Path
+) -> None:
+    """As a CI's cache does: other paths, inodes and times, for the cache and the kernel alike."""
+    tree = tmp_path / "kernel"
+    shutil.copytree(unpacked(STABLE), tree, symlinks=True)
+    vimto.flags = ("-v", "-kernel", str(tree))
+    vimto("exec", "true").check()
+    elsewhere, moved = tmp_path / "elsewhere", tmp_path / "moved"
+    elsewhere.mkdir()
+    kinds = ["agent", "initramfs", "saves", "vmlinux"]
+    archive = tmp_path / "cache.tar"
+    subprocess.run(["tar", "-C", cache, "-chf", archive, *kinds], check=True)
+    subprocess.run(["tar", "-C", elsewhere, "-xf", archive], check=True)
+    shutil.copytree(tree, moved, symlinks=True)
+    for path in (*elsewhere.rglob("*"), *moved.rglob("*")):
+        os.utime(path, (77, 77), follow_symlinks=False)
+    vimto.variables = {**vimto.variables, "VIMTO_CACHE_DIR": str(elsewhere)}
+    vimto.flags = ("-v", "-kernel", str(moved))
+    restored = vimto("exec", "echo", "hi").check()
+    assert restored.stdout == b"hi\n"
+    assert " -incoming defer" in restored.errors
+    assert " -kernel /" not in restored.errors, "a machine was booted"
+    new = {path for path in elsewhere.rglob("*") if path.is_file() and path.stat().st_mtime != 77}
+    assert {path.relative_to(elsewhere).parts[0] for path in new} == {"local"}

@@ -153,6 +153,29 @@ def _aside(path: "str | Path") -> "Iterator[str]":
 
 
 @contextmanager
+def workplace(path: "P") -> "Iterator[P]":
+    """Make the directory `path`, locked, which is gone afterwards with all that is in it.
+
+    What a killed process left in it is still there, to go on with. The caller sees to it that
+    nobody else asks for the same one meanwhile. Its name ends as that of what is aside.
+    """
+    name = os.fspath(path)
+    while True:
+        make_directory(name)
+        with suppress(FileNotFoundError):
+            fd = os.open(name, _READ)
+            if _seize(fd, name):
+                break
+            os.close(fd)
+            time.sleep(_STEP)  # somebody who sweeps removes it
+    try:
+        yield path
+    finally:
+        delete(name)
+        os.close(fd)
+
+
+@contextmanager
 def new_file(path: "P", *, mode: int = 0o644) -> "Iterator[P]":
     """Give a name to write a file under, which becomes `path` unless the body raises."""
     with _aside(path) as place:

@@ -2,19 +2,16 @@
 
     images/<64 hex digits>/     an image, named by its manifest's digest: `root/`, `image.json`
     images/tags/<key>.json      what a reference resolved to, and when
-    images/work/<name>/         a pull under way, guarded by the lock of the same name
-    images/locks/<name>         exclusive while pulling or removing, shared while in use
+    images/work/.<digits>~/     a pull under way
 
-An image appears by one rename and is never changed. Finding one imports neither oras nor
-requests (0.3 s): that is the road of every run but the first.
+An image appears by one rename and is never changed; locks are those of `cache.entry`. Finding one
+imports neither oras nor requests (0.3 s): that is the road of every run but the first.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from vimto import console
+from vimto.cache import entry
+from vimto.cache.digest import Table
 from vimto.errors import ImageError
 from vimto.kernel.reference import ImageKernel, LayoutKernel
 from vimto.oci.manifest import host_platform
@@ -50,8 +48,7 @@ class Settings(Protocol):
 class Image:
     """An unpacked image. `root` is its file system, `reference` what it was first pulled as.
 
-    `size` is in bytes, unpacked; `pulled` and `used` are seconds since the epoch. Whoever holds
-    a shared flock(2) on `lock` keeps the image from being removed.
+    `size` is in bytes, unpacked; `pulled` and `used` are seconds since the epoch.
     """
 
     root: Path
@@ -60,14 +57,13 @@ class Image:
     size: int
     pulled: float
     used: float
-    lock: Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tag:
     """What a reference resolved to: `digest` is the image's, `top` that of the first manifest.
 
-    `signature` is the identity of a layout's file, empty for a registry.
+    `signature` is the digest of a layout's file, empty for a registry.
     """
 
     reference: str
@@ -88,34 +84,32 @@ class Store:
         assert want_digest(digest), digest
         return self.path / digest.removeprefix("sha256:")
 
-    def lock(self, name: str) -> Path:
-        """Return the lock file called `name`: an entry's, or a tag's."""
-        return self.path / "locks" / name
-
     def find(self, digest: str) -> Image | None:
-        """Return the image with `digest`, if it is here."""
-        entry = self.entry(digest)
+        """Return the image with `digest`, if it is here and nobody else can have altered it."""
+        place = self.entry(digest)
         try:
-            record = entry / "image.json"
+            record = place / "image.json"
             value = json.loads(record.read_bytes())
-            if value["format"] != _FORMAT:
+            found = record.stat()
+            if value["format"] != _FORMAT or not (
+                entry.is_trusted(found) and entry.is_trusted(place.lstat())
+            ):
                 return None
             return Image(
-                root=entry / "root",
+                root=place / "root",
                 digest=digest,
                 reference=str(value["reference"]),
                 size=int(value["size"]),
                 pulled=float(value["pulled"]),
-                used=record.stat().st_mtime,
-                lock=self.lock(entry.name),
+                used=found.st_mtime,
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def record(self, entry: Path, *, reference: str, size: int) -> None:
-        """Write the description of the image that is being made in `entry`."""
+    def record(self, made: Path, *, reference: str, size: int) -> None:
+        """Write the description of the image that is being made in `made`."""
         value = {"format": _FORMAT, "reference": reference, "size": size, "pulled": time.time()}
-        (entry / "image.json").write_text(json.dumps(value), "utf-8")
+        (made / "image.json").write_text(json.dumps(value), "utf-8")
 
     def key(self, reference: Reference) -> str:
         """Return the name of a reference's tag and of its lock."""
@@ -128,11 +122,8 @@ class Store:
 
     def write_tag(self, reference: Reference, tag: Tag) -> None:
         """Remember what `reference` means."""
-        directory = self.path / "tags"
-        directory.mkdir(parents=True, exist_ok=True)
-        temporary = directory / f".{self.key(reference)}.{os.getpid()}"
-        temporary.write_text(json.dumps(vars(tag)), "utf-8", "surrogateescape")
-        temporary.rename(directory / f"{self.key(reference)}.json")
+        with entry.new_file(self.path / "tags" / f"{self.key(reference)}.json") as temporary:
+            temporary.write_text(json.dumps(vars(tag)), "utf-8", "surrogateescape")
 
     def tags(self) -> Iterator[tuple[Path, Tag]]:
         """Yield all tags with their files."""
@@ -143,33 +134,18 @@ class Store:
 
     @contextmanager
     def locked(self, name: str, waiting: str) -> Iterator[None]:
-        """Hold the exclusive lock `name`; say `waiting` if somebody else does.
-
-        The other one has time limits of its own, and its death frees the lock.
-        """
-        path = self.lock(name)
-        _make_directory(path.parent)
-        with open(path, "a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # Not into the log of a test: forty may wait at once.
-                (console.note if os.isatty(2) else console.debug)(waiting)
-                fcntl.flock(file, fcntl.LOCK_EX)
+        """Be the only one who pulls what `name` stands for, an entry or a tag, meanwhile."""
+        with entry.locked(self.path / name, waiting=waiting):
             yield
 
     @contextmanager
     def work(self, name: str) -> Iterator[Path]:
-        """Make the working directory `name`, which is gone afterwards; its lock must be held.
+        """Make the working directory of `name`, which is gone afterwards; its lock must be held.
 
         What a killed process left in it is kept, so that its download can go on.
         """
-        path = self.path / "work" / name
-        _make_directory(path)
-        try:
+        with entry.workplace(self.path / "work" / f".{name}~") as path:
             yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _read_tag(path: Path) -> Tag | None:
@@ -178,16 +154,6 @@ def _read_tag(path: Path) -> Tag | None:
     except (OSError, ValueError, TypeError):
         return None
     return tag if want_digest(tag.digest) else None
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ImageError(
-            f"the cache directory `{path}` cannot be made: {exc.strerror}",
-            hint="`-cache-dir` names another place",
-        ) from exc
 
 
 def reference_text(kernel: ImageKernel | LayoutKernel) -> str:
@@ -217,7 +183,7 @@ def find_known(reference: Reference, config: Settings, *, not_before: float) -> 
     if tag is None:
         return None
     if isinstance(reference, LayoutReference):
-        good = tag.signature == layout_signature(reference)
+        good = tag.signature == layout_signature(reference, config)
     elif reference.digest or config.pull == "never":
         good = True
     else:  # a time ahead of ours is a clock's that was set back since: not to be believed
@@ -225,14 +191,13 @@ def find_known(reference: Reference, config: Settings, *, not_before: float) -> 
     return store.find(tag.digest) if good else None
 
 
-def layout_signature(reference: LayoutReference) -> str:
-    """Return the identity of the file that a layout's images depend on, empty without one."""
+def layout_signature(reference: LayoutReference, config: Settings) -> str:
+    """Return the digest of the file that a layout's images depend on, empty without one."""
     path = reference.path / "index.json" if reference.kind == "oci" else reference.path
     try:
-        found = path.stat()
+        return Table(config.cache_dir).digest(path)
     except OSError:
         return ""
-    return f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 def fetch_image(text: str, config: Settings) -> Image:
@@ -253,17 +218,14 @@ def hold(image: Image) -> Iterator[Image]:
 
     Raises `ImageError` if it was removed since it was found.
     """
+    place = image.root.parent
     with contextlib.ExitStack() as stack:
-        # Somebody else's cache may be read-only to us; only its owner removes anything from it.
-        with contextlib.suppress(OSError):
-            fd = os.open(image.lock, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            stack.callback(os.close, fd)
-            fcntl.flock(fd, fcntl.LOCK_SH)
         try:
-            os.utime(image.root.parent / "image.json")
+            stack.callback(os.close, entry.hold(place))
+            os.utime(place / "image.json")
         except FileNotFoundError:
             raise ImageError(f"the image `{image.reference}` was just removed") from None
-        except OSError:  # somebody else's cache: only the time of use is lost
+        except OSError:  # root's cache: only root removes anything from it
             pass
         yield image
 
@@ -286,13 +248,8 @@ def list_images(cache_dir: Path) -> list[tuple[Image, list[Tag]]]:
 def remove_image(cache_dir: Path, digest: str) -> bool:
     """Remove an image and its tags; return False if it is in use, and leave it then."""
     store = Store(cache_dir)
-    entry = store.entry(digest)
-    with _try_lock(store, entry.name) as free:
-        if not free:
-            return False
-        with store.work(entry.name) as trash:
-            if entry.exists():
-                entry.rename(trash / "removed")
+    if not entry.remove(store.entry(digest)):
+        return False
     for path, tag in store.tags():
         if tag.digest == digest:
             path.unlink(missing_ok=True)
@@ -302,24 +259,8 @@ def remove_image(cache_dir: Path, digest: str) -> bool:
 def sweep(cache_dir: Path) -> None:
     """Remove what killed processes left, and tags whose image is gone."""
     store = Store(cache_dir)
-    work = store.path / "work"
-    for path in list(work.iterdir()) if work.is_dir() else []:
-        with _try_lock(store, path.name) as free:
-            if free:
-                shutil.rmtree(path, ignore_errors=True)
+    for directory in (store.path, store.path / "tags", store.path / "work"):
+        entry.sweep(directory)
     for path, tag in store.tags():
         if not store.entry(tag.digest).exists():
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _try_lock(store: Store, name: str) -> Iterator[bool]:
-    path = store.lock(name)
-    _make_directory(path.parent)
-    with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vimto import console
+from vimto.cache.entry import delete, remove
 from vimto.errors import ImageError
 from vimto.oci.cache import Image, Settings, Store, Tag, find_known, layout_signature, sweep
 from vimto.oci.manifest import (
@@ -52,7 +53,7 @@ def pull_image(reference: Reference, config: Settings) -> Image:
 
 def _pull_once(reference: Reference, config: Settings, store: Store) -> Image:
     asked = time.time()
-    with store.locked(store.key(reference), f"somebody else is pulling `{reference}`"):
+    with store.locked(store.key(reference), f"another vimto pulls `{reference}`"):
         always = config.pull == "always" and isinstance(reference, RegistryReference)
         not_before = asked if always else asked - config.pull_fresh
         known = find_known(reference, config, not_before=not_before)
@@ -71,7 +72,7 @@ def _pull_once(reference: Reference, config: Settings, store: Store) -> Image:
 def _pull_layout(reference: LayoutReference, config: Settings, store: Store) -> Image:
     from vimto.oci.layout import open_layout
 
-    signature = layout_signature(reference)
+    signature = layout_signature(reference, config)
     with store.work(store.key(reference)) as work:
         source = open_layout(reference, work, config.image_limit)
         return _Pull(reference, source, config, store, signature).run()
@@ -124,11 +125,11 @@ class _Pull:
         """Return the image, pulled unless it is here under another name."""
         top = self._source.manifest()
         manifest = self._choose(parse_manifest(top, f"the manifest of {self._what}"))
-        entry = self._store.entry(manifest.digest)
+        place = self._store.entry(manifest.digest)
         image = self._store.find(manifest.digest)
         if image is None:
-            with self._store.locked(entry.name, f"somebody else is pulling {self._what}"):
-                image = self._store.find(manifest.digest) or self._make(manifest, entry)
+            with self._store.locked(place.name, f"another vimto pulls {self._what}"):
+                image = self._store.find(manifest.digest) or self._make(manifest, place)
         tag = Tag(
             reference=str(self._reference),
             digest=manifest.digest,
@@ -148,20 +149,19 @@ class _Pull:
             found = parse_manifest(self._source.manifest(chosen.digest), what)
         raise ImageError(f"{self._what} is an index of indexes of indexes")
 
-    def _make(self, manifest: Manifest, entry: Path) -> Image:
+    def _make(self, manifest: Manifest, place: Path) -> Image:
         self._check_size(manifest)
-        sweep(self._config.cache_dir)  # ours is locked: its download goes on
-        with self._store.work(entry.name) as work:
+        with self._store.work(place.name) as work:
+            sweep(self._config.cache_dir)  # but ours, which is locked: its download goes on
             made = work / "entry"
-            if made.exists():  # of a process that was killed while it unpacked
-                shutil.rmtree(made)
+            delete(os.fspath(made))  # of a process that was killed while it unpacked
             (made / "root").mkdir(parents=True)
+            made.chmod(0o755)
             try:
                 size = self._fill(manifest, work, made / "root")
                 self._store.record(made, reference=str(self._reference), size=size)
-                if entry.exists():  # of another format
-                    shutil.rmtree(entry)
-                made.rename(entry)
+                remove(place)  # of another format, or somebody else's
+                made.rename(place)
             except OSError as exc:
                 raise ImageError(f"{self._what} cannot be stored: {exc.strerror}") from exc
         image = self._store.find(manifest.digest)
