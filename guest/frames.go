@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"syscall"
 )
 
 // protocolVersion is the number both sides put into their first frame.
@@ -38,6 +39,8 @@ const (
 	// may attach. kindResume answers it.
 	kindPaused kind = 20
 	kindResume kind = 21
+	// kindSignalled answers a signal frame, each one: see signalled.
+	kindSignalled kind = 22
 )
 
 const (
@@ -57,7 +60,7 @@ const (
 // limit returns the largest payload a frame of this kind may have, or -1 for an unknown kind.
 func (k kind) limit() int {
 	switch k {
-	case kindReady, kindRun, kindStarted, kindNotice, kindExit, kindOpen, kindOpened, kindAccepted, kindPaused:
+	case kindReady, kindRun, kindStarted, kindNotice, kindExit, kindOpen, kindOpened, kindAccepted, kindPaused, kindSignalled:
 		return maxJSON
 	case kindStdin, kindStdout, kindStderr, kindData, kindReset:
 		return maxStream
@@ -131,6 +134,17 @@ type notice struct{ level, text string }
 
 func (n notice) frame() []byte {
 	return newMessage().text("level", n.level).text("text", n.text).frame(kindNotice)
+}
+
+// signalled says that a signal was delivered, and what keeps it from having an effect: "", or a line
+// about a process in uninterruptible sleep, and where the kernel has it.
+type signalled struct {
+	number syscall.Signal
+	stuck  string
+}
+
+func (a signalled) frame() []byte {
+	return newMessage().number("signal", int64(a.number)).text("stuck", a.stuck).frame(kindSignalled)
 }
 
 // exit is the last frame. Only a complete one means that the command ended as it says.

@@ -79,7 +79,7 @@ func TestGoldenFramesEncodeAndDecode(t *testing.T) {
 			t.Errorf("%s: decoded kind %d, payload %q, error %v", name, k, payload, err)
 		}
 	}
-	for k := kindReady; k <= kindResume; k++ {
+	for k := kindReady; k <= kindSignalled; k++ {
 		if !seen[k] {
 			t.Errorf("no golden frame of kind %d", k)
 		}
@@ -89,12 +89,14 @@ func TestGoldenFramesEncodeAndDecode(t *testing.T) {
 func TestGoldenMessagesAreWhatWeSend(t *testing.T) {
 	frames := golden(t)
 	for name, got := range map[string][]byte{
-		"ready":       ready{"0123abcd", "6.1.0-56-amd64", 2, 1234, []string{"proc", "9p", "overlay"}}.frame(),
-		"started":     started{57, 89}.frame(),
-		"notice":      notice{"warning", "the kernel complained:\nWARNING: CPU: 0"}.frame(),
-		"exit":        exit{stage: "command"}.frame(),
-		"exit-signal": exit{status: 134, signal: 6, core: true, stage: "command"}.frame(),
-		"opened":      opened{7, ""}.frame(),
+		"ready":           ready{"0123abcd", "6.1.0-56-amd64", 2, 1234, []string{"proc", "9p", "overlay"}}.frame(),
+		"started":         started{57, 89}.frame(),
+		"notice":          notice{"warning", "the kernel complained:\nWARNING: CPU: 0"}.frame(),
+		"exit":            exit{stage: "command"}.frame(),
+		"exit-signal":     exit{status: 134, signal: 6, core: true, stage: "command"}.frame(),
+		"opened":          opened{7, ""}.frame(),
+		"signalled":       signalled{15, ""}.frame(),
+		"signalled-stuck": signalled{0, "`dd` (process 213) is in uninterruptible sleep\npercpu_rwsem_wait"}.frame(),
 	} {
 		// The golden file is written by Python, which has its own ways to escape; ours must be read the same.
 		var ours, theirs any
@@ -127,7 +129,7 @@ func TestHeaderLimits(t *testing.T) {
 		{[]byte{1, 0, 0, 1, byte(kindRun)}, false},
 		{[]byte{2, 0, 0, 0, byte(kindSignal)}, false},
 		{[]byte{0, 0, 0, 0, 0}, false},
-		{[]byte{0, 0, 0, 0, byte(kindResume) + 1}, false},
+		{[]byte{0, 0, 0, 0, byte(kindSignalled) + 1}, false},
 		{[]byte{255, 255, 255, 255, byte(kindStdout)}, false},
 	} {
 		if _, _, err := parseHeader(c.header); (err == nil) != c.ok {

@@ -29,6 +29,7 @@ func main() {
 		os.Exit(refusal)
 	}
 	defer powerOff()
+	resetSignals()
 	_, _ = syscall.Setsid() // the kernel starts us in session 0, which means "none" to getsid's callers
 	defer func() {
 		if cause := recover(); cause != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"runtime"
 	"strings"
@@ -11,7 +10,8 @@ import (
 )
 
 // loadModules loads the kernel modules that dir/order names, one a line, in that order. One that is
-// there already is no error; nor is a missing list, which is a kernel with all built in.
+// there already is no error; nor is a missing list, which is a kernel with all built in. One that cannot be
+// loaded leaves its word in the log: most machines do without it, and what others lack then says so.
 func loadModules(dir string) error {
 	list, err := os.ReadFile(dir + "/order")
 	if errors.Is(err, os.ErrNotExist) {
@@ -23,7 +23,7 @@ func loadModules(dir string) error {
 	for _, name := range strings.Fields(string(list)) {
 		path := dir + "/" + name
 		if err := loadModule(path); err != nil && !errors.Is(err, syscall.EEXIST) {
-			return fmt.Errorf("load module `%s`: %w", name, err)
+			logf("load module `%s`: %v", name, err)
 		}
 		// The file's pages would otherwise stay in the saved machine's memory.
 		_ = os.Remove(path)

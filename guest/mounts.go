@@ -31,14 +31,16 @@ var early = []fileSystem{
 
 // staged is mounted before the order comes, so that it's part of a save and costs a restored machine
 // nothing: later these mounts are only moved. What the kernel does not have is left out. The size
-// limits make a full disk ENOSPC, not a visit of the OOM killer.
+// limits make a full disk ENOSPC, not a visit of the OOM killer. A tmpfs without nr_inodes holds a file
+// for every two pages of RAM; these have what systemd gives /tmp and /run (tmp.mount, mount-setup.c),
+// and what is written to the root may be as many files as in /tmp. systemd leaves /dev/shm alone.
 var staged = []fileSystem{
 	{"devpts", "/dev/pts", noSUID | noExec, "gid=5,mode=620,ptmxmode=666"},
 	{"tmpfs", "/dev/shm", noSUID | noDev, "mode=1777,size=25%"},
 	{"mqueue", "/dev/mqueue", noSUID | noDev | noExec, ""},
 	{"hugetlbfs", "/dev/hugepages", noSUID | noDev, ""},
-	{"tmpfs", "/run", noSUID | noDev, "mode=0755,size=10%"},
-	{"tmpfs", "/tmp", noSUID | noDev, "mode=1777,size=40%"},
+	{"tmpfs", "/run", noSUID | noDev, "mode=0755,size=10%,nr_inodes=800k"},
+	{"tmpfs", "/tmp", noSUID | noDev, "mode=1777,size=40%,nr_inodes=1m"},
 	{"cgroup2", "/sys/fs/cgroup", noSUID | noDev | noExec, ""},
 	{"bpf", "/sys/fs/bpf", noSUID | noDev | noExec, "mode=0700"},
 	{"debugfs", "/sys/kernel/debug", noSUID | noDev | noExec, ""},
@@ -47,7 +49,7 @@ var staged = []fileSystem{
 	{"configfs", "/sys/kernel/config", noSUID | noDev | noExec, ""},
 	{"fusectl", "/sys/fs/fuse/connections", noSUID | noDev | noExec, ""},
 	{"binfmt_misc", "/proc/sys/fs/binfmt_misc", noSUID | noDev | noExec, ""},
-	{"tmpfs", scratch, 0, "mode=0755,size=25%"},
+	{"tmpfs", scratch, 0, "mode=0755,size=25%,nr_inodes=1m"},
 }
 
 // Places in the initramfs. The host's file systems are mounted below these after the order.
@@ -55,6 +57,7 @@ const (
 	scratch  = "/scratch" // tmpfs that holds every overlay's upper and work directory
 	hostRoot = "/host"
 	imageDir = "/image"
+	layerDir = "/layer" // files that we made for this kernel; in the initramfs from the start
 	newRoot  = "/root"
 )
 
@@ -103,6 +106,9 @@ func mountStaged() error {
 			logf("%v", err)
 		}
 	}
+	if err := enableControllers("/sys/fs/cgroup"); err != nil {
+		logf("%v", err)
+	}
 	// The overlay's root takes its mode from the upper directory.
 	for _, dir := range []string{"upper", "work"} {
 		if err := os.Mkdir(scratch+"/"+dir, 0o755); err != nil {
@@ -120,9 +126,29 @@ func mountStaged() error {
 			return fmt.Errorf("make %s opaque: %w", point, err)
 		}
 	}
+	if err := stageHosts(scratch + "/upper"); err != nil {
+		return err
+	}
 	_ = os.Mkdir("/run/lock", 0o777)
 	_ = os.Chmod("/run/lock", 0o777|os.ModeSticky)
 	return linkDevices("/dev")
+}
+
+// enableControllers lets the children of a control group use all that the kernel has, as systemd does:
+// else `memory.max` and the like are not there, and each test would have to begin with this.
+func enableControllers(group string) error {
+	text, err := readFile(group + "/cgroup.controllers")
+	if err == syscall.ENOENT { // a kernel without cgroup2
+		return nil
+	}
+	var problems []error
+	for _, controller := range strings.Fields(text) {
+		// One by one: a controller that cannot be enabled fails the whole line.
+		if err := writeFile(group+"/cgroup.subtree_control", "+"+controller); err != nil {
+			problems = append(problems, fmt.Errorf("cgroup controller `%s`: %w", controller, err))
+		}
+	}
+	return errors.Join(append(problems, err)...)
 }
 
 // linkDevices makes the links that udev or systemd makes elsewhere.

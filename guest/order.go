@@ -14,6 +14,8 @@ type order struct {
 	pty     *size     // not nil: a terminal instead of the streams
 
 	hostname string
+	hosts    string // what /etc/hosts holds; nothing: it is the host's
+	links    []link
 	timeNS   int64
 	entropy  []byte
 
@@ -26,6 +28,9 @@ type order struct {
 	warmUp          bool // there is a host processor to spare: see warmup.go
 	gdbPause        bool // wait for the host's resume before the command is started
 }
+
+// link is a symbolic link that the guest gets.
+type link struct{ path, target string }
 
 // size is a terminal's, in character cells.
 type size struct{ rows, cols uint16 }
@@ -64,7 +69,7 @@ func parseOrder(payload []byte) (*order, error) {
 		umask: int(f.number("umask")), uid: uint32(f.number("uid")), gid: uint32(f.number("gid")),
 		groups:   []uint32{},
 		streams:  [3]string{f.text("stdin"), f.text("stdout"), f.text("stderr")},
-		hostname: f.text("hostname"), timeNS: f.number("time_ns"), entropy: []byte(f.text("entropy")),
+		hostname: f.text("hostname"), hosts: f.text("hosts"), timeNS: f.number("time_ns"), entropy: []byte(f.text("entropy")),
 		setup: f.commands("setup"), teardown: f.commands("teardown"), network: f.flag("network"),
 		warmUp: f.flag("warm_up"), gdbPause: f.flag("gdb_pause"),
 	}
@@ -103,6 +108,10 @@ func (f *fields) mounts(o *order) {
 		o.shares = append(o.shares, share{
 			fs: s.text("fs"), tag: s.text("tag"), path: s.text("path"), readonly: s.flag("readonly"),
 		})
+	}
+	for _, value := range f.list("links") {
+		l := &fields{members: f.object("links", value), err: f.err}
+		o.links = append(o.links, link{l.text("path"), l.text("target")})
 	}
 }
 

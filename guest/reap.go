@@ -6,7 +6,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unsafe"
 )
 
 // reaper waits for every process of the guest, as PID 1 must. It's the only caller of wait4, so a
@@ -20,22 +19,9 @@ type reaper struct {
 }
 
 func newReaper() *reaper {
-	dropChildSignal()
 	r := &reaper{alive: map[int]chan syscall.WaitStatus{}, more: make(chan struct{}, 1), idle: true}
 	r.wake = sync.NewCond(&r.mu)
 	return r
-}
-
-// dropChildSignal undoes the runtime's handler for SIGCHLD, which does nothing: a signal to deliver at
-// each child's end. The default does nothing either, and leaves the children to wait4.
-func dropChildSignal() {
-	var byDefault struct {
-		handler        uintptr
-		flags          uint64
-		restorer, mask uintptr
-	}
-	_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(syscall.SIGCHLD),
-		uintptr(unsafe.Pointer(&byDefault)), 0, unsafe.Sizeof(byDefault.mask), 0, 0)
 }
 
 // start starts a process on the processors where and returns its pid and the channel on which its status
@@ -65,7 +51,7 @@ func forkExec(path string, argv []string, attr *syscall.ProcAttr, where *cpuSet)
 	if getAffinity(&ours) == nil && ours != *where && setAffinity(0, where) == nil {
 		defer func() { _ = setAffinity(0, &ours) }()
 	}
-	return syscall.ForkExec(path, argv, attr)
+	return withDefaults(func() (int, error) { return syscall.ForkExec(path, argv, attr) })
 }
 
 // run reaps for ever.

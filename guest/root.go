@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// mountRoot mounts the host's root, the kernel image's tree over it and a tmpfs over both, moves the
+// mountRoot mounts the host's root, the kernel's files over it and a tmpfs over both, moves the
 // private file systems and mounts the shares inside, and makes the result this process's root.
 func mountRoot(o *order) error {
 	if err := mountHost(o); err != nil {
@@ -19,6 +19,11 @@ func mountRoot(o *order) error {
 		options := fmt.Sprintf("size=%d%%", o.root.tmpfsPercent)
 		if err := mount("tmpfs", scratch, "tmpfs", syscall.MS_REMOUNT, options); err != nil {
 			return err
+		}
+	}
+	if o.hosts != "" {
+		if err := writeFile(scratch+"/upper"+hostsFile, o.hosts); err != nil {
+			return fmt.Errorf("write %s: %w", hostsFile, err)
 		}
 	}
 	if err := mountOverlays(o.root.image != ""); err != nil {
@@ -41,6 +46,7 @@ func mountRoot(o *order) error {
 	if err := syscall.Chdir("/"); err != nil {
 		return err
 	}
+	makeLinks(o.links)
 	for _, s := range o.shares {
 		if err := mountShare(s, o.root.msize); err != nil {
 			return err
@@ -142,18 +148,18 @@ func matchMode(upper, lower string) {
 	}
 }
 
-// mountOverlays mounts the root and, where the image and the host disagree on what a top-level name
-// is, the overlays that make both visible.
+// mountOverlays mounts the root and, where what lies over the host's tree and the host disagree on what a
+// top-level name is, the overlays that make both visible.
 func mountOverlays(image bool) error {
-	root := overlay{lower: []string{hostRoot}}
-	var more []overlay
+	over := existing(layerDir)
 	if image {
-		root.lower = []string{imageDir, hostRoot}
-		var err error
-		if more, err = planOverlays(imageDir, hostRoot, scratch+"/upper"); err != nil {
-			return err
-		}
+		over = append(over, imageDir)
 	}
+	more, err := planOverlays(over, hostRoot, scratch+"/upper")
+	if err != nil {
+		return err
+	}
+	root := overlay{lower: append(over, hostRoot)}
 	if err := root.mount(""); err != nil {
 		return err
 	}
@@ -167,50 +173,71 @@ func mountOverlays(image bool) error {
 
 // planOverlays finds the top-level names that are a directory in one tree and a symbolic link in the
 // other. The upper layer decides what the guest sees at the name itself, and it gets what the host
-// has; the directory the image's files would have been lost in gets an overlay of its own.
+// has; the directory the image's files would have been lost in gets an overlay of its own. Of several
+// trees that lie over the host's the first one that has a name speaks for all.
 //
 //	image lib/, host lib -> usr/lib:   upper lib -> usr/lib, and usr/lib from image lib, image usr/lib, host usr/lib
 //	image lib -> usr/lib, host lib/:   upper lib/, and lib from image usr/lib, host lib
-func planOverlays(image, host, upper string) ([]overlay, error) {
-	entries, err := os.ReadDir(image)
-	if err != nil {
-		return nil, err
-	}
+func planOverlays(over []string, host, upper string) ([]overlay, error) {
 	var more []overlay
-	for _, entry := range entries {
-		name := entry.Name()
-		info, err := os.Lstat(host + "/" + name)
-		if err != nil || strings.ContainsAny(name, ",:\\") || isMovable("/"+name) {
-			continue
+	seen := map[string]bool{}
+	for _, tree := range over {
+		entries, err := os.ReadDir(tree)
+		if err != nil {
+			return nil, err
 		}
-		imageLink, hostLink := entry.Type()&os.ModeSymlink != 0, info.Mode()&os.ModeSymlink != 0
-		switch {
-		case hostLink:
-			link, err := os.Readlink(host + "/" + name)
+		for _, entry := range entries {
+			name := entry.Name()
+			if seen[name] || strings.ContainsAny(name, ",:\\") || isMovable("/"+name) {
+				continue
+			}
+			seen[name] = true
+			v, err := planOverlay(entry, tree, over, host, upper)
 			if err != nil {
 				return nil, err
 			}
-			if err := os.Symlink(link, upper+"/"+name); err != nil {
-				return nil, err
+			if v != nil {
+				more = append(more, *v)
 			}
-			target, ok := topLevel(link)
-			if entry.IsDir() && ok && isRealDir(host+target) {
-				more = append(more, overlay{target, existing(image+"/"+name, image+target, host+target)})
-			}
-		case imageLink && info.IsDir():
-			if err := os.Mkdir(upper+"/"+name, 0o755); err != nil {
-				return nil, err
-			}
-			lower := []string{host + "/" + name}
-			if link, err := os.Readlink(image + "/" + name); err == nil {
-				if target, ok := topLevel(link); ok {
-					lower = existing(image+target, host+"/"+name)
-				}
-			}
-			more = append(more, overlay{"/" + name, lower})
 		}
 	}
 	return more, nil
+}
+
+// planOverlay does so for one top-level name of tree; nil if it needs no overlay of its own.
+func planOverlay(entry os.DirEntry, tree string, over []string, host, upper string) (*overlay, error) {
+	name := "/" + entry.Name()
+	info, err := os.Lstat(host + name)
+	if err != nil {
+		return nil, nil
+	}
+	hostLink, link := info.Mode()&os.ModeSymlink != 0, entry.Type()&os.ModeSymlink != 0
+	switch {
+	case hostLink:
+		link, err := os.Readlink(host + name)
+		if err != nil {
+			return nil, err
+		}
+		if err := os.Symlink(link, upper+name); err != nil {
+			return nil, err
+		}
+		target, ok := topLevel(link)
+		if entry.IsDir() && ok && isRealDir(host+target) {
+			return &overlay{target, append(existing(append(below(over, name), below(over, target)...)...), host+target)}, nil
+		}
+	case link && info.IsDir():
+		if err := os.Mkdir(upper+name, 0o755); err != nil {
+			return nil, err
+		}
+		lower := []string{}
+		if link, err := os.Readlink(tree + name); err == nil {
+			if target, ok := topLevel(link); ok {
+				lower = below(over, target)
+			}
+		}
+		return &overlay{name, append(existing(lower...), host+name)}, nil
+	}
+	return nil, nil
 }
 
 // topLevel returns the path, from the root, that a link in the root directory leads to; not if it
@@ -243,4 +270,13 @@ func existing(paths ...string) []string {
 		}
 	}
 	return found
+}
+
+// below returns a path below each tree.
+func below(trees []string, path string) []string {
+	paths := make([]string, len(trees))
+	for i, tree := range trees {
+		paths[i] = tree + path
+	}
+	return paths
 }

@@ -32,7 +32,7 @@ func TestPlanOverlaysKeepsTheHostsLinks(t *testing.T) {
 	image := tree(t, "boot/", "lib/modules/6.1/", "usr/lib/x/", "sbin/")
 	host := tree(t, "lib>usr/lib", "sbin>/usr/sbin", "usr/lib/", "usr/sbin/", "boot/")
 	upper := t.TempDir()
-	got, err := planOverlays(image, host, upper)
+	got, err := planOverlays([]string{image}, host, upper)
 	want := []overlay{
 		{"/usr/lib", []string{image + "/lib", image + "/usr/lib", host + "/usr/lib"}},
 		{"/usr/sbin", []string{image + "/sbin", host + "/usr/sbin"}},
@@ -51,7 +51,7 @@ func TestPlanOverlaysKeepsTheHostsDirectory(t *testing.T) {
 	image := tree(t, "lib>usr/lib", "usr/lib/modules/")
 	host := tree(t, "lib/", "usr/lib/")
 	upper := t.TempDir()
-	got, err := planOverlays(image, host, upper)
+	got, err := planOverlays([]string{image}, host, upper)
 	want := []overlay{{"/lib", []string{image + "/usr/lib", host + "/lib"}}}
 	if err != nil || !reflect.DeepEqual(got, want) || !isRealDir(upper+"/lib") {
 		t.Errorf("%v, %v; want %v", got, err, want)
@@ -62,7 +62,7 @@ func TestPlanOverlaysLeavesTheOrdinaryAlone(t *testing.T) {
 	image := tree(t, "lib>usr/lib", "usr/lib/", "boot/", "new/", "tmp/")
 	host := tree(t, "lib>usr/lib", "usr/lib/", "boot/", "tmp>var/tmp")
 	upper := t.TempDir()
-	got, err := planOverlays(image, host, upper)
+	got, err := planOverlays([]string{image}, host, upper)
 	if err != nil || len(got) != 0 {
 		t.Errorf("%v, %v", got, err)
 	}

@@ -42,6 +42,7 @@ type session struct {
 	stage    string
 	leader   int              // the running command's (or setup command's) pid and process group
 	deferred []syscall.Signal // came before the command started
+	sleepers sleepers
 }
 
 // newSession makes the streams, so that the host's frames have a place to go at once.
@@ -131,6 +132,7 @@ func (s *session) run() {
 		s.warn("processes that cannot be killed are left behind")
 	}
 	s.channels.settle(settleLimit)
+	s.enter("flush")
 	if err := s.flush(); err != nil {
 		s.warn(err.Error())
 	}
@@ -324,40 +326,6 @@ func (s *session) enter(stage string) {
 	s.stage = stage
 }
 
-// lead says which process gets the host's signals; 0 if none runs. The command also gets those that
-// came before it, once.
-func (s *session) lead(pid int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.leader = pid
-	if pid != 0 && s.stage == "command" {
-		for _, signal := range s.deferred {
-			_ = syscall.Kill(-pid, signal)
-		}
-		s.deferred = nil
-	}
-}
-
-// signal delivers one of the host's signals to the command's process group, or, like a terminal would,
-// to the foreground one.
-func (s *session) signal(signal syscall.Signal) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stage != "command" && s.stage != "teardown" {
-		s.deferred = append(s.deferred, signal)
-	}
-	if s.leader == 0 {
-		return
-	}
-	group := s.leader
-	if s.tty != nil && s.stage == "command" {
-		if foreground := s.tty.foreground(); foreground > 0 {
-			group = foreground
-		}
-	}
-	_ = syscall.Kill(-group, signal)
-}
-
 func (s *session) warn(text string) { _ = s.port.write(notice{"warning", text}.frame()) }
 
 // end sends the exit frame, whoever comes first.
@@ -414,7 +382,7 @@ func (s *session) handle(k kind, payload []byte) error {
 		if len(payload) != 1 {
 			return fmt.Errorf("signal frame has %d bytes", len(payload))
 		}
-		s.signal(syscall.Signal(payload[0]))
+		return s.signal(syscall.Signal(payload[0]))
 	case kindResize:
 		if len(payload) != 4 {
 			return fmt.Errorf("resize frame has %d bytes", len(payload))

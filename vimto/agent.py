@@ -1,13 +1,15 @@
 """The guest program: built from source with the user's own Go, once, into the cache."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from vimto import console, proc
+from vimto.cache import entry
+from vimto.cache.digest import digest as digest_of
+from vimto.cache.digest import local_directory
 from vimto.errors import AgentError, CommandError
-from vimto.kernel import cachedir
 from vimto.spawn import which
 
 _OLDEST_GO = "1.21"
@@ -30,10 +32,10 @@ def find_agent(*, cache: Path, arch: str = "amd64") -> Agent | None:
 
 
 def build_agent(*, cache: Path, go: str = "go", arch: str = "amd64") -> Agent:
-    """Return the guest program as `go` builds it; no process is started when it is there.
+    """Return the guest program as `go` builds it, from the cache if it was built before.
 
-    Built anew for another source, another `go` (by its file's identity), another GOARCH. Raises
-    `AgentError` without a `go` or when the build fails.
+    Built anew for another source, another version of `go`, another GOARCH. Raises `AgentError`
+    without a `go` or when the build fails.
     """
     source = source_directory()
     digest = source_digest(source)
@@ -43,14 +45,16 @@ def build_agent(*, cache: Path, go: str = "go", arch: str = "amd64") -> Agent:
             f"`{go}` is not installed, and vimto's guest program is built with it",
             hint=f"install Go {_OLDEST_GO} or newer and have it on PATH",
         )
-    real = Path(os.path.realpath(program))
-    path = cache / "agent" / f"{arch}-{digest}-{cachedir.signature(real)[:16]}"
-    if not path.exists():
-        with cachedir.locked(path):
-            if not path.exists():
-                console.note("building the guest program (once)")
-                with cachedir.new_file(path, mode=0o755) as temporary:
-                    _build(program, source, temporary, digest=digest, arch=arch)
+    env = _environment(arch, cache)
+    version = _go_version(program, source, env)
+    path = cache / "agent" / f"{arch}-{digest}-{digest_of(version.encode())[:16]}"
+
+    def make() -> None:
+        console.note("building the guest program (once)")
+        with entry.new_file(path, mode=0o755) as temporary:
+            _build(program, source, temporary, digest, env)
+
+    entry.make_once(path, make, waiting="another vimto builds the guest program")
     return Agent(path=path, digest=digest)
 
 
@@ -72,7 +76,7 @@ def source_digest(source: Path) -> str:
     for path in _source_files(source):
         content = path.read_bytes()
         parts.append(f"{path.relative_to(source)}\0{len(content)}\0".encode() + content)
-    return cachedir.digest(b"".join(parts))[:16]
+    return digest_of(b"".join(parts))[:16]
 
 
 def _source_files(source: Path) -> Iterator[Path]:
@@ -84,7 +88,7 @@ def _source_files(source: Path) -> Iterator[Path]:
             yield path
 
 
-def _build(go: str, source: Path, out: Path, *, digest: str, arch: str) -> None:
+def _environment(arch: str, cache: Path) -> dict[str, str]:
     # The user's settings must not leak in, be they variables, `go env -w` or a go.work above:
     # GOFLAGS=-race needs cgo, GOAMD64=v4 a processor that the guest may not have.
     env = {
@@ -99,13 +103,31 @@ def _build(go: str, source: Path, out: Path, *, digest: str, arch: str) -> None:
         "GO111MODULE": "on",
     }
     if not {"HOME", "XDG_CACHE_HOME", "GOCACHE"} & env.keys():
-        env["GOCACHE"] = str(out.parent / "go-build")  # go refuses to work without a place
+        # go refuses to work without a place
+        env["GOCACHE"] = os.path.join(local_directory(cache), "go-build")
+    return env
+
+
+def _go_version(go: str, source: Path, env: Mapping[str, str]) -> str:
+    # Not what the program is as a file: a wrapper's is the same for each version that it starts,
+    # and another one for the version that it wraps.
+    try:
+        return proc.run([go, "version"], env=env, cwd=source).text
+    except CommandError as exc:
+        raise _unbuilt(go, exc) from exc
+
+
+def _build(go: str, source: Path, out: Path, digest: str, env: Mapping[str, str]) -> None:
     flags = ["-trimpath", "-buildvcs=false", f"-ldflags=-s -w -X main.buildID={digest}"]
     try:
         proc.run([go, "build", *flags, "-o", str(out), "."], env=env, cwd=source)
     except CommandError as exc:
-        raise AgentError(
-            f"the guest program cannot be built with `{go}`",
-            lines=exc.lines or (exc.message,),
-            hint=f"Go {_OLDEST_GO} or newer is needed",
-        ) from exc
+        raise _unbuilt(go, exc) from exc
+
+
+def _unbuilt(go: str, exc: CommandError) -> AgentError:
+    return AgentError(
+        f"the guest program cannot be built with `{go}`",
+        lines=exc.lines or (exc.message,),
+        hint=f"Go {_OLDEST_GO} or newer is needed",
+    )

@@ -48,6 +48,7 @@ class Config(NamedTuple):
     qemu: str
     boot_timeout: float
     timeout: float
+    stop_timeout: float
     snapshot: bool
     snapshot_limit: int
     pull: str
@@ -57,6 +58,7 @@ class Config(NamedTuple):
     net: str
     forward: tuple[str, ...]
     gdb: bool
+    vmlinux: str
     cache_dir: Path
     verbose: int
 

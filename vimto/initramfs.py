@@ -1,11 +1,19 @@
-"""The archive a guest boots from: the agent as `/init`, and the modules it loads, in order."""
+"""The archive a guest boots from.
 
-from collections.abc import Iterator
+init            the guest program
+modules/        what it loads, in the order that `modules/order` has
+layer/          what lies over the kernel's and the host's files in the guest's root
+"""
+
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from vimto.agent import Agent
-from vimto.kernel import cachedir
+from vimto.cache import entry
+from vimto.cache.digest import Table, digest
+from vimto.errors import KernelError
 from vimto.kernel.modules import ModulePlan, read_module
 
 _DIRECTORY = 0o040755
@@ -14,26 +22,42 @@ _PROGRAM = 0o100755
 _CONSOLE = 0o020600
 
 # Raise it when the archive made from the same parts changes.
-_FORMAT = 1
+_FORMAT = 2
 
 
-def build_initramfs(agent: Agent, modules: ModulePlan, *, cache: Path) -> Path:
-    """Return the initramfs of `agent` and `modules`, from the cache if it was made before.
+def build_initramfs(
+    agent: Agent, modules: ModulePlan, layer: Mapping[str, bytes], *, cache: Path
+) -> Path:
+    """Return the initramfs of these parts, from the cache if it was made before.
 
-    The same parts give the same bytes. Raises `KernelError` for an unreadable module.
+    `layer` has the contents of files by their places. The same parts give the same bytes. Raises
+    `KernelError` for an unreadable module.
     """
-    parts = (agent.path, *(module.path for module in modules.modules))
-    key = cachedir.digest(f"{_FORMAT} {cachedir.signature(*parts)}".encode())
-    path = cache / "initramfs" / f"{key}.cpio"
-    if not path.exists():
-        with cachedir.locked(path):
-            if not path.exists():
-                with cachedir.new_file(path) as temporary, open(temporary, "wb") as file:
-                    write_archive(file, agent.path.read_bytes(), modules)
-    return path
+    path = cache / "initramfs" / f"{_key(agent, modules, layer, Table(cache))}.cpio"
+
+    def make() -> None:
+        with entry.new_file(path) as temporary, open(temporary, "wb") as file:
+            write_archive(file, agent.path.read_bytes(), modules, layer)
+
+    return entry.make_once(path, make, waiting="another vimto makes the initramfs")
 
 
-def write_archive(file: BinaryIO, init: bytes, modules: ModulePlan) -> None:
+def _key(agent: Agent, modules: ModulePlan, layer: Mapping[str, bytes], table: Table) -> str:
+    parts = [f"{_FORMAT} {table.digest(agent.path)}"]
+    for module in modules.modules:
+        try:
+            parts.append(f"{module.name} {table.digest(module.path)}")
+        except OSError as exc:
+            raise KernelError(
+                f"the kernel module `{module.path}` cannot be read: {exc.strerror}"
+            ) from exc
+    parts += (f"{place} {digest(content)}" for place, content in sorted(layer.items()))
+    return digest("\n".join(parts).encode("utf-8", "surrogateescape"))
+
+
+def write_archive(
+    file: BinaryIO, init: bytes, modules: ModulePlan, layer: Mapping[str, bytes]
+) -> None:
     """Write the archive, uncompressed: unpacking costs an emulated guest more than reading."""
     archive = _Archive(file)
     # Without a console node the kernel gives /init no descriptors 0, 1 and 2, and a crash of the
@@ -46,6 +70,9 @@ def write_archive(file: BinaryIO, init: bytes, modules: ModulePlan) -> None:
     archive.add("modules/order", _FILE, order.encode())
     for name, content in _contents(modules):
         archive.add(f"modules/{name}.ko", _FILE, content)
+    for place, content in sorted(layer.items()):
+        archive.add_parents(f"layer/{place}")
+        archive.add(f"layer/{place}", _FILE, content)
     archive.end()
 
 
@@ -60,12 +87,20 @@ class _Archive:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._inode = 0
+        self._directories: set[str] = set()
+
+    def add_parents(self, name: str) -> None:
+        """Add the directories on the way to `name` that are not there yet."""
+        for end in (at for at, letter in enumerate(name) if letter == "/"):
+            if name[:end] not in self._directories:
+                self._directories.add(name[:end])
+                self.add(name[:end], _DIRECTORY)
 
     def add(
         self, name: str, mode: int, content: bytes = b"", *, device: tuple[int, int] = (0, 0)
     ) -> None:
         self._inode += 1
-        raw = name.encode() + b"\0"
+        raw = os.fsencode(name) + b"\0"
         fields = (self._inode, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(raw), 0)
         header = b"070701" + b"".join(b"%08x" % value for value in fields)
         self._write_padded(header + raw)

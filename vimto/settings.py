@@ -193,6 +193,16 @@ SETTINGS: tuple[Setting, ...] = (
         trust=trust.full("a run ends sooner or later, and by Ctrl-C at any time"),
     ),
     Setting(
+        key="stop_timeout",
+        metavar="TIME",
+        parse=parse_duration,
+        default=10.0,
+        help="how long after a signal to end (INT, TERM, QUIT; HUP: 2 s at most) the guest program "
+        "may be silent, or a process of the command stay in uninterruptible sleep, before the "
+        "machine is ended; 0 is no limit",
+        trust=trust.full("the third signal ends any machine, at once"),
+    ),
+    Setting(
         key="snapshot",
         parse=parse_bool,
         default=True,
@@ -256,9 +266,9 @@ SETTINGS: tuple[Setting, ...] = (
         parse=parse_forwards,
         default=(),
         many=True,
-        help="forward connections from the host into the guest, for `exec`, `shell` and `dlv`: "
-        "`HOST:PORT=GUEST:PORT`; without a host it is 127.0.0.1, port 0 is a free one; either side "
-        "may be the path of a unix socket",
+        help="forward connections from the host into the guest, for `exec`, `shell`, `dlv` and "
+        "`gdb-kernel`: `HOST:PORT=GUEST:PORT`; without a host it is 127.0.0.1, port 0 is a free "
+        "one; either side may be the path of a unix socket",
         trust=trust.listeners(),
     ),
     Setting(
@@ -268,6 +278,16 @@ SETTINGS: tuple[Setting, ...] = (
         help="for `exec`: wait, before the command starts, for a gdb to attach to the kernel, and "
         "print how (`vimto gdb-kernel` starts one itself)",
         trust=trust.full("gdb is started by the user, at a socket that nobody else may use"),
+    ),
+    Setting(
+        key="vmlinux",
+        metavar="FILE",
+        parse=parse_text,
+        default="",
+        shown_default="the one that came with the kernel",
+        path=True,
+        help="for `gdb-kernel` and `-gdb`: the kernel's ELF file with debug information",
+        trust=trust.none("gdb runs the scripts that lie beside it"),
     ),
     Setting(
         key="cache_dir",

@@ -118,6 +118,9 @@ NINE_P = {
     "overlay": (),
     "virtio-rng": (),
     "virtio_net": (),
+    "configfs": (),
+    "binfmt_misc": (),
+    "fuse": (),
     "9pnet": (),
     "9pnet_virtio": ("9pnet", "virtio"),
     "9p": ("9pnet",),
@@ -125,7 +128,6 @@ NINE_P = {
 
 VIRTIOFS = {
     **{name: needs for name, needs in NINE_P.items() if not name.startswith("9p")},
-    "fuse": (),
     "virtiofs": ("fuse",),
 }
 

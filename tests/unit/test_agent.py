@@ -1,5 +1,6 @@
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,12 +33,27 @@ def test_the_program_knows_its_source(source: Path, tmp_path: Path) -> None:
 
 
 @needs_go
-def test_the_second_time_no_process_is_started(
+def test_each_version_of_go_builds_once_whatever_it_is_started_by(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = agent.build_agent(cache=tmp_path)
-    monkeypatch.setattr(proc, "run", None)
+    wrapper = tmp_path / "go"
+    wrapper.write_text(f'#!/bin/sh\nexec "{shutil.which("go")}" "$@"\n')
+    wrapper.chmod(0o755)
+    run, ran = proc.run, []
+
+    def record(argv: list[str], **options: Any) -> proc.Result:
+        ran.append(argv[1:])
+        return run(argv, **options)
+
+    monkeypatch.setattr(proc, "run", record)
     assert agent.build_agent(cache=tmp_path) == first
+    assert agent.build_agent(cache=tmp_path, go=str(wrapper)) == first
+    assert ran == [["version"], ["version"]]
+    wrapper.write_text("#!/bin/sh\necho go version go0.9 linux/amd64\n")
+    with pytest.raises(FileNotFoundError):  # another version: this one builds nothing
+        agent.build_agent(cache=tmp_path, go=str(wrapper))
+    assert ran[3][0] == "build"
     (source / "main_test.go").write_text("package main\n")
     assert agent.build_agent(cache=tmp_path) == first
 

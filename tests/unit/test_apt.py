@@ -15,6 +15,7 @@ import pytest
 from vimto import proc
 from vimto.errors import KernelError
 from vimto.kernel import apt, boot
+from vimto.kernel.modules import read_module
 from vimto.kernel.reference import AptKernel
 
 pytestmark = pytest.mark.skipif(shutil.which("apt-get") is None, reason="no apt here")
@@ -56,7 +57,7 @@ class Archive:
         debug = {
             "./usr/share/doc/x": b"",
             f"./usr/lib/debug/boot/vmlinux-{release}": parts.make_vmlinux(debug=True),
-            f"./usr/lib/debug/lib/modules/{release}/kernel/x.ko": b"x",
+            f"./usr/lib/debug/lib/modules/{release}/kernel/fs/9p/9p.ko": b"its debug information",
         }
         self.add(suite, f"linux-image-{release}-dbg", version, "", debug)
         self.publish(suite)
@@ -172,13 +173,22 @@ def test_without_the_archive_what_is_there_serves_on(
 
 
 @pytest.mark.usefixtures("archive")
-def test_the_debug_package_gives_one_file(cache: Path) -> None:
+def test_of_the_debug_package_the_kernel_and_its_modules_are_kept(cache: Path) -> None:
     found = apt.fetch_package(META, cache=cache)
-    vmlinux = apt.fetch_debug(found, META, cache=cache)
-    assert vmlinux.read_bytes() == parts.make_vmlinux(debug=True)
+    assert apt.find_debug(found, cache=cache) is None
     root = cache / "apt/linux-image-7.1-made-dbg_7.1-1_amd64"
-    assert [path for path in root.rglob("*") if path.is_file()] == [vmlinux]
-    assert apt.fetch_debug(found, META, cache=cache) == vmlinux
+    root.mkdir()
+    (root / "vmlinux-7.1-made").write_text("of an earlier version, which kept nothing else")
+    assert apt.find_debug(found, cache=cache) == root
+    assert apt.fetch_debug(found, META, cache=cache) == root
+    assert apt.find_vmlinux(root).read_bytes() == parts.make_vmlinux(debug=True)
+    vmlinux, module = sorted(path for path in root.rglob("*") if path.is_file())
+    assert vmlinux == apt.find_vmlinux(root)
+    assert str(module).endswith("usr/lib/debug/lib/modules/7.1-made/kernel/fs/9p/9p.ko.zst")
+    assert read_module(module) == b"its debug information"
+    inode = vmlinux.stat().st_ino
+    assert apt.fetch_debug(found, META, cache=cache) == root
+    assert vmlinux.stat().st_ino == inode, "nothing is fetched twice"
 
 
 @pytest.mark.usefixtures("archive")

@@ -1,5 +1,6 @@
 import os
 import platform
+import shutil
 from pathlib import Path
 
 import kernel_parts as parts
@@ -73,6 +74,17 @@ def test_extraction_happens_once(root: Path, cache: Path, monkeypatch: pytest.Mo
     first = boot.resolve_tree(root, cache=cache)
     monkeypatch.setattr(boot.bzimage, "extract_vmlinux", None)
     assert boot.resolve_tree(root, cache=cache) == first
+
+
+def test_the_same_kernel_is_not_extracted_again(
+    root: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = boot.resolve_tree(root, cache=cache)
+    monkeypatch.setattr(boot.bzimage, "extract_vmlinux", None)
+    (root / f"boot/vmlinuz-{RELEASE}").touch()
+    assert boot.resolve_tree(root, cache=cache) == first
+    shutil.copytree(root, tmp_path / "copy", symlinks=True)
+    assert boot.resolve_tree(tmp_path / "copy", cache=cache).kernel == first.kernel
 
 
 def test_a_changed_kernel_is_extracted_again(root: Path, cache: Path) -> None:
@@ -203,6 +215,7 @@ def test_virtiofs_serves_where_9p_is_missing(root: Path, cache: Path) -> None:
     modules = root / "lib/modules" / RELEASE
     for path in modules.glob("kernel/9p*"):
         path.unlink()
+    (modules / "kernel/fuse.ko").unlink()
     (modules / "modules.builtin").write_text("kernel/fs/fuse/fuse.ko\n")
     (modules / "kernel/virtiofs.ko").write_bytes(parts.make_module())
     (root / f"boot/config-{RELEASE}").unlink()
@@ -298,3 +311,20 @@ def test_no_kernel_on_the_host(cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert boot.find_host_kernel() is None
     with pytest.raises(KernelError, match="no kernel installed"):
         boot.resolve_host(cache=cache)
+
+
+def test_the_guest_finds_the_configuration_whatever_the_layout(root: Path, cache: Path) -> None:
+    def layer(place: Path = root) -> dict[str, bytes]:
+        return dict(boot.resolve_tree(place, cache=cache).layer)
+
+    config = f"boot/config-{RELEASE}"
+    assert config not in layer()
+    for name in ("boot/config", f"lib/modules/{RELEASE}/config"):
+        (root / config).rename(root / name)
+        assert layer()[config] == b"CONFIG_9P_FS=m\n# CONFIG_X is not set\n"
+        (root / name).rename(root / config)
+    (root / config).unlink()
+    assert config not in layer()
+    image = parts.make_vmlinux(config="CONFIG_9P_FS=m\n")
+    (root / f"boot/vmlinuz-{RELEASE}").write_bytes(parts.make_bzimage(image))
+    assert layer()[config] == b"CONFIG_9P_FS=m\n"

@@ -170,3 +170,14 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(OSError, match="not a regular file"):
         Table(tmp_path).digest(tmp_path / "fifo")
+
+
+def test_a_signature_changes_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("one")
+    first = digest.signature([str(path)])
+    assert digest.signature([str(path)]) == first
+    times = path.stat()
+    path.write_text("two")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert digest.signature([str(path)]) != first

@@ -54,7 +54,7 @@ def test_the_whole_command_line(accelerator: str, words: str) -> None:
         " -fsdev local,id=a,security_model=none,multidevs=remap,path=/t,,c"
         " -device virtio-9p-pci,fsdev=a,mount_tag=a,addr=0x10.1"
     )
-    check = " no_timer_check" if accelerator == "tcg" else ""
+    check = " no_timer_check tsc=reliable" if accelerator == "tcg" else ""
     assert line.append == (
         f"panic=-1 GODEBUG=asyncpreemptoff=1{check} console=ttyS0 quiet random.trust_cpu=on"
         " user=arg"

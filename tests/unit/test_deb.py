@@ -6,6 +6,7 @@ import pytest
 
 from vimto.errors import KernelError
 from vimto.kernel import deb
+from vimto.kernel.modules import read_module
 
 
 def everything(name: str) -> str:
@@ -50,12 +51,18 @@ def test_chosen_files_are_written(tmp_path: Path, how: str) -> None:
     assert sorted(path.name for path in into.iterdir()) == ["boot", "link", "opt"]
 
 
-def test_only_one(tmp_path: Path) -> None:
+def test_a_file_is_compressed_on_its_way(tmp_path: Path) -> None:
     package = tmp_path / "x.deb"
-    package.write_bytes(parts.make_deb([("./a", b"1"), ("./b", b"2")]))
+    package.write_bytes(parts.make_deb([("./a.ko", b"1" * 9999), ("./b.zst", b"2")]))
     (tmp_path / "into").mkdir()
-    assert deb.extract_deb(package, tmp_path / "into", everything, only_one=True) == 1
-    assert [path.name for path in (tmp_path / "into").iterdir()] == ["a"]
+
+    def choose(name: str) -> str:
+        return f"{name}.zst" if name.endswith(".ko") else name
+
+    assert deb.extract_deb(package, tmp_path / "into", choose) == 2
+    assert (tmp_path / "into/a.ko.zst").stat().st_size < 100
+    assert read_module(tmp_path / "into/a.ko.zst") == b"1" * 9999
+    assert (tmp_path / "into/b.zst").read_bytes() == b"2", "it came like this"
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "./a/../../x"])

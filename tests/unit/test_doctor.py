@@ -27,6 +27,7 @@ def files(**changes: object) -> KernelFiles:
         modules=ModulePlan(),
         transport="9p",
         image_root=None,
+        layer={},
         vmlinux=Path("/k/vmlinux"),
         config={f"CONFIG_{name}": "y" for name in doctor._OPTIONS},
         sources=(),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vimto.errors import BootError, LostVMError
-from vimto.vm import exchange, protocol
+from vimto.vm import delivery, exchange, protocol
 from vimto.vm.exchange import Abandoned, Exchange, Limits
 from vimto.vm.signals import Interrupted, SignalPipe
 from vimto.vm.streams import Input, Output
@@ -224,6 +224,86 @@ def test_a_command_that_ignores_three_requests_is_ended(signals: SignalPipe) -> 
     assert caught.value.status == 143
 
 
+def answer(stuck: str = "") -> bytes:
+    return protocol.encode_json(protocol.SIGNALLED, {"signal": 15, "stuck": stuck})
+
+
+def test_a_guest_that_does_not_acknowledge_a_signal_is_ended(signals: SignalPipe) -> None:
+    def part(guest: Guest) -> None:
+        start(guest)
+        os.kill(os.getpid(), 15)
+        assert guest.expect(protocol.SIGNAL) == b"\x0f"
+
+    with pytest.raises(Interrupted, match="does not answer any more") as caught:
+        Talk(signals, LIMITS._replace(stop=0.05)).play(part)
+    assert caught.value.status == 143
+
+
+def test_an_unkillable_process_ends_the_machine(signals: SignalPipe) -> None:
+    def part(guest: Guest) -> None:
+        start(guest)
+        os.kill(os.getpid(), 15)
+        assert guest.expect(protocol.SIGNAL) == b"\x0f"
+        guest.end.sendall(answer("`dd` sleeps"))
+        while True:
+            try:
+                assert guest.expect(protocol.SIGNAL) == b"\0"
+                guest.end.sendall(answer("`dd` sleeps"))
+            except (AssertionError, OSError):
+                return
+
+    with pytest.raises(Interrupted, match="`dd` sleeps"):
+        Talk(signals, LIMITS._replace(stop=0.2)).play(part)
+
+
+def test_no_grace_period_runs_while_a_debugger_holds_the_machine(signals: SignalPipe) -> None:
+    talk = Talk(signals, LIMITS._replace(stop=0.05))
+    read, write = os.pipe()
+
+    def hold() -> None:
+        os.read(read, 1)
+        talk.exchange.hold_clock()
+
+    talk.exchange.watched[read] = hold
+
+    def part(guest: Guest) -> None:
+        start(guest)
+        os.write(write, b"x")
+        os.kill(os.getpid(), 15)
+        assert guest.expect(protocol.SIGNAL) == b"\x0f"
+        time.sleep(0.3)
+        guest.end.sendall(answer() + EXIT)
+
+    assert talk.play(part)["status"] == 3
+    os.close(read)
+    os.close(write)
+
+
+def test_after_a_closed_terminal_the_command_is_killed(
+    signals: SignalPipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_terminal = [True]
+    monkeypatch.setattr(exchange, "have_terminal", lambda: open_terminal[0])
+    monkeypatch.setattr(delivery, "_HANG_UP_GRACE", 0.1)
+
+    def part(guest: Guest) -> None:
+        start(guest)
+        open_terminal[0] = False
+        os.kill(os.getpid(), signal.SIGHUP)
+        number = -1
+        seen = []
+        while number != signal.SIGKILL:
+            number = guest.expect(protocol.SIGNAL)[0]
+            seen.append(number)
+            guest.end.sendall(answer())
+        assert seen[0] == signal.SIGHUP and set(seen[1:-1]) <= {0}
+        guest.end.sendall(protocol.encode_json(protocol.EXIT, {"status": 137, "signal": 9}))
+
+    with pytest.raises(Interrupted, match="when the terminal was closed") as caught:
+        Talk(signals).play(part)
+    assert caught.value.status == 129
+
+
 @pytest.mark.parametrize("started", [False, True])
 def test_the_end_of_the_machine_is_no_status(signals: SignalPipe, started: bool) -> None:
     def part(guest: Guest) -> None:
@@ -273,6 +353,7 @@ def test_another_protocol_is_refused(signals: SignalPipe) -> None:
         STARTED,
         protocol.encode(protocol.READY, b"[]"),
         protocol.encode(protocol.ACK, b"xx"),
+        protocol.encode_json(protocol.SIGNALLED, {"signal": 15, "stuck": ""}),
         b"\xff\xff\xff\xff\x06",
         protocol.encode(99, b""),
     ],

@@ -3,9 +3,17 @@
 import gzip
 import io
 import lzma
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
 
 from vimto.gdb import inside
+from vimto.kernel import deb
 
 
 def test_modules_by_their_kernel_names(tmp_path: Path) -> None:
@@ -17,15 +25,111 @@ def test_modules_by_their_kernel_names(tmp_path: Path) -> None:
     assert found["virtio_net"] == str(tmp_path / "net/virtio-net.ko")
 
 
-def test_compressed_modules(tmp_path: Path) -> None:
-    for path, data in (
-        (tmp_path / "m.ko.xz", lzma.compress(b"module")),
-        (tmp_path / "m.ko.gz", gzip.compress(b"module")),
-    ):
-        path.write_bytes(data)
-        out = io.BytesIO()
-        inside.unpack(str(path), out)
-        assert out.getvalue() == b"module"
+@pytest.mark.parametrize("suffix", ["", ".xz", ".gz", ".zst"])
+def test_compressed_modules(tmp_path: Path, suffix: str) -> None:
+    pack = {".xz": lzma.compress, ".gz": gzip.compress, ".zst": compress_zstd}.get(suffix, bytes)
+    path = tmp_path / f"m.ko{suffix}"
+    path.write_bytes(pack(b"module"))
+    command = [sys.executable, "-m", "vimto.gdb.unpack", str(path)]
+    assert subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout == b"module"
+    if suffix:
+        path.write_bytes(b"damaged")
+        found = subprocess.run(command, check=False, capture_output=True)
+        assert found.returncode == 1 and b"cannot be read" in found.stderr
+
+
+def compress_zstd(data: bytes) -> bytes:
+    out = io.BytesIO()
+    with deb._open_zstd(out, "wb") as file:
+        file.write(data)
+    return out.getvalue()
+
+
+class Events:
+    """gdb's event registries, and what was connected to them."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Callable[[object], None]] = {}
+
+    def __getattr__(self, name: str) -> "Events":
+        self.name = name
+        return self
+
+    def connect(self, handler: Callable[[object], None]) -> None:
+        self.handlers[self.name] = handler
+
+
+class Gdb:
+    """As much of gdb as the end of a session needs."""
+
+    error = RuntimeError
+
+    def __init__(self) -> None:
+        self.events = Events()
+        self.text = ""
+        self.posted: list[Callable[[], None]] = []
+        self.commands: list[str] = []
+        self.places: list[SimpleNamespace] = []
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def post_event(self, event: Callable[[], None]) -> None:
+        self.posted.append(event)
+
+    def execute(self, command: str, to_string: bool = False) -> None:
+        self.commands.append(command)
+
+    def breakpoints(self) -> list[SimpleNamespace]:
+        return self.places
+
+
+@pytest.fixture
+def ended(tmp_path: Path) -> tuple[Gdb, Path]:
+    gdb, result = Gdb(), tmp_path / "result"
+    settings = {"result": str(result), "batch": False, "machine": os.getpid()}
+    inside.Ending(gdb, settings).watch()
+    return gdb, result
+
+
+def test_the_result_is_said_once_and_ends_gdb(ended: tuple[Gdb, Path]) -> None:
+    gdb, result = ended
+    gdb.places = [
+        SimpleNamespace(pending=True, location="nowhere"),
+        SimpleNamespace(pending=False, location="here"),
+    ]
+    gdb.events.handlers["stop"](None)
+    assert gdb.text == "" and not gdb.posted
+    result.write_text("the command has ended, status 0: passed")
+    gdb.events.handlers["stop"](None)
+    gdb.events.handlers["stop"](None)
+    assert gdb.text.count("status 0: passed") == 1
+    assert "breakpoint at `nowhere` was never set" in gdb.text and "`here`" not in gdb.text
+    (event,) = gdb.posted
+    event()
+    assert gdb.commands == ["quit"]
+
+
+def test_leaving_gdb_posts_nothing(ended: tuple[Gdb, Path]) -> None:
+    gdb, _ = ended
+    gdb.events.handlers["gdb_exiting"](None)
+    gdb.events.handlers["exited"](None)  # what our own `disconnect` raises
+    assert gdb.commands == ["disconnect"] and gdb.posted == [] and gdb.text == ""
+
+
+def test_a_machine_that_was_let_go_has_not_ended(ended: tuple[Gdb, Path]) -> None:
+    gdb, _ = ended
+    gdb.events.handlers["exited"](None)
+    assert "goes on without it" in gdb.text and gdb.posted == []
+
+
+def test_a_machine_that_has_ended(tmp_path: Path) -> None:
+    gdb = Gdb()
+    with subprocess.Popen(["true"]) as process:
+        settings = {"result": str(tmp_path / "r"), "batch": True, "machine": process.pid}
+        inside.Ending(gdb, settings).watch()
+        gdb.events.handlers["exited"](None)
+    assert "ended before the command reported" in gdb.text and gdb.posted == []
 
 
 def test_bytes_of_a_program_by_address() -> None:

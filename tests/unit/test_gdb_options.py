@@ -2,6 +2,7 @@
 
 import pytest
 
+from vimto.addresses import Address
 from vimto.errors import UsageError
 from vimto.gdb.options import parse_options
 
@@ -51,3 +52,11 @@ def test_what_makes_a_batch() -> None:
 def test_what_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_options(words)
+
+
+def test_where_to_listen() -> None:
+    assert parse_options(["-listen", "127.0.0.1:0", "."]).listen == Address("127.0.0.1", 0)
+    assert parse_options(["-listen", "1234", "."]).listen == Address("127.0.0.1", 1234)
+    assert parse_options(["."]).listen is None
+    with pytest.raises(UsageError, match="`nowhere`"):
+        parse_options(["-listen", "nowhere", "."])

@@ -17,6 +17,16 @@ from vimto.vm.exchange import Exchange, Limits
 from vimto.vm.machine import Machine
 from vimto.vm.signals import SignalPipe
 
+STUB = session.private_stub("/a,b")
+
+
+def test_where_the_stub_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert STUB.words == ["-gdb", "unix:/a,,b,server=on,wait=off"] and not STUB.descriptors
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stub = session.public_stub(listener)
+        assert stub.descriptors == [listener.fileno()]
+        assert f"fd={listener.fileno()}," in stub.words[1]
+
 
 class Stage:
     """A machine whose monitor and port end here."""
@@ -48,8 +58,8 @@ def stage() -> Iterator[Stage]:
 
 
 def test_the_pause_is_answered_once_gdb_holds_the_machine(stage: Stage) -> None:
-    stub = session.Stub("unix:x")
-    assert stub.pauses and stub.words == ["-gdb", "unix:x"]
+    stub = session.Stub(STUB)
+    assert stub.pauses and stub.addition == STUB
     stub.join(stage.machine, stage.exchange)
     assert json.loads(stage.qemu.recv(1000)) == {"execute": "qmp_capabilities"}
     stage.exchange.state = exchanges.PAUSED
@@ -70,8 +80,8 @@ def test_the_pause_is_answered_once_gdb_holds_the_machine(stage: Stage) -> None:
 def test_from_boot_the_clock_stands(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    stub = session.Stub("unix:x", from_boot=True)
-    assert stub.words[-1] == "-S" and not stub.pauses
+    stub = session.Stub(STUB, from_boot=True)
+    assert stub.addition.words == ["-S", *STUB.words] and not stub.pauses
     stage.exchange._enter(exchanges.BOOTING)
     stub.join(stage.machine, stage.exchange)
     now[0] += 1000
@@ -89,7 +99,7 @@ def test_time_that_gdb_holds_the_machine_does_not_count(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    stub = session.Stub("unix:x")
+    stub = session.Stub(STUB)
     stub.join(stage.machine, stage.exchange)
     stage.exchange._enter(exchanges.RUNNING)
     now[0] += 0.7

@@ -17,6 +17,8 @@ ffffffff81000040 t local_helper
 ffffffff81000100 T do_things
 ffffffff82000000 D jiffies
 ffffffffc0001000 t v9fs_open	[9p]
+ffffffffc0002000 d v9fs_table	[9p]
+ffffffffc0003000 t init_module	[9p]
 """
 NOTE = bytes.fromhex("04000000 04000000 03000000 474e5500 0c7b9d9b")
 XEN = bytes.fromhex("04000000 08000000 12000000 58656e00 0000000100000000")
@@ -38,37 +40,46 @@ def test_the_build_id_of_a_file_is_readelf_s(tmp_path: Path) -> None:
     assert elf.find_build_id(tmp_path / "text") == ""
 
 
-def test_kallsyms_become_a_symbol_table(tmp_path: Path) -> None:
+def test_kallsyms_become_symbol_tables(tmp_path: Path) -> None:
     need("readelf")
     (tmp_path / "kallsyms").write_text(KALLSYMS)
-    symbols.write_kallsyms(tmp_path / "kallsyms", tmp_path / "elf")
-    words = ["readelf", "-sW", str(tmp_path / "elf")]
-    said = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert said.stderr == ""
-    rows = [line.split()[1:] for line in said.stdout.splitlines() if "ffffffff" in line]
-    assert rows == [
+    (module,) = symbols.write_kallsyms(tmp_path / "kallsyms", tmp_path / "elf")
+    assert rows_of(tmp_path / "elf") == [
         ["ffffffff81000040", "192", "FUNC", "LOCAL", "DEFAULT", "1", "local_helper"],
-        ["ffffffffc0001000", "16", "FUNC", "LOCAL", "DEFAULT", "1", "v9fs_open"],
         ["ffffffff81000000", "64", "FUNC", "GLOBAL", "DEFAULT", "1", "_stext"],
-        ["ffffffff81000100", "0x3f000f00", "FUNC", "GLOBAL", "DEFAULT", "1", "do_things"],
+        ["ffffffff81000100", "16", "FUNC", "GLOBAL", "DEFAULT", "1", "do_things"],
         ["ffffffff82000000", "16", "OBJECT", "GLOBAL", "DEFAULT", "2", "jiffies"],
+    ]
+    assert rows_of(module) == [
+        ["ffffffffc0001000", "4096", "FUNC", "LOCAL", "DEFAULT", "1", "v9fs_open"],
+        ["ffffffffc0002000", "4096", "OBJECT", "LOCAL", "DEFAULT", "1", "v9fs_table"],
+        ["ffffffffc0003000", "16", "FUNC", "LOCAL", "DEFAULT", "1", "init_module"],
     ]
 
 
-def test_gdb_reads_that_table(tmp_path: Path) -> None:
+def rows_of(path: Path) -> list[list[str]]:
+    words = ["readelf", "-sW", str(path)]
+    said = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert said.stderr == ""
+    return [line.split()[1:] for line in said.stdout.splitlines() if "ffffffff" in line]
+
+
+def test_gdb_reads_those_tables(tmp_path: Path) -> None:
     need("gdb")
     (tmp_path / "kallsyms").write_text(KALLSYMS)
-    symbols.write_kallsyms(tmp_path / "kallsyms", tmp_path / "elf")
-    words = ["gdb", "-nx", "-batch", str(tmp_path / "elf")]
+    (module,) = symbols.write_kallsyms(tmp_path / "kallsyms", tmp_path / "elf")
+    words = ["gdb", "-nx", "-batch", str(tmp_path / "elf"), "-ex", f"add-symbol-file {module}"]
     words += ["-ex", "info symbol 0xffffffff81000104", "-ex", "info address v9fs_open"]
+    words += ["-ex", "info symbol 0xffffffffc0003004"]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert "do_things + 4 in section .text" in said
     assert '"v9fs_open" is at 0xffffffffc0001000' in said
+    assert "init_module + 4 in section .text" in said
 
 
 def test_a_kernel_that_hides_its_addresses() -> None:
     with pytest.raises(KernelError, match="no addresses"):
-        list(symbols.read_kallsyms(["0000000000000000 T _stext"]))
+        symbols.read_kallsyms(["0000000000000000 T _stext"])
 
 
 def test_only_the_running_build_will_do() -> None:

@@ -37,7 +37,8 @@ def plan(tmp_path: Path) -> ModulePlan:
 
 def test_what_is_in_the_archive(plan: ModulePlan) -> None:
     out = io.BytesIO()
-    initramfs.write_archive(out, b"agent", plan)
+    layer = {"usr/a": b"A", "boot/b": b"B", "usr/c": b"C"}
+    initramfs.write_archive(out, b"agent", plan, layer)
     assert len(out.getvalue()) % 4 == 0
     assert read_archive(out.getvalue()) == {
         "dev": (0o040755, b"", (0, 0)),
@@ -47,6 +48,12 @@ def test_what_is_in_the_archive(plan: ModulePlan) -> None:
         "modules/order": (0o100644, b"b.ko\na_x.ko\n", (0, 0)),
         "modules/b.ko": (0o100644, b"BBB", (0, 0)),
         "modules/a_x.ko": (0o100644, b"A", (0, 0)),
+        "layer": (0o040755, b"", (0, 0)),
+        "layer/boot": (0o040755, b"", (0, 0)),
+        "layer/boot/b": (0o100644, b"B", (0, 0)),
+        "layer/usr": (0o040755, b"", (0, 0)),
+        "layer/usr/a": (0o100644, b"A", (0, 0)),
+        "layer/usr/c": (0o100644, b"C", (0, 0)),
     }
 
 
@@ -56,12 +63,19 @@ def test_the_archive_is_made_once(
     path = tmp_path / "agent"
     path.write_bytes(b"agent")
     agent = Agent(path=path, digest="x")
-    first = initramfs.build_initramfs(agent, plan, cache=tmp_path / "cache")
+    first = initramfs.build_initramfs(agent, plan, {}, cache=tmp_path / "cache")
     content = first.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(initramfs, "write_archive", None)
-        assert initramfs.build_initramfs(agent, plan, cache=tmp_path / "cache") == first
+        assert initramfs.build_initramfs(agent, plan, {}, cache=tmp_path / "cache") == first
+        path.touch()
+        for module in plan.modules:
+            module.path.touch()
+        copy = Agent(path=tmp_path / "copy", digest="x")
+        copy.path.write_bytes(b"agent")
+        assert initramfs.build_initramfs(copy, plan, {}, cache=tmp_path / "cache") == first
     path.write_bytes(b"Agent")
-    second = initramfs.build_initramfs(agent, plan, cache=tmp_path / "cache")
+    second = initramfs.build_initramfs(agent, plan, {}, cache=tmp_path / "cache")
     assert second != first
+    assert initramfs.build_initramfs(agent, plan, {"a": b""}, cache=tmp_path / "cache") != second
     assert first.read_bytes() == content

@@ -53,7 +53,7 @@ def test_a_package_becomes_something_to_boot(package: tuple[str, Path], tmp_path
     agent = tmp_path / "agent"
     agent.write_bytes(b"agent")
     archive = build_initramfs(
-        Agent(path=agent, digest="x"), files.modules, cache=tmp_path / "cache"
+        Agent(path=agent, digest="x"), files.modules, files.layer, cache=tmp_path / "cache"
     )
     assert archive.stat().st_size > 1 << 20
 

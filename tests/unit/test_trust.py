@@ -31,6 +31,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "qemu": (),
     "boot_timeout": ('"10m"',),
     "timeout": ('"10m"',),
+    "stop_timeout": ('"30s"',),
     "snapshot": ("false",),
     "snapshot_limit": (),
     "pull": ('"always"',),
@@ -47,6 +48,7 @@ MAY: dict[str, tuple[str, ...]] = {
         "[]",
     ),
     "gdb": ("true",),
+    "vmlinux": (),
     "cache_dir": (),
     "verbose": ("1",),
 }
@@ -80,6 +82,7 @@ MAY_NOT: dict[str, tuple[str, ...]] = {
         '["outside/s=80"]',
         '["8080", "0.0.0.0:80=80"]',
     ),
+    "vmlinux": ('"boot/vmlinux"', '"/usr/lib/debug/vmlinux"'),
     "cache_dir": ('"cache"', '"/var/cache"', '""'),
 }
 FLAGS = {
@@ -89,6 +92,7 @@ FLAGS = {
     "image_limit": "1G",
     "insecure_registry": "reg.example",
     "forward": "0.0.0.0:80=80",
+    "vmlinux": "./vmlinux",
     "cache_dir": "/var/cache",
 }
 

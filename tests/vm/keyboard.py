@@ -32,6 +32,11 @@ class Keyboard:
         self._slave = slave
         self._before = termios.tcgetattr(slave)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody has closed the terminal yet."""
+        return self._master >= 0
+
     def type(self, text: str) -> None:
         """Type `text`; control characters as escapes."""
         os.write(self._master, text.encode())
@@ -45,6 +50,12 @@ class Keyboard:
                 pytest.fail(f"`{text}` did not appear:\n{self.screen.decode(errors='replace')}")
         found, self._seen = self.screen[self._seen : at], at + len(wanted)
         return found
+
+    def hang_up(self) -> None:
+        """Close the terminal."""
+        os.close(self._slave)
+        os.close(self._master)
+        self._slave = self._master = -1
 
     def resize(self, rows: int, columns: int) -> None:
         """Give the terminal another size."""
@@ -88,8 +99,9 @@ def seat(start: "Callable[..., subprocess.Popen[bytes]]", **options: object) -> 
         "preexec_fn": _take_terminal,
     }
     process = start(**(settings | options))
+    keyboard = Keyboard(process, master, slave)
     try:
-        yield Keyboard(process, master, slave)
+        yield keyboard
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -101,8 +113,8 @@ def seat(start: "Callable[..., subprocess.Popen[bytes]]", **options: object) -> 
         for stream in (process.stdout, process.stderr):
             if stream:
                 stream.close()
-        os.close(master)
-        os.close(slave)
+        if keyboard.is_open:
+            keyboard.hang_up()
 
 
 @contextmanager

@@ -355,3 +355,10 @@ def test_what_is_written_beside(vimto: Vimto, package: Module) -> None:
     done.check()
     assert not (package.root / "own.test").exists()
     assert (place / "out").exists()
+
+
+def test_a_core_is_looked_at_on_the_host(vimto: Vimto) -> None:
+    vimto.flags = ("-kernel", "apt:no-such-kernel")
+    outcome = vimto("dlv", "core", "/bin/true", "no-such-core")
+    assert outcome.status == 1 and "no-such-core" in outcome.errors
+    assert "no-such-kernel" not in outcome.errors, "no machine is wanted"

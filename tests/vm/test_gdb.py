@@ -83,6 +83,7 @@ printf "argument %d\\n", pid
 info line *$pc
 backtrace 4
 info address v9fs_file_open
+info line v9fs_file_open
 set $first = jiffies
 watch jiffies if jiffies > $first + 2
 continue
@@ -101,10 +102,12 @@ printf "after the end\\n"
     assert "argument 1" in text
     assert re.search(r'Line \d+ of "kernel/sys.c" starts at address', text)
     assert re.search(r"#3 .* do_syscall_64|do_syscall_x64", text)
-    assert re.search(r'Symbol "v9fs_file_open" is (at|a function at address) 0xffffffffc0', text)
+    assert re.search(r'Symbol "v9fs_file_open" is a function at address 0xffffffffc0', text)
+    assert "Line" in text and 'of "fs/9p/vfs_file.c" starts at address' in text, "of a module"
     waited = re.search(r"waited (\d+)", text)
     assert waited and int(waited[1]) >= 3
-    assert re.search(r"#0 .* in init_module", text), "a module that was loaded later"
+    later = r"#0 +(0x[0-9a-f]+ in )?(dummy_init_module|init_module) \(\) at drivers/net/dummy.c:"
+    assert re.search(later, text), "a module that was loaded later"
     assert "vimto: the command has ended, status 0: passed\nafter the end\n" in text
     assert text.endswith("PASS\n") and "--- PASS: TestGroup" in text
     assert "Remote connection closed" not in outcome.errors
@@ -124,6 +127,21 @@ def test_a_command_s_status_with_names_alone(vimto: Vimto) -> None:
     assert "names of functions only" in outcome.errors and "-fetch-debug" in outcome.errors
 
 
+def test_a_module_without_debug_information(vimto: Vimto, module: Module) -> None:
+    write_syscall_test(module)
+    vimto.flags = ("-kernel", OLDEST, "-sudo")
+    outcome = script(
+        vimto,
+        *("-break", "dummy_init_module", "-break", "nowhere_at_all", ".", "-run", "TestGroup"),
+        lines="continue\nbt 1\ncontinue\n",
+        env={"MODULE": "dummy"},
+    ).check()
+    assert re.search(r"#0 .*(dummy_init_module|init_module) \(\)", outcome.text)
+    assert "`nowhere_at_all` was never set" in outcome.text
+    assert "`dummy_init_module` was never" not in outcome.text
+    assert outcome.text.endswith("PASS\n")
+
+
 def test_from_the_first_instruction(vimto: Vimto) -> None:
     need_debug(STABLE)
     outcome = script(
@@ -141,8 +159,9 @@ def test_breakpoints_in_the_test_binary(vimto: Vimto, module: Module) -> None:
     outcome = script(
         vimto,
         *("-go-symbols", "-break", "example.org/m.TestGroup", "-break", "m_test.go:12", "."),
-        lines="continue\nbt 2\ncontinue\ninfo line *$pc\ncontinue\n",
+        lines="continue\nbt 2\ninfo args\ncontinue\ninfo line *$pc\ncontinue\n",
     ).check()
+    assert "\nt = 0x" in outcome.text, "built without optimisation"
     assert re.search(
         r"#0 +example.org/m.TestGroup .*m_test.go:11\n#1 .*testing.tRunner", outcome.text
     )
@@ -193,7 +212,18 @@ def test_no_result_is_no_success(vimto: Vimto) -> None:
 
 def test_after_detach_the_command_goes_on(vimto: Vimto) -> None:
     outcome = script(vimto, "exec", "sh", "-c", "echo on; exit 4", lines="detach\n").check(4)
+    assert "the command goes on without it" in outcome.text
+    assert "the machine ended" not in outcome.text
     assert outcome.text.endswith("on\n")
+
+
+def test_leaving_gdb_in_mid_session_does_not_crash_it(vimto: Vimto) -> None:
+    flags = ("gdb-kernel", "exec", "true", "--", "-ex", "break do_exit", "-ex", "continue")
+    outcome = vimto(*flags, "-ex", "quit").check(125)
+    assert "gdb ended before the command" in outcome.errors
+    for text in (outcome.text, outcome.errors):
+        assert "Fatal signal" not in text and "internal-error" not in text
+        assert "the machine ended before" not in text
 
 
 def test_the_wrong_vmlinux_is_refused(vimto: Vimto, tmp_path: Path) -> None:
@@ -222,13 +252,12 @@ def test_a_gdb_of_the_user_s_own(vimto: Vimto, words: str) -> None:
     if words == "exec":
         process = vimto.start("-gdb", "exec", "sh", "-c", "echo on; exit 4")
     else:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-        listen = ("gdb-kernel", "-listen", f"127.0.0.1:{port}")
+        listen = ("gdb-kernel", "-listen", "127.0.0.1:0")
         process = vimto.start(*listen, "exec", "sh", "-c", "echo on; exit 4")
     assert process.stderr
     for line in process.stderr:
         found = re.search(r"waits for gdb: gdb .*'(target remote .*)'", line.decode())
+        assert not (found and "127.0.0.1:0" in found[1]), "the port that it got"
         if found:
             break
     else:
@@ -237,6 +266,63 @@ def test_a_gdb_of_the_user_s_own(vimto: Vimto, words: str) -> None:
     subprocess.run(talk, check=True, capture_output=True, timeout=60)
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (4, b"on\n"), stderr
+
+
+def test_an_address_that_is_taken(vimto: Vimto) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        kernel = ("-kernel", "apt:no-such-kernel")  # nothing is fetched, nothing starts
+        outcome = vimto(*kernel, "gdb-kernel", "-listen", address, "exec", "true").check(125)
+        assert f"cannot listen at {address}: address already in use" in outcome.errors
+        flags = (*kernel, "-forward", f"{address}=80")
+        outcome = vimto(*flags, "gdb-kernel", "exec", "true").check(125)
+        assert f"cannot listen at {address}" in outcome.errors
+
+
+def test_what_the_line_to_connect_names(vimto: Vimto, tmp_path: Path) -> None:
+    vimto.flags = ("-kernel", OLDEST)
+    line = connect_line(vimto, "-gdb", "exec", "true")
+    assert line.startswith("gdb -ex 'target remote "), "no file where none is known"
+    vmlinux = tmp_path / "vmlinux"
+    shutil.copy("/bin/true", vmlinux)
+    line = connect_line(vimto, "-gdb", "-vmlinux", str(vmlinux), "exec", "true")
+    assert line.startswith(f"gdb {vmlinux} -ex 'target remote ")
+
+
+def connect_line(vimto: Vimto, *words: str) -> str:
+    """Return how vimto says that a gdb is to connect; then end vimto."""
+    with vimto.start(*words) as process:
+        assert process.stderr
+        for line in process.stderr:
+            if found := re.search(r"waits for gdb: (.*)", line.decode()):
+                process.terminate()
+                return found[1]
+    pytest.fail("it did not say how to connect")
+
+
+def test_connections_into_the_machine(vimto: Vimto, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    server = "import socket; s = socket.create_server(('127.0.0.1', 80)); s.accept()[0].send(b'hi')"
+    flags = ("-sudo", "-forward", f"{path}=127.0.0.1:80")
+    command = ("gdb-kernel", "exec", shutil.which("python3") or "", "-c", server)
+    with vimto.start(*flags, *command, "--", "-batch", "-ex", "continue") as process:
+        answer = b""
+        while not answer:
+            assert process.poll() is None, process.communicate()
+            answer = ask(path)
+        _, stderr = process.communicate(timeout=120)
+    assert answer == b"hi" and process.returncode == 0, stderr
+
+
+def ask(path: Path) -> bytes:
+    """Return what a server behind the socket `path` says, nothing where none is there yet."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+            return client.recv(10)
+        except OSError:
+            time.sleep(0.1)
+            return b""
 
 
 class Terminal:

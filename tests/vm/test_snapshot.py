@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -389,9 +390,11 @@ def test_a_cache_in_an_archive_restores_elsewhere(
     elsewhere, moved = tmp_path / "elsewhere", tmp_path / "moved"
     elsewhere.mkdir()
     kinds = ["agent", "initramfs", "saves", "vmlinux"]
-    archive = tmp_path / "cache.tar"
-    subprocess.run(["tar", "-C", cache, "-chf", archive, *kinds], check=True)
-    subprocess.run(["tar", "-C", elsewhere, "-xf", archive], check=True)
+    with tarfile.open(tmp_path / "cache.tar", "w", dereference=True) as archive:
+        for kind in kinds:
+            archive.add(cache / kind, kind)
+    with tarfile.open(tmp_path / "cache.tar") as archive:
+        archive.extractall(elsewhere, filter="tar")
     shutil.copytree(tree, moved, symlinks=True)
     for path in (*elsewhere.rglob("*"), *moved.rglob("*")):
         os.utime(path, (77, 77), follow_symlinks=False)

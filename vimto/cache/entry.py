@@ -127,6 +127,36 @@ def _is_there(fd: int, path: "str | Path") -> bool:
         return False
 
 
+def make_once(path: "P", make: "Callable[[], object]", *, waiting: str) -> "P":
+    """Return the entry `path`, which `make` makes if it is not here; `waiting` as for `locked`.
+
+    However many ask at once, one makes it. One that somebody else could have written goes first.
+    """
+    if not _is_here(path):
+        with locked(path, waiting=waiting):
+            if not _is_here(path):
+                sweep(os.path.dirname(path))
+                if os.path.lexists(path) and not remove(path):
+                    raise untrusted(path)
+                make()
+    return path
+
+
+def untrusted(path: "str | Path") -> CacheError:
+    """Return the error about an entry that must not be used and cannot be removed."""
+    return CacheError(
+        f"`{path}` could have been written by somebody else",
+        hint="remove it, or name another cache with `VIMTO_CACHE_DIR`",
+    )
+
+
+def _is_here(path: "str | Path") -> bool:
+    try:
+        return is_trusted(os.lstat(path))
+    except OSError:
+        return False
+
+
 @contextmanager
 def _aside(path: "str | Path") -> "Iterator[str]":
     """Make a directory beside `path`, locked, which is gone afterwards with all that is in it."""

@@ -26,8 +26,10 @@ from vimto.vm.forward import Forward
 from vimto.vm.run import Request, run
 from vimto.vm.streams import Output
 
-# Those that need no machine: they ask dlv about itself, or are the client of a server.
+# Those that need no machine: they ask dlv about itself, are the client of a server, or look at
+# what a process has left.
 _ON_HOST = (
+    "core",
     "version",
     "help",
     "connect",
@@ -37,7 +39,7 @@ _ON_HOST = (
     "redirect",
     "substitute-path-guess-helper",
 )
-_IN_MACHINE = ("test", "debug", "exec", "core", "trace", "dap")
+_IN_MACHINE = ("test", "debug", "exec", "trace", "dap")
 # The guest has its own: what the host has there, a machine sees only if it is shared.
 _PRIVATE = ("/tmp", "/run", "/dev/shm", "/var/run")
 # How long a client waits for the server: dlv reads the program's debug information first.

@@ -3,6 +3,7 @@
 import contextlib
 import os
 
+from vimto import console
 from vimto.config import Config, find_repository
 from vimto.errors import UsageError
 from vimto.qemu.find import find_qemu
@@ -37,9 +38,13 @@ def run_command(
     words: list[str],
     launch: Launch | None = None,
     *,
+    greeting: str = "",
     one_of_many: bool = False,
 ) -> int:
-    """Run a command in this directory; its repository is shared, as for go's tests."""
+    """Run a command in this directory; its repository is shared, as for go's tests.
+
+    A `greeting` is shown with the kernel's name once that is known, on a terminal.
+    """
     with contextlib.ExitStack() as stack:
         qemu = find_qemu(config.qemu)
         if launch and not (config.snapshot and launch.qemu == qemu):
@@ -63,4 +68,6 @@ def run_command(
             config, companion = stack.enter_context(wait_for_gdb(config))
         request = stack.enter_context(attended(config))
         plan = stack.enter_context(prepare(config, shares=shares, one_of_many=one_of_many))
+        if greeting and request.terminal:
+            console.note(f"{plan.kernel_name}: {greeting}")
         return run(plan, request._replace(argv=words, companion=companion, launch=launch))

@@ -10,10 +10,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vimto import console, proc, quoting
+from vimto.commands.interactive import forwarding
 from vimto.commands.prepare import prepare
 from vimto.commands.resolve import default_package, locate_kernel
 from vimto.config import Config, find_repository
@@ -26,7 +27,8 @@ from vimto.go.args import parse_go
 from vimto.go.binary import build_test, list_test_packages, test_words
 from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.kernel.reference import AptKernel, parse_kernel
-from vimto.quoting import escape
+from vimto.vm.forward import Forwarding
+from vimto.vm.listeners import listening
 from vimto.vm.plan import Plan
 from vimto.vm.protocol import wire_text
 from vimto.vm.run import Request, run
@@ -39,11 +41,11 @@ Starts each package's test in a machine and gdb on its kernel, stopped just befo
 
   -break PLACE       breakpoint at `SYMBOL` or `FILE:LINE`; may be repeated
   -from-boot         stop before the first instruction instead
-  -go-symbols        load the test binary's symbols too
+  -go-symbols        build the test for debugging, and load its symbols too
   -batch FILE        run gdb's script FILE and end
-  -fetch-debug       download the debug information of the distribution's kernel
+  -fetch-debug       download the debug information of the distribution's kernel and modules
   -vmlinux FILE      the kernel's ELF file with debug information
-  -listen HOST:PORT  start no gdb, wait for one
+  -listen HOST:PORT  start no gdb, wait for one; port 0 is a free one
 """
 
 
@@ -69,6 +71,11 @@ def run_gdb(config: Config, words: list[str]) -> int:
     if options.from_boot:
         config = config._replace(snapshot=False)
     with contextlib.ExitStack() as stack:
+        # An address that is taken ends vimto before a kernel is fetched or a test is built.
+        with contextlib.ExitStack() as trial:
+            if options.listen:
+                trial.enter_context(listening(options.listen))
+            trial.enter_context(forwarding(config))
         found = _symbols(config, options, stack)
         if not options.listen:
             _make_index(config, found)
@@ -97,10 +104,12 @@ def wait_for_gdb(config: Config) -> Iterator[tuple[Config, session.Stub]]:
         found = symbols.find_symbols(
             place, cache=config.cache_dir, package=_package(config, place), fetch=False
         )
+        if config.vmlinux:
+            found = symbols.use_vmlinux(Path(config.vmlinux), found)
         base = stack.enter_context(_private_directory())
         address = os.path.join(base, "gdb.sock")
         line = _connect_line(found, address)
-        yield config, session.Listener(f"unix:{escape(address)},server=on,wait=off", line)
+        yield config, session.Listener(session.private_stub(address), line)
 
 
 def _private_directory() -> tempfile.TemporaryDirectory[str]:
@@ -112,8 +121,8 @@ def _private_directory() -> tempfile.TemporaryDirectory[str]:
 
 
 def _connect_line(found: Symbols, target: str) -> str:
-    program = os.fspath(found.vmlinux or "vmlinux")
-    return quoting.show(["gdb", program, "-ex", f"target remote {target}"])
+    files = [os.fspath(found.vmlinux)] if found.vmlinux else []
+    return quoting.show(["gdb", *files, "-ex", f"target remote {target}"])
 
 
 def without_kaslr(config: Config) -> Config:
@@ -147,8 +156,9 @@ def _symbols(config: Config, options: Options, stack: contextlib.ExitStack) -> S
         package=_package(config, place),
         fetch=options.fetch_debug,
     )
-    if options.vmlinux:
-        found = symbols.use_vmlinux(Path(options.vmlinux).absolute(), found)
+    vmlinux = options.vmlinux or config.vmlinux
+    if vmlinux:
+        found = symbols.use_vmlinux(Path(vmlinux).absolute(), found)
     if found.vmlinux is None:
         console.note("no debug information for this kernel: names of functions only")
         console.note(found.hint)
@@ -202,7 +212,9 @@ def _programs(options: Options, base: Path) -> Iterator[Program]:
     command = parse_go([go, "test", *options.words])
     directory = command.directory(cwd)
     env = go_env(go, directory, os.environ)
-    command = parse_go([go, "test", *options.words], goflags=env.goflags)
+    # Unoptimised, as Delve has it: of what is inlined or kept in a register gdb can say nothing.
+    debugging = ["-gcflags=all=-N -l"] if options.go_symbols else []
+    command = parse_go([go, "test", *debugging, *options.words], goflags=env.goflags)
     check_target(env)
     roots = tuple(writable_roots(go, directory, env, os.environ))
     for package in list_test_packages(go, command, directory, os.environ):
@@ -217,6 +229,12 @@ def _programs(options: Options, base: Path) -> Iterator[Program]:
         )
 
 
+def _unpacker() -> tuple[str, ...]:
+    """Return the command that writes a compressed module to stdout, for whoever is not ours."""
+    path = os.pathsep.join(sys.path)
+    return ("env", f"PYTHONPATH={path}", sys.executable, "-m", "vimto.gdb.unpack")
+
+
 class _Run:
     """One program in one machine with one gdb; `directory` is a private place for their files."""
 
@@ -228,11 +246,13 @@ class _Run:
         self.program = program
         self.symbols = found
         self.directory = directory
+        self._connections: Forwarding | None = None
 
     def run(self) -> int:
         """Return the program's status; raises `VimtoError` without one."""
         shares = [(root, False) for root in (*self.program.roots, os.fspath(self.directory))]
-        with prepare(self.config, shares=shares) as plan:
+        with prepare(self.config, shares=shares) as plan, forwarding(self.config) as connections:
+            self._connections = connections
             plan = plan._replace(setup=[*plan.setup, self._look()])
             if self.options.from_boot:
                 symbols.check_build(self.symbols, elf.find_build_id(Path(plan.kernel)))
@@ -244,20 +264,28 @@ class _Run:
         """Return the command that copies out of the guest what says which kernel it is."""
         names = ["/sys/kernel/notes"]
         if self.symbols.vmlinux is None:
-            names.append("/proc/kallsyms")
+            names += ["/proc/kallsyms", "/sys/kernel/btf/vmlinux"]
         script = 'for name; do cat "$name" >"$0/${name##*/}" 2>/dev/null; done; :'
         words = ["sh", "-c", script, os.fspath(self.directory), *names]
         return [wire_text(word) for word in words]
 
     def _listen(self, plan: Plan) -> int:
-        line = _connect_line(self.symbols, self.options.listen)
-        address = f"tcp:{self.options.listen},server=on,wait=off"
-        stub = session.Listener(address, line, from_boot=self.options.from_boot)
-        return run(plan, self._request(stub))
+        assert self.options.listen
+        with listening(self.options.listen) as (listener, address):
+            stub = session.Listener(
+                session.public_stub(listener),
+                _connect_line(self.symbols, str(address)),
+                from_boot=self.options.from_boot,
+            )
+            return run(plan, self._request(stub))
 
     def _request(self, stub: session.Stub) -> Request:
         return Request(
-            list(self.program.words), self.program.directory, os.environb, companion=stub
+            list(self.program.words),
+            self.program.directory,
+            os.environb,
+            forwarding=self._connections,
+            companion=stub,
         )
 
     def _debug(self, plan: Plan) -> int:
@@ -267,8 +295,8 @@ class _Run:
         with self._shown(output), session.diverted(descriptor) as fds:
             settings = self._settings(address, output)
             stub = session.Gdb(
-                f"unix:{escape(os.fspath(address))},server=on,wait=off",
-                lambda: self._gdb_words(settings),
+                session.private_stub(os.fspath(address)),
+                lambda machine: self._gdb_words(replace(settings, machine=machine)),
                 fds,
                 settings,
                 from_boot=self.options.from_boot,
@@ -290,6 +318,8 @@ class _Run:
             directory=os.fspath(self.directory),
             result=os.fspath(self.directory / "result"),
             modules=os.fspath(self.symbols.modules or ""),
+            debug_modules=os.fspath(self.symbols.debug_modules or ""),
+            unpack=_unpacker(),
             go=self.program.words[0] if self.options.go_symbols else "",
             breaks=self.options.breaks,
             greeting=(
@@ -312,7 +342,8 @@ class _Run:
         listing = self.directory / "kallsyms"
         if vmlinux is None and listing.exists():
             vmlinux = self.directory / "symbols"
-            symbols.write_kallsyms(listing, vmlinux)
+            modules = symbols.write_kallsyms(listing, vmlinux)
+            settings = replace(settings, listings=tuple(map(os.fspath, modules)))
         script = self.directory / "start.gdb"
         session.write_script(settings, script)
         early = ["set debuginfod enabled off", "set confirm off", *_index_words(self.config)]

@@ -1,4 +1,4 @@
-"""What `exec`, `shell` and `dlv` share: a terminal, and connections into the machine."""
+"""What commands share: a terminal, and connections into the machine."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from vimto.config import Config
 from vimto.vm.run import Request
 
 if TYPE_CHECKING:
-    from vimto.vm.forward import Forward
+    from vimto.vm.forward import Forward, Forwarding
 
 
 @contextlib.contextmanager
@@ -24,12 +24,22 @@ def attended(config: Config, more: Sequence["Forward"] = ()) -> Iterator[Request
         from vimto.vm.terminal import find_terminal
 
         request = request._replace(terminal=find_terminal())
+    with forwarding(config, more) as connections:
+        yield request._replace(forwarding=connections)
+
+
+@contextlib.contextmanager
+def forwarding(config: Config, more: Sequence["Forward"] = ()) -> Iterator["Forwarding | None"]:
+    """Listen for the configured connections into the machine, and for `more`; None for none.
+
+    Raises `VimtoError` when an address is taken.
+    """
     if not config.forward and not more:
-        yield request
+        yield None
         return
     from vimto.addresses import parse_pair
     from vimto.vm.forward import Forward, Forwarding
 
     configured = [Forward(*parse_pair(text)) for text in config.forward]
-    with Forwarding([*configured, *more]) as forwarding:
-        yield request._replace(forwarding=forwarding)
+    with Forwarding([*configured, *more]) as connections:
+        yield connections

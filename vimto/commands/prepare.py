@@ -99,6 +99,7 @@ def _plan(
         snapshot_limit=config.snapshot_limit,
         boot_timeout=config.boot_timeout or _BOOT_LIMIT[accelerator.name],
         timeout=config.timeout,
+        stop_timeout=config.stop_timeout,
         shares=[],
         temporary="",
         uid=uid,
@@ -132,7 +133,7 @@ def _machines(
         fixed.append(devices.UserNetwork())
     table = Table(config.cache_dir)
     contents = [_qemu_digest(qemu, table), *map(table.digest, (parts.kernel, parts.initrd))]
-    cpu = "" if accelerator.emulated else identify_host_cpu()
+    cpu = identify_host_cpu(emulated=accelerator.emulated)
     tiers = []
     append = ""
     for count in _TIERS:
@@ -171,8 +172,8 @@ def snapshot_key(
 ) -> str:
     """Name a machine's snapshot by everything that shaped it, and by nothing that a host adds.
 
-    `contents` are the digests of QEMU, kernel and initramfs, `version` is QEMU's; `cpu` is what is
-    known of the host's processor where it runs the guest's instructions.
+    `contents` are the digests of QEMU, kernel and initramfs, `version` is QEMU's; `cpu` is what
+    the guest has of the host's processor.
     """
     # The first word is where QEMU lies, which is of no matter.
     shape = [_SNAPSHOT_FORMAT, __version__, *contents, list(version), cpu, machine[1:], append]

@@ -4,7 +4,9 @@
     resolve   file or directory -> what QEMU loads, remembered for as long as nothing changes
 
 Resolving reads a dozen files. What came of it is kept together with the identity of every file
-that it depends on, so that the next `vimto exec` reads one small file instead.
+that it depends on, so that the next `vimto exec` reads one small file instead:
+
+    CACHE/local/HOST/resolved/KEY.json   KEY is the kernel's place, the mtime its last use
 """
 
 import contextlib
@@ -15,9 +17,10 @@ from typing import NamedTuple
 
 from vimto import __version__, console
 from vimto.agent import build_agent, find_agent, source_directory
+from vimto.cache import entry
+from vimto.cache.digest import digest, local_directory, signature
 from vimto.config import Config
-from vimto.errors import KernelError, VimtoError
-from vimto.kernel import cachedir
+from vimto.errors import CacheError, KernelError, VimtoError
 from vimto.kernel.reference import (
     AptKernel,
     DirectoryKernel,
@@ -61,13 +64,13 @@ class BootParts(NamedTuple):
 def resolve_kernel(config: Config, stack: contextlib.ExitStack) -> BootParts:
     """Return what to boot, fetching the kernel and building the guest program if need be.
 
-    A fetched image is held in the cache until `stack` closes. Raises `KernelError`, `ImageError`
-    or `AgentError`.
+    What of it is in the cache is held there until `stack` closes. Raises `KernelError`,
+    `ImageError`, `AgentError` or `CacheError`.
     """
     place = locate_kernel(config, stack)
     remembered = _memory(config.cache_dir, place)
     parts = _recall(remembered)
-    if parts is None:
+    while parts is None or not _hold(config.cache_dir, [parts.kernel, parts.initrd], stack):
         parts, sources = _resolve(place, config.cache_dir)
         _remember(remembered, parts, sources)
     if not config.kernel:
@@ -78,7 +81,7 @@ def resolve_kernel(config: Config, stack: contextlib.ExitStack) -> BootParts:
 def locate_kernel(config: Config, stack: contextlib.ExitStack) -> Path:
     """Return the kernel's file or directory on this host."""
     if not config.kernel:
-        return _locate_default(config)
+        return _locate_default(config, stack)
     reference = parse_kernel(
         config.kernel, configured=config.configured_kernel, directory=config.kernel_directory
     )
@@ -88,7 +91,7 @@ def locate_kernel(config: Config, stack: contextlib.ExitStack) -> Path:
         case HostKernel():
             return _locate_host()
         case AptKernel():
-            return locate_package(reference, config.cache_dir)
+            return locate_package(reference, config.cache_dir, stack)
         case ImageKernel() | LayoutKernel():
             from vimto.oci import cache as images
 
@@ -108,14 +111,14 @@ def _locate_host() -> Path:
     return found
 
 
-def _locate_default(config: Config) -> Path:
+def _locate_default(config: Config, stack: contextlib.ExitStack) -> Path:
     from vimto.kernel import boot
 
     found = boot.find_host_kernel()
     if found is not None:
         return found
     try:
-        return locate_package(AptKernel(package=default_package()), config.cache_dir)
+        return locate_package(AptKernel(package=default_package()), config.cache_dir, stack)
     except KernelError as exc:
         raise KernelError(
             "no kernel is configured, this host has none installed that can be read,"
@@ -125,12 +128,38 @@ def _locate_default(config: Config) -> Path:
         ) from exc
 
 
-def locate_package(reference: AptKernel, cache: Path) -> Path:
-    """Return the directory of an unpacked package, downloading it if need be."""
+def locate_package(reference: AptKernel, cache: Path, stack: contextlib.ExitStack) -> Path:
+    """Return the directory of an unpacked package, downloading it if need be.
+
+    It is held in the cache until `stack` closes.
+    """
     from vimto.kernel import apt
 
-    found = apt.find_package(reference, cache=cache) or apt.fetch_package(reference, cache=cache)
+    found = apt.find_package(reference, cache=cache)
+    while found is None or not _hold(cache, [str(found.directory)], stack):
+        found = apt.fetch_package(reference, cache=cache)
     return found.directory
+
+
+def _hold(cache: Path, paths: list[str], stack: contextlib.ExitStack) -> bool:
+    """Hold those of `paths` that are entries of the cache; False if one is not there any more.
+
+    One that somebody else could have written is removed; raises `CacheError` where it cannot be.
+    """
+    for path in paths:
+        if os.path.dirname(os.path.dirname(path)) != str(cache):
+            continue
+        try:
+            stack.callback(os.close, entry.hold(path))
+        except FileNotFoundError:
+            return False
+        except entry.UntrustedError as exc:
+            if not entry.remove(path):
+                raise entry.untrusted(path) from exc
+            return False
+        except OSError:
+            pass  # somebody removes it, or it cannot be locked here: what it costs is a run
+    return True
 
 
 def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str]]:
@@ -145,7 +174,7 @@ def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str]]:
         agent = find_agent(cache=cache)  # type: ignore[assignment]
         if agent is None:
             raise
-    initrd = build_initramfs(agent, files.modules, cache=cache)
+    initrd = build_initramfs(agent, files.modules, files.layer, cache=cache)
     parts = BootParts(
         kernel=str(files.kernel),
         initrd=str(initrd),
@@ -161,14 +190,15 @@ def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str]]:
 
 def _memory(cache: Path, place: Path) -> Path:
     identity = f"{__version__}\0{source_directory()}\0{place}".encode("utf-8", "surrogateescape")
-    return cache / "resolved" / f"{cachedir.digest(identity)}.json"
+    return Path(local_directory(cache), "resolved", f"{digest(identity)}.json")
 
 
 def _recall(path: Path) -> BootParts | None:
     try:
         value = json.loads(path.read_text("utf-8"))
-        sources = [Path(source) for source in value["sources"]]
-        if cachedir.signature(*sources) == value["signature"]:
+        if signature(value["sources"]) == value["signature"]:
+            with contextlib.suppress(OSError):
+                os.utime(path)
             return BootParts(**value["parts"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -178,13 +208,11 @@ def _recall(path: Path) -> BootParts | None:
 def _remember(path: Path, parts: BootParts, sources: list[str]) -> None:
     try:
         value = {
-            "signature": cachedir.signature(*map(Path, sources)),
+            "signature": signature(sources),
             "sources": sources,
             "parts": parts._asdict(),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(value), "utf-8")
-        temporary.replace(path)
-    except OSError:
+        with entry.new_file(path) as temporary:
+            temporary.write_text(json.dumps(value), "utf-8")
+    except (OSError, CacheError):
         pass  # the next run resolves again

@@ -7,11 +7,14 @@ from vimto.commands.exec import run_command
 from vimto.config import Config
 
 _FALLBACK = "/bin/sh"
+# The shell's own start-up may take seconds over 9p, and says nothing meanwhile.
+_GREETING = "the machine ends with this shell"
 
 
 def run_shell(config: Config, argv: list[str]) -> int:
     """Run the user's shell with the arguments `argv` and return its status."""
-    return run_command(config, [find_shell(os.environ.get("SHELL", "")), *argv])
+    words = [find_shell(os.environ.get("SHELL", "")), *argv]
+    return run_command(config, words, greeting=_GREETING)
 
 
 def find_shell(preferred: str) -> str:

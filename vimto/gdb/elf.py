@@ -21,6 +21,7 @@ _NT_GNU_BUILD_ID = 3
 _ET_EXEC, _EM_X86_64 = 2, 62
 _STT_OBJECT, _STT_FUNC = 1, 2
 _STB_LOCAL, _STB_GLOBAL = 0, 1
+_CODE = "tTwW"  # nm(1)'s letters
 # A kernel has a few kilobytes of notes; whatever claims more is no kernel.
 _MAX_NOTES = 1 << 20
 
@@ -84,13 +85,11 @@ def _table(file: BinaryIO, offset: int, count: int, shape: struct.Struct) -> lis
 def write_symbols(symbols: Sequence[Symbol], file: BinaryIO) -> None:
     """Write an ELF file that holds nothing but `symbols`, for gdb's `symbol-file`.
 
-    Code and data get a section each without content, so that gdb reads memory from the machine.
-    A symbol's size reaches to the next one of its section.
+    Code and data get a section each without content, so that gdb reads memory from the machine;
+    one for both where they lie among each other, as in a module: gdb takes no section that
+    overlaps another. A symbol's size reaches to the next one of its section.
     """
-    groups = [
-        sorted(symbol for symbol in symbols if symbol.kind in "tTwW"),
-        sorted(symbol for symbol in symbols if symbol.kind not in "tTwW"),
-    ]
+    groups = _group(symbols)
     names = bytearray(b"\0")
     locals_: list[bytes] = []
     globals_: list[bytes] = []
@@ -98,7 +97,7 @@ def write_symbols(symbols: Sequence[Symbol], file: BinaryIO) -> None:
         for at, symbol in enumerate(group):
             following = group[at + 1].address if at + 1 < len(group) else symbol.address + 16
             binding = _STB_GLOBAL if symbol.kind.isupper() else _STB_LOCAL
-            kind = _STT_FUNC if index == 1 else _STT_OBJECT
+            kind = _STT_FUNC if symbol.kind in _CODE else _STT_OBJECT
             entry = _SYMBOL.pack(
                 len(names),
                 binding << 4 | kind,
@@ -111,6 +110,15 @@ def write_symbols(symbols: Sequence[Symbol], file: BinaryIO) -> None:
             names += symbol.name.encode("utf-8", "replace") + b"\0"
     table = _SYMBOL.pack(0, 0, 0, 0, 0, 0) + b"".join(locals_) + b"".join(globals_)
     _write_file(file, [_extent(group) for group in groups], table, bytes(names), len(locals_) + 1)
+
+
+def _group(symbols: Sequence[Symbol]) -> tuple[list[Symbol], list[Symbol]]:
+    """Return the symbols of each section, sorted by address."""
+    code = sorted(symbol for symbol in symbols if symbol.kind in _CODE)
+    data = sorted(symbol for symbol in symbols if symbol.kind not in _CODE)
+    if code and data and code[0] < data[-1] and data[0] < code[-1]:
+        return sorted(symbols), []
+    return code, data
 
 
 def _extent(group: Sequence[Symbol]) -> tuple[int, int]:

@@ -4,11 +4,10 @@ gdb imports this file by its path, so it imports nothing of ours; `gdb` is hande
 be read, and tested, without one. Settings come as JSON, see `vimto.gdb.session`.
 """
 
-import gzip
+import importlib.util
 import json
-import lzma
 import os
-import shutil
+import select
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,9 @@ from typing import Any
 _PANIC_FRAMES = 40
 _MOD_TEXT = 0  # enum mod_mem_type, since 6.4
 _COMING = 1  # enum module_state
+# How long QEMU may take to be gone after its connection is.
+_ENDING = 0.5
+_FIRST_ARGUMENT = {"i386:x86-64": "rdi", "aarch64": "x0"}
 _SECTIONS = (".text", ".text.unlikely", ".exit.text", ".rodata", ".data", ".bss")
 
 
@@ -28,10 +30,13 @@ def start(gdb: Any, path: str) -> None:
     except gdb.error as exc:
         gdb.write(f"vimto: gdb cannot reach the machine: {exc}\n")
         gdb.execute("quit 1")
-    _await_result(gdb, settings)
+    ending = Ending(gdb, settings)
+    ending.watch()
     if settings["debug"]:
-        modules = Modules(gdb, settings["modules"], settings["directory"])
+        modules = Modules(gdb, settings)
         _follow_modules(gdb, modules, settings["hardware"])
+    elif not settings["hardware"]:
+        _follow_listings(gdb, settings)
     if settings["go"]:
         gdb.execute(f"add-symbol-file {quote(settings['go'])}", to_string=True)
     _watch_panic(gdb, settings)
@@ -111,36 +116,81 @@ def _read_elf(path: str, address: int, size: int) -> bytes:
     return b""
 
 
-def _await_result(gdb: Any, settings: dict[str, Any]) -> None:
-    """Say how the command ended when vimto stops the machine for that, or the machine is gone."""
-    said: list[str] = []
+class Ending:
+    """Says, once, how the command ended: when vimto stops the machine for that, or it is gone."""
 
-    def say(text: str) -> None:
-        if not said:
-            said.append(text)
-            gdb.write(f"vimto: {text}\n")
-            if not settings["batch"]:
-                gdb.post_event(lambda: gdb.execute("quit"))
+    def __init__(self, gdb: Any, settings: dict[str, Any]) -> None:
+        self._gdb = gdb
+        self._settings = settings
+        self._said = False
+        self._leaving = False
 
-    def stopped(_event: object) -> None:
-        if os.path.exists(settings["result"]):
-            with open(settings["result"], encoding="utf-8") as file:
-                say(file.read())
+    def watch(self) -> None:
+        """Take part in gdb's events."""
+        events = self._gdb.events
+        # What gdb does at its end, killing the machine, it cannot do without an error message.
+        if hasattr(events, "gdb_exiting"):  # since gdb 12
+            events.gdb_exiting.connect(self._leave)
+        events.stop.connect(self._stopped)
+        events.exited.connect(self._exited)
 
-    # What gdb does at its end, killing the machine, it cannot do without an error message.
-    if hasattr(gdb.events, "gdb_exiting"):  # since gdb 12
-        gdb.events.gdb_exiting.connect(lambda _event: _disconnect(gdb))
-    gdb.events.stop.connect(stopped)
-    gdb.events.exited.connect(
-        lambda _event: say("the machine ended before the command reported its status")
-    )
+    def _stopped(self, _event: object) -> None:
+        if os.path.exists(self._settings["result"]):
+            with open(self._settings["result"], encoding="utf-8") as file:
+                self._say(file.read())
+
+    def _exited(self, _event: object) -> None:
+        # `detach` and `disconnect` raise this event too, and so does our own at gdb's end.
+        if self._leaving:
+            return
+        if is_running(self._settings["machine"]):
+            self._gdb.write(
+                "vimto: gdb has let go of the machine; the command goes on without it\n"
+            )
+        else:
+            self._say("the machine ended before the command reported its status")
+
+    def _say(self, text: str) -> None:
+        if self._said:
+            return
+        self._said = True
+        self._gdb.write(f"vimto: {text}\n")
+        self._tell_unresolved()
+        # An event that is posted while gdb exits outlives its Python, and crashes gdb 13.
+        if not self._settings["batch"] and not self._leaving:
+            self._gdb.post_event(self._quit)
+
+    def _quit(self) -> None:
+        self._gdb.execute("quit")
+
+    def _leave(self, _event: object) -> None:
+        self._leaving = True
+        if not self._said:
+            self._tell_unresolved()
+        try:
+            self._gdb.execute("disconnect", to_string=True)
+        except self._gdb.error:
+            pass  # the machine is gone, or the user has detached
+
+    def _tell_unresolved(self) -> None:
+        for breakpoint in self._gdb.breakpoints() or ():
+            if breakpoint.pending:
+                self._gdb.write(
+                    f"vimto: the breakpoint at `{breakpoint.location}` was never set:"
+                    " nothing of that name was loaded\n"
+                )
 
 
-def _disconnect(gdb: Any) -> None:
+def is_running(pid: int) -> bool:
+    """Say whether the process `pid` runs on, after a moment in which it may have ended."""
     try:
-        gdb.execute("disconnect", to_string=True)
-    except gdb.error:
-        pass  # the machine is gone, or the user has detached
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        return not select.select([fd], [], [], _ENDING)[0]
+    finally:
+        os.close(fd)
 
 
 def _kind(gdb: Any, hardware: bool) -> Any:
@@ -162,7 +212,7 @@ def _watch_panic(gdb: Any, settings: dict[str, Any]) -> None:
 
     try:
         # The address, not the name: of some kernels' panic() there is a second, inlined place.
-        address = int(gdb.parse_and_eval("(long)&panic")) & (1 << 64) - 1
+        address = _address_of(gdb, "panic")
         Panic(f"*{address:#x}", type=_kind(gdb, settings["hardware"]), internal=True)
     except gdb.error:
         pass  # a kernel without that symbol
@@ -189,16 +239,99 @@ def _follow_modules(gdb: Any, modules: "Modules", booting: bool) -> None:
             gdb.write(f"vimto: the symbols of modules were not loaded: {exc}\n")
 
 
-class Modules:
-    """The kernel's modules: in its memory, and as files below `directory` ("" for none).
+def _follow_listings(gdb: Any, settings: dict[str, Any]) -> None:
+    """Give gdb the names of each later module before it is initialised, from its own list."""
+    try:
+        address = _address_of(gdb, "do_init_module")
+    except gdb.error:
+        return  # a kernel without modules
+    listings = Listings(gdb, settings)
+    for path in settings["listings"]:
+        gdb.execute(f"add-symbol-file {quote(path)}", to_string=True)
 
-    Compressed files are unpacked into `scratch`.
+    class Load(gdb.Breakpoint):  # type: ignore[misc]
+        def stop(self) -> bool:
+            try:
+                listings.add()
+            except (gdb.error, OSError, ValueError) as exc:
+                gdb.write(f"vimto: the names of a module were not loaded: {exc}\n")
+            return False
+
+    Load(f"*{address:#x}", internal=True)
+
+
+def _address_of(gdb: Any, name: str) -> int:
+    return int(gdb.parse_and_eval(f"(long)&{name}")) & (1 << 64) - 1
+
+
+def load_sibling(name: str) -> Any:
+    """Import the file `name`.py beside this one; gdb's Python knows nothing of vimto."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"vimto_{name}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Listings:
+    """Modules of a kernel without debug information; vimto copied its BTF into `directory`."""
+
+    def __init__(self, gdb: Any, settings: dict[str, Any]) -> None:
+        self._gdb = gdb
+        self._directory = settings["directory"]
+        self._listing = load_sibling("listing")
+        self._elf = load_sibling("elf")
+        self._layout: Any = None
+
+    def add(self) -> None:
+        """Load the names of the module that is the first argument of where gdb stands.
+
+        Raises `ValueError` where the kernel does not say how to find them.
+        """
+        if self._layout is None:
+            self._layout = self._find_layout()
+        gdb = self._gdb
+        architecture = gdb.selected_frame().architecture().name()
+        if architecture not in _FIRST_ARGUMENT:
+            raise ValueError(f"where {architecture} has its arguments is not known here")
+        register = _FIRST_ARGUMENT[architecture]
+        pointer = int(gdb.parse_and_eval(f"(long)${register}")) & (1 << 64) - 1
+        memory = gdb.selected_inferior()
+        name, symbols = self._listing.read_module(
+            lambda at, size: bytes(memory.read_memory(at, size)), pointer, self._layout
+        )
+        path = os.path.join(self._directory, f"module-{name.replace(os.sep, '_')}")
+        with open(path, "wb") as file:
+            self._elf.write_symbols(symbols, file)
+        gdb.execute(f"add-symbol-file {quote(path)}", to_string=True)
+
+    def _find_layout(self) -> Any:
+        try:
+            with open(os.path.join(self._directory, "vmlinux"), "rb") as file:
+                layout = self._listing.find_layout(file.read())
+        except FileNotFoundError:
+            layout = None
+        if layout is None:
+            raise ValueError("the kernel has no type information (CONFIG_DEBUG_INFO_BTF)")
+        return layout
+
+
+class Modules:
+    """The kernel's modules: in its memory, and as files below two directories ("" for none).
+
+    Those below `debug_modules` have debug information and are preferred. Compressed files are
+    unpacked into `directory`, by the command `unpack`.
     """
 
-    def __init__(self, gdb: Any, directory: str, scratch: str) -> None:
+    def __init__(self, gdb: Any, settings: dict[str, Any]) -> None:
         self._gdb = gdb
-        self._scratch = scratch
-        self.files = find_modules(directory) if directory else {}
+        self._scratch = settings["directory"]
+        self._unpack = settings["unpack"]
+        places = (settings["modules"], settings["debug_modules"])
+        self.files = {
+            name: path for place in places if place for name, path in find_modules(place).items()
+        }
 
     def loaded(self) -> Iterator[Any]:
         """Yield the `struct module` pointers of all loaded modules."""
@@ -258,12 +391,13 @@ class Modules:
         if not path or path.endswith(".ko"):
             return path
         target = os.path.join(self._scratch, f"{name}.ko")
-        try:
-            if not os.path.exists(target):
-                with open(target, "wb") as out:
-                    unpack(path, out)
-        except (OSError, EOFError, lzma.LZMAError, subprocess.SubprocessError):
-            return ""
+        if not os.path.exists(target):
+            with open(f"{target}.new", "wb") as out:
+                try:
+                    subprocess.run([*self._unpack, path], stdout=out, check=True)
+                except (OSError, subprocess.SubprocessError):
+                    return ""
+            os.rename(f"{target}.new", target)
         return target
 
 
@@ -271,18 +405,6 @@ def quote(path: str) -> str:
     """Return `path` as a word of a gdb command that splits its arguments."""
     escaped = path.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def unpack(path: str, out: Any) -> None:
-    """Write the content of a compressed file to `out`."""
-    if path.endswith(".xz"):
-        with lzma.open(path) as packed:
-            shutil.copyfileobj(packed, out)
-    elif path.endswith(".gz"):
-        with gzip.open(path) as packed:
-            shutil.copyfileobj(packed, out)
-    else:
-        subprocess.run(["zstd", "-qdc", "--", path], stdout=out, check=True)
 
 
 def find_modules(directory: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vimto.addresses import Address, parse_address
 from vimto.errors import UsageError
 
 _SWITCHES = ("from-boot", "fetch-debug", "go-symbols")
@@ -17,7 +18,7 @@ class Options:
 
     breaks: tuple[str, ...]
     batch: str
-    listen: str
+    listen: Address | None
     vmlinux: str
     from_boot: bool
     fetch_debug: bool
@@ -59,7 +60,7 @@ def parse_options(argv: Sequence[str]) -> Options:
     return Options(
         breaks=tuple(values.get("break", ())),
         batch=_last(values, "batch"),
-        listen=_last(values, "listen"),
+        listen=_parse_listen(_last(values, "listen")),
         vmlinux=_last(values, "vmlinux"),
         from_boot="from-boot" in values,
         fetch_debug="fetch-debug" in values,
@@ -67,6 +68,13 @@ def parse_options(argv: Sequence[str]) -> Options:
         words=tuple(words),
         gdb_words=tuple(gdb_words),
     )
+
+
+def _parse_listen(text: str) -> Address | None:
+    try:
+        return parse_address(text) if text else None
+    except ValueError as exc:
+        raise UsageError(f"`-listen {text}`: `{text}` {exc}") from None
 
 
 def _last(values: dict[str, list[str]], name: str) -> str:

@@ -12,6 +12,7 @@ import json
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -20,10 +21,10 @@ from typing import Any
 
 from vimto import console, proc
 from vimto.errors import VimtoError
-from vimto.quoting import visible
+from vimto.quoting import escape, visible
 from vimto.vm import exchange as exchanges
 from vimto.vm.exchange import Exchange
-from vimto.vm.machine import Machine
+from vimto.vm.machine import Addition, Machine
 from vimto.vm.run import Companion
 
 # QEMU's word when gdb ended the machine, as its `quit` and `kill` do.
@@ -34,18 +35,30 @@ _END_LIMIT = 5.0
 _SCRIPT_LIMIT = 60.0
 
 
+def private_stub(path: str) -> Addition:
+    """Return what makes QEMU offer its stub at the unix socket `path`."""
+    return Addition(["-gdb", f"unix:{escape(path)},server=on,wait=off"])
+
+
+def public_stub(listener: socket.socket) -> Addition:
+    """Return what makes QEMU offer its stub at `listener`, which already listens."""
+    fd = listener.fileno()
+    chardev = f"socket,id=gdb,fd={fd},server=on,wait=off,nodelay=on"
+    return Addition(["-chardev", chardev, "-gdb", "chardev:gdb"], [fd])
+
+
 class QuitError(VimtoError):
     """gdb has ended before the command, and the machine with it: there is no result."""
 
 
 class Stub(Companion):
-    """The stub in one machine; `address` is a value of QEMU's `-gdb`.
+    """The stub in one machine, which `addition` makes QEMU offer.
 
     With `from_boot` the processors wait for gdb before their first instruction.
     """
 
-    def __init__(self, address: str, *, from_boot: bool = False) -> None:
-        self.words = ["-gdb", address, *(["-S"] if from_boot else [])]
+    def __init__(self, addition: Addition, *, from_boot: bool = False) -> None:
+        self.addition = addition.after("-S") if from_boot else addition
         self.pauses = not from_boot
         self.stopped = from_boot
         self.attached = False
@@ -89,8 +102,8 @@ class Stub(Companion):
 class Listener(Stub):
     """A stub for a gdb, or an IDE, that somebody else starts; `line` says how to connect."""
 
-    def __init__(self, address: str, line: str, *, from_boot: bool = False) -> None:
-        super().__init__(address, from_boot=from_boot)
+    def __init__(self, addition: Addition, line: str, *, from_boot: bool = False) -> None:
+        super().__init__(addition, from_boot=from_boot)
         self._line = line
 
     def attach(self) -> None:
@@ -101,15 +114,22 @@ class Listener(Stub):
 class Settings:
     """What `vimto.gdb.inside` is told; paths are absolute.
 
-    `directory` is a private place for files, `result` where to read how the command ended,
-    `modules` where the kernel's modules lie or "", `go` a program whose symbols to load or "".
-    `debug` says that the symbols come with types, `hardware` that breakpoints cannot be written.
+    `machine` is QEMU's pid, `directory` a private place for files, `result` where to read how the
+    command ended, `modules` where the kernel's modules lie or "", `debug_modules` the same with
+    debug information, `listings` files with the names in loaded ones, for a kernel without debug
+    information; `unpack` is the command that writes a compressed file to stdout, `go` a program
+    whose symbols to load or "". `debug` says that the symbols come with types, `hardware` that
+    breakpoints cannot be written.
     """
 
     target: str
+    machine: int = 0
     directory: str
     result: str
     modules: str
+    debug_modules: str
+    listings: tuple[str, ...] = ()
+    unpack: tuple[str, ...]
     go: str
     breaks: tuple[str, ...]
     greeting: tuple[str, ...]
@@ -119,21 +139,21 @@ class Settings:
 
 
 class Gdb(Stub):
-    """The stub with a gdb of ours. `make_argv` is called when gdb is due; its streams are `fds`.
+    """The stub with a gdb of ours, whose streams are `fds`.
 
-    A context manager: gdb never outlives it.
+    `make_argv` is called with QEMU's pid when gdb is due. A context manager: gdb never outlives it.
     """
 
     def __init__(
         self,
-        address: str,
-        make_argv: Callable[[], list[str]],
+        addition: Addition,
+        make_argv: Callable[[int], list[str]],
         fds: tuple[int, int, int],
         settings: Settings,
         *,
         from_boot: bool = False,
     ) -> None:
-        super().__init__(address, from_boot=from_boot)
+        super().__init__(addition, from_boot=from_boot)
         self._make_argv = make_argv
         self._fds = fds
         self._settings = settings
@@ -150,7 +170,7 @@ class Gdb(Stub):
         self._wait(None)
 
     def attach(self) -> None:
-        argv = self._make_argv()
+        argv = self._make_argv(self.machine.pid)
         self._pid = proc.spawn_on_terminal(argv, self._fds)
         self._pidfd = os.pidfd_open(self._pid)
         self.exchange.watched[self._pidfd] = self._gdb_ended

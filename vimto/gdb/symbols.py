@@ -13,6 +13,7 @@ from vimto.kernel.reference import AptKernel
 
 # Below this there are a process's own addresses, and offsets into per-CPU areas.
 _KERNEL_HALF = 0xFFFF_8000_0000_0000
+_DEBUG_MODULES = ("usr/lib/debug/lib/modules/{v}", "usr/lib/debug/usr/lib/modules/{v}")
 _SOURCES = ("usr/src/linux", "usr/src/linux-{v}", "lib/modules/{v}/source", "usr/src")
 
 
@@ -20,14 +21,16 @@ _SOURCES = ("usr/src/linux", "usr/src/linux-{v}", "lib/modules/{v}/source", "usr
 class Symbols:
     """What there is for gdb: `vmlinux` with debug information or None, and source directories.
 
-    `release` is the kernel's, `modules` the directory of its modules, if it has any; `hint` says
-    how to get the debug information that is missing.
+    `release` is the kernel's, `modules` the directory of its modules, if it has any, and
+    `debug_modules` the one with their debug information; `hint` says how to get the debug
+    information that is missing.
     """
 
     vmlinux: Path | None
     release: str
     sources: tuple[Path, ...] = ()
     modules: Path | None = None
+    debug_modules: Path | None = None
     hint: str = ""
 
     @property
@@ -48,16 +51,19 @@ def find_symbols(place: Path, *, cache: Path, package: AptKernel | None, fetch: 
     root = place if place.is_dir() else _root_of(place)
     modules = _find_first(root, ("usr/lib/modules/{v}", "lib/modules/{v}"), release)
     vmlinux, hint = files.vmlinux, ""
-    if vmlinux is None and package is not None:
-        vmlinux = _package_symbols(package, cache, fetch)
+    debug_root: Path | None = root
+    if package is not None and (vmlinux is None or fetch):
+        debug_root = _package_debug(package, cache, fetch)
+        vmlinux = vmlinux or (apt.find_vmlinux(debug_root) if debug_root else None)
         hint = "`vimto gdb-kernel -fetch-debug` downloads the debug information of this package"
-    elif vmlinux is None:
+    if vmlinux is None and package is None:
         hint = "`-vmlinux FILE` names the kernel's ELF file with debug information"
     return Symbols(
         vmlinux=vmlinux,
         release=release,
         sources=tuple(_find_sources(root, vmlinux, release)),
         modules=modules,
+        debug_modules=_find_first(debug_root, _DEBUG_MODULES, release) if debug_root else None,
         hint="" if vmlinux else hint,
     )
 
@@ -88,12 +94,13 @@ def check_build(symbols: Symbols, running: str) -> None:
         )
 
 
-def read_kallsyms(lines: Iterable[str]) -> Iterator[elf.Symbol]:
-    """Yield the symbols in `/proc/kallsyms`, those of modules as `name` too.
+def read_kallsyms(lines: Iterable[str]) -> dict[str, list[elf.Symbol]]:
+    """Return the symbols in `/proc/kallsyms` by the module they belong to, the kernel's own as "".
 
     Raises `KernelError` when the kernel hides the addresses.
     """
     hidden = True
+    found: dict[str, list[elf.Symbol]] = {"": []}
     for line in lines:
         fields = line.split()
         if len(fields) < 3:
@@ -101,30 +108,41 @@ def read_kallsyms(lines: Iterable[str]) -> Iterator[elf.Symbol]:
         address = int(fields[0], 16)
         hidden = hidden and address == 0
         if address >= _KERNEL_HALF and fields[1] not in "aAuU":
-            yield elf.Symbol(address, fields[1], fields[2])
+            module = fields[3].strip("[]") if len(fields) > 3 else ""
+            symbol = elf.Symbol(address, fields[1], fields[2])
+            found.setdefault(module, []).append(symbol)
     if hidden:
         raise KernelError(
             "the kernel tells no addresses in /proc/kallsyms",
             hint="it lacks CONFIG_KALLSYMS; `-vmlinux FILE` names its ELF file",
         )
+    return found
 
 
-def write_kallsyms(source: Path, target: Path) -> None:
-    """Make the ELF file `target` from a copy of `/proc/kallsyms`."""
+def write_kallsyms(source: Path, target: Path) -> tuple[Path, ...]:
+    """Make the ELF file `target` from a copy of `/proc/kallsyms`, and others for its modules.
+
+    Returns the modules' files, which lie beside it. (gdb looks an address up in the
+    one file whose section spans it.)
+    """
     with open(source, encoding="utf-8", errors="replace") as lines:
-        symbols = list(read_kallsyms(lines))
-    with open(target, "wb") as file:
-        elf.write_symbols(symbols, file)
+        groups = read_kallsyms(lines)
+    paths = []
+    for number, (module, symbols) in enumerate(groups.items()):
+        path = target.with_name(f"{target.name}-{number}") if module else target
+        with open(path, "wb") as file:
+            elf.write_symbols(symbols, file)
+        paths.append(path)
+    return tuple(path for path in paths if path != target)
 
 
-def _package_symbols(package: AptKernel, cache: Path, fetch: bool) -> Path | None:
+def _package_debug(package: AptKernel, cache: Path, fetch: bool) -> Path | None:
     found = apt.find_package(package, cache=cache, fresh=float("inf"))
     if found is None:
         return None
-    there = cache / "apt" / found.directory.name.replace("_", "-dbg_", 1)
-    if not fetch and not there.is_dir():
-        return None
-    return apt.fetch_debug(found, package, cache=cache)
+    if fetch:
+        return apt.fetch_debug(found, package, cache=cache)
+    return apt.find_debug(found, cache=cache)
 
 
 def _root_of(image: Path) -> Path:

@@ -9,6 +9,7 @@ machine's own lists alone:
     apt/NAME_VERSION_ARCH/    usr/lib/modules/… and boot/…, immutable
 """
 
+import contextlib
 import json
 import math
 import os
@@ -23,14 +24,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vimto import console, proc
+from vimto.cache import entry
 from vimto.errors import CommandError, KernelError
-from vimto.kernel import cachedir, deb, sources, tree
+from vimto.kernel import deb, sources, tree
 from vimto.kernel.reference import AptKernel
 
 DAY = 24 * 3600.0
 
 # A second reference to the same suite needs no second look at the mirror.
 _LISTS_FRESH = 600.0
+
+_DOWNLOADS = "download-"
 
 # The packages that a kernel is made of. Debian's image package holds everything up to 6.x; 7.x
 # and Ubuntu split it. `linux-base`, without a dash behind it, is something else.
@@ -74,13 +78,13 @@ def find_package(
     """
     path = _index_file(reference, cache)
     try:
-        entry = json.loads(path.read_text())
+        known = json.loads(path.read_text())
         found = UnpackedPackage(
-            directory=cache / "apt" / entry["directory"],
-            package=entry["package"],
-            version=entry["version"],
+            directory=cache / "apt" / known["directory"],
+            package=known["package"],
+            version=known["version"],
         )
-        age = time.time() - entry["checked"]
+        age = time.time() - known["checked"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not found.directory.is_dir() or not (reference.version or abs(age) <= fresh):
@@ -96,7 +100,7 @@ def fetch_package(reference: AptKernel, *, cache: Path, fresh: float = DAY) -> U
     for an unknown package or suite, and for a package that holds no kernel.
     """
     apt = Apt(reference.release, cache)
-    with cachedir.locked(apt.state):
+    with apt.locked():
         found = find_package(reference, cache=cache, fresh=fresh)
         if found:
             return found
@@ -112,22 +116,41 @@ def fetch_package(reference: AptKernel, *, cache: Path, fresh: float = DAY) -> U
     return found
 
 
-def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) -> Path:
-    """Return the `vmlinux` with debug information that belongs to `package`, downloading it.
+def find_debug(package: UnpackedPackage, *, cache: Path) -> Path | None:
+    """Return the directory of `package`'s debug information, None if it was not fetched."""
+    directory = cache / "apt" / package.directory.name.replace("_", "-dbg_", 1)
+    return directory if directory.is_dir() else None
 
-    Of its debug package (0.3 to 1.2 GB) nothing but that file is kept. Raises `KernelError` as
-    `fetch_package` does.
+
+def find_vmlinux(debug: Path) -> Path:
+    """Return the `vmlinux` in a directory that `fetch_debug` made."""
+    return next(path for path in sorted(debug.rglob("vmlinux*")) if path.is_file())
+
+
+def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) -> Path:
+    """Return the directory of `package`'s debug information, downloading it.
+
+    Of the debug package (0.3 to 1.2 GB) `vmlinux` is kept, and each module's file, compressed:
+    6.1's would take 5 GB. Raises `KernelError` as `fetch_package` does.
     """
     apt = Apt(reference.release, cache)
-    with cachedir.locked(apt.state):
+    with apt.locked():
         directory = cache / "apt" / package.directory.name.replace("_", "-dbg_", 1)
-        if not directory.is_dir():
+        # An earlier version kept `vmlinux` alone, and made no place for modules.
+        marker = "usr/lib/debug/lib/modules"
+        if directory.is_dir() and not (directory / marker).is_dir():
+            entry.remove(directory)
+
+        def make() -> None:
             apt.update()
             found = apt.show(f"{package.package}-dbg", package.version)
-            with cachedir.new_directory(directory) as temporary:
+            with entry.new_directory(directory) as temporary:
                 if not _unpack(apt, found, [found], temporary):
                     raise KernelError(f"the package `{found.name}` holds no `vmlinux`")
-        return next(path for path in sorted(directory.rglob("vmlinux*")) if path.is_file())
+                (temporary / marker).mkdir(parents=True, exist_ok=True)
+
+        entry.make_once(directory, make, waiting=f"another vimto unpacks `{directory.name}`")
+        return directory
 
 
 def _fetch(apt: "Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
@@ -141,23 +164,26 @@ def _fetch(apt: "Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
         (part for part in reversed(parts) if part.name.startswith("linux-image-")), parts[0]
     )
     directory = cache / "apt" / str(image)
-    if not directory.is_dir():
-        with cachedir.new_directory(directory) as temporary:
+
+    def make() -> None:
+        with entry.new_directory(directory) as temporary:
             _unpack(apt, image, parts, temporary)
             _check_kernel(temporary, image)
             _index_modules(temporary)
+
+    entry.make_once(directory, make, waiting=f"another vimto unpacks `{image.name}`")
     return UnpackedPackage(directory=directory, package=image.name, version=image.version)
 
 
 def _unpack(apt: "Apt", named: Package, parts: list[Package], into: Path) -> int:
     debug = named.name.endswith("-dbg")
-    choose = _choose_vmlinux if debug else _choose_kernel
+    choose = _choose_debug if debug else _choose_kernel
     size = sum(part.size for part in parts)
     console.note(f"downloading {named.name} ({size / 1e6:.0f} MB)")
-    with tempfile.TemporaryDirectory(prefix="download-", dir=apt.state) as downloads:
+    with tempfile.TemporaryDirectory(prefix=_DOWNLOADS, dir=apt.state) as downloads:
         files = apt.download(parts, Path(downloads))
         console.note(f"unpacking {named.name}")
-        return sum(deb.extract_deb(file, into, choose, only_one=debug) for file in files)
+        return sum(deb.extract_deb(file, into, choose) for file in files)
 
 
 def _choose_kernel(name: str) -> str:
@@ -170,8 +196,11 @@ def _choose_kernel(name: str) -> str:
     return ""
 
 
-def _choose_vmlinux(name: str) -> str:
-    return name if name.rsplit("/", 1)[-1].startswith("vmlinux") else ""
+def _choose_debug(name: str) -> str:
+    base = name.rsplit("/", 1)[-1]
+    if base.endswith(".ko"):
+        return f"{name}.zst"
+    return name if base.startswith("vmlinux") else ""
 
 
 def _check_kernel(directory: Path, image: Package) -> None:
@@ -202,14 +231,14 @@ def _index_file(reference: AptKernel, cache: Path) -> Path:
 
 
 def _write_index(found: UnpackedPackage, reference: AptKernel, cache: Path) -> None:
-    entry = {
+    known = {
         "directory": found.directory.name,
         "package": found.package,
         "version": found.version,
         "checked": time.time(),
     }
-    with cachedir.new_file(_index_file(reference, cache)) as temporary:
-        temporary.write_text(json.dumps(entry))
+    with entry.new_file(_index_file(reference, cache)) as temporary:
+        temporary.write_text(json.dumps(known))
 
 
 class Apt:
@@ -219,6 +248,14 @@ class Apt:
         self.suite = suite
         self.state = cache.absolute() / "apt" / "state" / (self.suite or "own")
         self.complaints: tuple[str, ...] = ()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only one who uses this state meanwhile."""
+        with entry.locked(self.state, waiting="another vimto downloads a package"):
+            for left in self.state.glob(f"{_DOWNLOADS}*"):  # by one that was killed
+                entry.delete(os.fspath(left))
+            yield
 
     def update(self) -> None:
         """Bring the package lists up to date; whatever goes wrong shows in `show`."""
@@ -298,7 +335,7 @@ class Apt:
 
     def _configure(self) -> None:
         for name in ("lists/partial", "cache/archives/partial", "empty", "sources"):
-            cachedir.make_directory(self.state / name)
+            entry.make_directory(self.state / name)
         dump = self._own_configuration()
         own = sources.read_sources(_source_files(dump))
         if self.suite:

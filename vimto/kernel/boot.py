@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vimto.cache import entry
+from vimto.cache.digest import Table
 from vimto.errors import KernelError
-from vimto.kernel import bzimage, cachedir, modules, tree
+from vimto.kernel import bzimage, modules, tree
 from vimto.kernel.modules import MACHINE, TRANSPORTS, Driver, ModuleIndex, ModulePlan
 
 
@@ -22,7 +24,8 @@ class KernelFiles:
 
     `kernel` is for QEMU's `-kernel`: an ELF entered through PVH (`pvh`), else the bzImage.
     `image_root` is the tree to lay over the host's root in the guest, if the kernel came with
-    one. `vmlinux` has debug information. `config` is {"CONFIG_X": "y"}, {} where unknown. While
+    one, and `layer` are files of ours that lie over that: contents by places below the guest's
+    root. `vmlinux` has debug information. `config` is {"CONFIG_X": "y"}, {} where unknown. While
     no file of `sources` changes, resolving again would give the same.
     """
 
@@ -32,6 +35,7 @@ class KernelFiles:
     modules: ModulePlan
     transport: str
     image_root: Path | None
+    layer: Mapping[str, bytes] = field(repr=False)
     vmlinux: Path | None
     config: Mapping[str, str] = field(repr=False)
     sources: tuple[Path, ...] = field(repr=False)
@@ -251,7 +255,8 @@ def _first(root: Path, names: tuple[str, ...], release: str) -> Path | None:
 
 def _resolve(located: Located, cache: Path) -> KernelFiles:
     kernel, pvh = _bootable(located.image, cache)
-    config, config_file = _read_config(located, kernel)
+    text, config_file = _read_config(located, kernel)
+    config = _parse_config(text)
     index = modules.read_index(located.modules) if located.modules else None
     transport, plan = settle_drivers(index, config, name=str(located.image))
     debug = [
@@ -274,6 +279,7 @@ def _resolve(located: Located, cache: Path) -> KernelFiles:
         modules=plan,
         transport=transport,
         image_root=located.image_root,
+        layer=_layer(located, text, config_file),
         vmlinux=debug[0] if debug else None,
         config=config,
         sources=tuple(dict.fromkeys(sources)),
@@ -288,26 +294,40 @@ def _have_debug_info(path: Path) -> bool:
         return False
 
 
-def _read_config(located: Located, kernel: Path) -> tuple[dict[str, str], Path | None]:
+def _read_config(located: Located, kernel: Path) -> tuple[str, Path | None]:
+    """Return the kernel's configuration, and the file that holds it unless the kernel does."""
     path = _first(located.root, _CONFIGS, located.release)
     try:
-        text = path.read_text(errors="replace") if path else ""
+        text = path.read_text("utf-8", "surrogateescape") if path else ""
     except OSError:
         path, text = None, ""
-    text = text or bzimage.read_config(kernel)
+    return text or bzimage.read_config(kernel), path
+
+
+def _parse_config(text: str) -> dict[str, str]:
     pairs = (line.partition("=") for line in text.splitlines() if line.startswith("CONFIG_"))
-    return {key: value for key, _, value in pairs}, path
+    return {key: value for key, _, value in pairs}
+
+
+def _layer(located: Located, config: str, config_file: Path | None) -> dict[str, bytes]:
+    """Return what the guest needs of this kernel and its tree has not, or not there."""
+    layer: dict[str, bytes] = {}
+    place = f"boot/config-{located.release}"
+    if config and located.release:
+        # Where programs look for it (libbpf, cilium/ebpf), whatever the layout of the tree.
+        seen = tree.find_inside(located.image_root or Path("/"), place)
+        if seen is None or seen != config_file:
+            layer[place] = config.encode("utf-8", "surrogateescape")
+    return layer
 
 
 def _bootable(image: Path, cache: Path) -> tuple[Path, bool]:
     head = bzimage.read_head(image)
-    out = cache / "vmlinux" / cachedir.signature(image)
+    out = cache / "vmlinux" / Table(cache).digest(image)
+    waiting = f"another vimto unpacks `{image}`"
     if bzimage.is_bzimage(head):
         try:
-            if not out.exists():
-                with cachedir.locked(out):
-                    if not out.exists():
-                        bzimage.extract_vmlinux(image, out)
+            entry.make_once(out, lambda: bzimage.extract_vmlinux(image, out), waiting=waiting)
         except bzimage.UnknownCompressionError:
             return image, False
         return (out, True) if bzimage.has_pvh_note(out) else (image, False)
@@ -320,10 +340,7 @@ def _bootable(image: Path, cache: Path) -> tuple[Path, bool]:
         )
     if image.stat().st_size <= bzimage.loaded_size(image) + _NEGLIGIBLE:
         return image, True
-    if not out.exists():
-        with cachedir.locked(out):
-            if not out.exists():
-                bzimage.strip_vmlinux(image, out)
+    entry.make_once(out, lambda: bzimage.strip_vmlinux(image, out), waiting=waiting)
     return out, True
 
 
@@ -339,7 +356,7 @@ def settle_drivers(
     """
     lacks: dict[str, list[Driver]] = {}
     for transport, drivers in TRANSPORTS.items():
-        wanted = (*MACHINE, *drivers)
+        wanted = (*(d for d in MACHINE if d.required or _is_complete(d, index)), *drivers)
         plan = modules.resolve_modules(index, tuple(driver.module for driver in wanted))
         absent = [driver for driver in wanted if not _have_driver(driver, plan, index, config)]
         lacks[transport] = [driver for driver in absent if driver.required]
@@ -357,6 +374,12 @@ def settle_drivers(
                 missing=missing,
             )
     raise _lacking(name, lacks)
+
+
+def _is_complete(driver: Driver, index: ModuleIndex | None) -> bool:
+    """Say whether all that `driver` depends on is there, if not itself."""
+    plan = modules.resolve_modules(index, (driver.module,))
+    return not set(plan.missing) - {modules.normalise(driver.module)}
 
 
 def _have_driver(

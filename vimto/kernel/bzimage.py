@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from vimto.cache import entry
 from vimto.errors import KernelError
-from vimto.kernel import cachedir
 
 _SETUP_SECTORS = 0x1F1
 _BOOT_FLAG = 0x1FE
@@ -105,7 +105,7 @@ def extract_vmlinux(bzimage: Path, out: Path) -> None:
     vmlinux = _decompress(payload, bzimage)
     if not is_elf(vmlinux):
         raise KernelError(f"`{bzimage}` does not contain a 64-bit ELF kernel")
-    with cachedir.new_file(out) as temporary:
+    with entry.new_file(out) as temporary:
         temporary.write_bytes(vmlinux)
 
 
@@ -249,7 +249,7 @@ def strip_vmlinux(vmlinux: Path, out: Path) -> None:
     information (633 MB) 65 MB are left, and QEMU 7.2 is ready in 0.12 instead of 0.15 s.
     """
     size = loaded_size(vmlinux)
-    with cachedir.new_file(out) as temporary, open(vmlinux, "rb") as source:
+    with entry.new_file(out) as temporary, open(vmlinux, "rb") as source:
         head = bytearray(source.read(64))
         struct.pack_into("<Q", head, 0x28, 0)  # e_shoff
         struct.pack_into("<HH", head, 0x3C, 0, 0)  # e_shnum, e_shstrndx

@@ -1,8 +1,7 @@
 """Debian packages: taking chosen files out of a `.deb` without installing it.
 
 deb(5): an ar(1) archive whose member `data.tar.*` holds the files. It's read as a stream, so that
-a 1.2 GB package of debug symbols costs neither memory nor disk, and reading ends with the last
-file that is wanted.
+a 1.2 GB package of debug symbols costs no memory, and no disk but for the files that are wanted.
 """
 
 import gzip
@@ -15,34 +14,37 @@ import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, Literal, Protocol, cast
 
 from vimto.errors import KernelError
 
 
 class Choose(Protocol):
-    """Decides where in the target a package's file goes; "" for nowhere."""
+    """Decides where in the target a package's file goes; "" for nowhere.
+
+    Where that name has `.zst` added, the file is compressed on its way.
+    """
 
     def __call__(self, name: str, /) -> str: ...
 
 
-def extract_deb(deb: Path, into: Path, choose: Choose, *, only_one: bool = False) -> int:
+def extract_deb(deb: Path, into: Path, choose: Choose) -> int:
     """Write the files of `deb` that `choose` accepts below `into` and return how many.
 
     `into` must be ours alone and hold no links. Owners, set-id bits, devices and times are not
-    kept; links are made last, so that no file can be written through one. With `only_one` it
-    ends at the first regular file. Raises `KernelError` for a damaged package.
+    kept; links are made last, so that no file can be written through one. Raises `KernelError`
+    for a damaged package.
     """
     try:
         with open(deb, "rb") as file, ExitStack() as stack:
             data = stack.enter_context(_open_data(file))
             archive = stack.enter_context(tarfile.open(fileobj=data, mode="r|"))
-            return _extract(archive, into, choose, only_one)
+            return _extract(archive, into, choose)
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError) as exc:
         raise KernelError(f"the package `{deb.name}` is damaged: {exc}") from exc
 
 
-def _extract(archive: tarfile.TarFile, into: Path, choose: Choose, only_one: bool) -> int:
+def _extract(archive: tarfile.TarFile, into: Path, choose: Choose) -> int:
     links: list[tuple[Path, str]] = []
     count = 0
     for member in archive:
@@ -61,8 +63,6 @@ def _extract(archive: tarfile.TarFile, into: Path, choose: Choose, only_one: boo
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(archive, member, path)
             count += 1
-            if only_one:
-                break
     for path, goal in links:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.path.lexists(path):
@@ -75,8 +75,11 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> Non
     assert content is not None  # a regular file has content
     mode = 0o755 if member.mode & 0o100 else 0o644
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with open(fd, "wb") as file:
-        shutil.copyfileobj(content, file, 1 << 20)
+    with open(fd, "wb") as file, ExitStack() as stack:
+        sink: BinaryIO = file
+        if path.suffix == ".zst" and not member.name.endswith(".zst"):
+            sink = stack.enter_context(_open_zstd(file, "wb"))
+        shutil.copyfileobj(content, sink, 1 << 20)
 
 
 def _open_data(file: BinaryIO) -> BinaryIO:
@@ -94,12 +97,12 @@ def _open_data(file: BinaryIO) -> BinaryIO:
     raise ValueError("it holds no files")
 
 
-def _open_zstd(file: BinaryIO) -> BinaryIO:
+def _open_zstd(file: BinaryIO, mode: Literal["rb", "wb"] = "rb") -> BinaryIO:
     try:
         from compression import zstd  # type: ignore[import-not-found, unused-ignore]
     except ImportError:  # Python < 3.14
         from backports import zstd
-    return cast(BinaryIO, zstd.ZstdFile(file))
+    return cast(BinaryIO, zstd.ZstdFile(file, mode))
 
 
 _OPENERS: dict[str, Callable[[BinaryIO], BinaryIO]] = {

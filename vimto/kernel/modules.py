@@ -31,6 +31,10 @@ MACHINE = (
     Driver(module="overlay", option="OVERLAY_FS"),
     Driver(module="virtio-rng", option="HW_RANDOM_VIRTIO", required=False),
     Driver(module="virtio_net", option="VIRTIO_NET", required=False),
+    # File systems that every machine mounts before its save, as systemd does at each boot.
+    Driver(module="configfs", option="CONFIGFS_FS", required=False),
+    Driver(module="binfmt_misc", option="BINFMT_MISC", required=False),
+    Driver(module="fuse", option="FUSE_FS", required=False),
 )
 
 # How the host's files get in: the first transport whose drivers are all there is taken.

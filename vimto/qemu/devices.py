@@ -56,7 +56,10 @@ class Processors(NamedTuple):
         # Linux counts timer interrupts in a few milliseconds of its own time, and panics where
         # there are none ("IO-APIC + timer doesn't work"). On a host under load an emulated timer
         # is late: seen in one boot of 15 at a load of 15. Under KVM the kernel omits it by itself.
-        return ["no_timer_check"] if self.accelerator == "tcg" else []
+        # Nor can Linux judge an emulated TSC by other emulated clocks: 6.1 marks it unstable at
+        # boot and uses the HPET, each look at which takes microseconds; 7.2 does so under load,
+        # with seven lines in the log of whatever test runs. A restored TSC goes on where it was.
+        return ["no_timer_check", "tsc=reliable"] if self.accelerator == "tcg" else []
 
 
 class SerialConsole(NamedTuple):

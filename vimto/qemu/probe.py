@@ -7,8 +7,9 @@ from errno import ENODEV, ENOMEM, ENXIO
 from typing import TYPE_CHECKING, NamedTuple
 
 from vimto import proc
+from vimto.cache import entry
 from vimto.cache.digest import digest, local_directory
-from vimto.errors import CommandError, QemuError
+from vimto.errors import CacheError, CommandError, QemuError
 from vimto.values import GIB
 
 if TYPE_CHECKING:  # who only looks for QEMU is in a hurry
@@ -80,13 +81,10 @@ def _recall(answer: str) -> str:
 
 
 def _remember(answer: str, text: str) -> None:
-    temporary = f"{answer}.{os.getpid()}"
     try:
-        os.makedirs(os.path.dirname(answer), exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", errors="replace") as file:
+        with entry.new_file(answer) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
-        os.rename(temporary, answer)
-    except OSError:
+    except (OSError, CacheError):
         pass  # a read-only cache costs the next run 30 ms, nothing else
 
 
@@ -201,9 +199,15 @@ def _meminfo(path: str, *names: str) -> list[int]:
         return []
 
 
-def identify_host_cpu(cpuinfo: str = "/proc/cpuinfo") -> str:
-    """Return the processor's model, stepping and microcode: under KVM a save depends on them."""
-    wanted = ("vendor_id", "cpu family", "model", "stepping", "microcode")
+def identify_host_cpu(cpuinfo: str = "/proc/cpuinfo", *, emulated: bool = False) -> str:
+    """Return what of the host's processor a save depends on.
+
+    Under KVM that is its model, stepping and microcode. An emulated processor has the host's time
+    stamp counter, whose rate the saved kernel has measured; it goes with the name of the model.
+    """
+    wanted = ["vendor_id", "cpu family", "model", "stepping", "microcode"]
+    if emulated:
+        wanted = ["model name"]
     found: dict[str, str] = {}
     try:
         with open(cpuinfo, encoding="ascii", errors="replace") as lines:

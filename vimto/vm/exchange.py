@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vimto.errors import BootError, LostVMError, VimtoError
 from vimto.vm import protocol
-from vimto.vm.signals import ENDING, Interrupted, SignalPipe
+from vimto.vm.delivery import Delivery
+from vimto.vm.signals import ENDING, Interrupted, SignalPipe, have_terminal
 from vimto.vm.streams import Input, Output
 
 if TYPE_CHECKING:
@@ -37,12 +38,13 @@ class Abandoned(VimtoError):
 
 
 class Limits(NamedTuple):
-    """Seconds that each state may last; 0 is no limit."""
+    """Seconds that each state may last; 0 is no limit. `stop` is the grace period of signals."""
 
     boot: float
     accept: float
     prepare: float
     run: float
+    stop: float = 10.0
 
     def of(self, state: int) -> float:
         """Return the limit of `state`."""
@@ -56,8 +58,8 @@ class Exchange:
 
     `make_order` is called when the order is due, so that its clock is right. `on_notice` gets
     (level, text). `on_accepted` is called once when the order is taken, `on_start` when the command
-    runs. `lifeline` is a descriptor that
-    hangs up when the vimto that planned this run is gone, or -1.
+    runs, `on_end` when it has ended. `lifeline` is a descriptor that hangs up when the vimto that
+    planned this run is gone, or -1.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Exchange:
         self.on_notice: Callable[[str, str], None] = lambda _level, _text: None
         self.on_accepted: Callable[[], None] = lambda: None
         self.on_start: Callable[[], None] = lambda: None
+        self.on_end: Callable[[], None] = lambda: None
         self.on_paused: Callable[[], None] = lambda: None
         self.lifeline = -1
         self.deaf_to: tuple[int, ...] = ()  # signals that are another's: the debugger's Ctrl-C
@@ -90,6 +93,8 @@ class Exchange:
         self._entered = time.monotonic()
         self._held_since = 0.0
         self._asked = 0
+        self._delivery = Delivery(limits.stop)
+        self._had_terminal = have_terminal()
         self._flush_until = 0.0
 
     def attach(self, stdin: Input | None, outputs: dict[int, Output]) -> None:
@@ -120,6 +125,11 @@ class Exchange:
                 self.forwarding.check_limits(self.state == EXITED)
             if self.overtime and self.state == RUNNING:
                 self.overtime.check()
+        if self._delivery.has_killed and self.result.get("signal") == signal.SIGKILL:
+            raise Interrupted(
+                signal.SIGHUP,
+                "the command did not end when the terminal was closed, and was killed",
+            )
         return self.result
 
     def resume(self) -> None:
@@ -133,7 +143,9 @@ class Exchange:
     def release_clock(self) -> None:
         """Let time count again."""
         if self._held_since:
-            self._entered += time.monotonic() - self._held_since
+            held = time.monotonic() - self._held_since
+            self._entered += held
+            self._delivery.postpone(held)
             self._held_since = 0.0
 
     # -- what to wait for
@@ -154,11 +166,13 @@ class Exchange:
         return wanted
 
     def _poll_limit(self) -> float | None:
-        deadline = self._flush_until or self._deadline()
-        for other in (self.forwarding, self.overtime):
-            if other and other.wake_at:
-                deadline = min(deadline or other.wake_at, other.wake_at)
-        return max(0.0, deadline - time.monotonic()) * 1000 + 1 if deadline else None
+        deadlines = [self._flush_until or self._deadline()]
+        if self.state == RUNNING and not self._held_since:
+            deadlines.append(self._delivery.wake_at)
+            deadlines.append(self._input.wake_at if self._input else 0.0)
+        deadlines += [other.wake_at for other in (self.forwarding, self.overtime) if other]
+        due = min((deadline for deadline in deadlines if deadline), default=0.0)
+        return max(0.0, due - time.monotonic()) * 1000 + 1 if due else None
 
     def _deadline(self) -> float:
         limit = 0.0 if self._held_since else self._limits.of(self.state)
@@ -177,6 +191,17 @@ class Exchange:
         deadline = self._deadline()
         if deadline and now > deadline:
             self._give_up()
+        if self.state == RUNNING and not self._held_since:
+            self._check_delivery(now)
+
+    def _check_delivery(self, now: float) -> None:
+        if self._delivery.hangs_up and self._had_terminal and not have_terminal():
+            self.hang_up()  # some terminals send SIGHUP before they close
+        number = self._delivery.check(now)
+        if self._input and self._input.check(now):
+            number = number or 0
+        if number is not None:
+            self.pass_on(number)
 
     def _give_up(self) -> None:
         limit = f"{self._limits.of(self.state):g} s"
@@ -214,6 +239,8 @@ class Exchange:
             raise Abandoned("the vimto that started this run is gone")
         elif self._input and fd == self._input.fd:
             self.send(self._input.read_some())
+            if self._input.hung_up and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                self.hang_up()
         elif self.forwarding and self.forwarding.handle(fd, events):
             pass
         else:
@@ -232,6 +259,8 @@ class Exchange:
             if self.state in (BOOTING, ORDERED):
                 raise BootError("the machine ended before the command was started")
             raise LostVMError("the machine ended before the command reported its status")
+        if self._input:
+            self._input.heard()
         for kind, payload in self._reader.feed(data):
             self._take_frame(kind, payload)
             if self.state == EXITED:
@@ -249,17 +278,24 @@ class Exchange:
         elif kind == protocol.ACK:
             _, count = protocol.decode_ack(payload)
             if self._input:
-                self._input.acknowledge(count)
+                self.send(self._input.acknowledge(count))
         elif kind == protocol.NOTICE:
             notice = protocol.decode_json(payload)
             self.on_notice(str(notice.get("level", "")), str(notice.get("text", "")))
         elif kind in protocol.CHANNEL_KINDS and self.forwarding:
             self.forwarding.take_frame(kind, payload)
+        elif kind == protocol.SIGNALLED:
+            stuck = str(protocol.decode_json(payload).get("stuck", ""))
+            if not self._delivery.answered(stuck, time.monotonic()):
+                raise LostVMError("the guest answered a signal that it was not sent")
+            if self._input:
+                self._input.told(stuck)
         elif kind == protocol.CLOCK:
             self.send(protocol.encode_clock(time.time_ns()))
         elif kind == protocol.EXIT:
             self.result = protocol.decode_json(payload)
             self._enter(EXITED)
+            self.on_end()
         else:
             self._take_progress(kind, payload)
 
@@ -291,7 +327,7 @@ class Exchange:
             self.send(protocol.encode_ack(output.stream, count))
 
     def _take_signal(self, number: int) -> None:
-        if number in self.deaf_to:
+        if number in self.deaf_to or (number == signal.SIGHUP and self._delivery.closed):
             return
         if number in ENDING:
             self._asked += 1
@@ -304,8 +340,30 @@ class Exchange:
             self.on_continue()
         elif number == signal.SIGWINCH:
             self.send_size()
+        elif number == signal.SIGHUP and self._had_terminal and not have_terminal():
+            self.hang_up()
         else:
-            self.send(protocol.encode(protocol.SIGNAL, bytes((number,))))
+            self.pass_on(number)
+            if number in ENDING:
+                self._delivery.expect(number, time.monotonic())
+
+    def pass_on(self, number: int) -> None:
+        """Send the command's process group a signal, which the guest will acknowledge."""
+        self._delivery.sent(time.monotonic())
+        self.send(protocol.encode(protocol.SIGNAL, bytes((number,))))
+
+    def hang_up(self) -> None:
+        """Our terminal was closed: the command is told, and cannot run on.
+
+        Raises `Interrupted` while a debugger holds the machine, for then nobody can be asked.
+        """
+        if self._held_since:
+            raise Interrupted(signal.SIGHUP)
+        if self._delivery.closed:
+            return
+        if not self._delivery.hangs_up:
+            self.pass_on(signal.SIGHUP)
+        self._delivery.hang_up(time.monotonic())
 
     def send_size(self) -> None:
         """Tell the guest the size of our terminal; without one nothing happens."""

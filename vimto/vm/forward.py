@@ -20,6 +20,7 @@ from vimto import console
 from vimto.addresses import Address
 from vimto.errors import LostVMError, VimtoError
 from vimto.vm import protocol
+from vimto.vm.listeners import listen, unlink
 
 if TYPE_CHECKING:
     from vimto.vm.exchange import Exchange
@@ -85,7 +86,7 @@ class Forwarding:
 
     def _start(self, forward: Forward) -> Forward:
         """Listen, and return `forward` with the ports that it got."""
-        listener, source = _listen(forward.source)
+        listener, source = listen(forward.source)
         target = forward.target
         told = console.debug if forward.source == source else console.note
         if not target.path and not target.port:
@@ -105,7 +106,7 @@ class Forwarding:
         for listener, forward in self._listeners.values():
             listener.close()
             if forward.source.path:
-                _unlink(forward.source.path)
+                unlink(forward.source.path)
         for connection, _ in self._waiting:
             connection.close()
         for channel in self._by_fd.values():
@@ -320,85 +321,6 @@ class _Channel:
             except OSError:
                 pass  # the client is gone; reading says so
         return count
-
-
-def _listen(address: Address) -> tuple[socket.socket, Address]:
-    """Return a listener at `address`, and the address with the port that it got."""
-    try:
-        if address.path:
-            return _listen_path(address.path), address
-        family, _, _, _, where = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind(where)
-            listener.listen(128)
-            listener.setblocking(False)
-        except BaseException:
-            listener.close()
-            raise
-        return listener, Address(host=address.host, port=listener.getsockname()[1])
-    except OSError as exc:
-        raise VimtoError(
-            f"cannot listen at {address}: {(exc.strerror or str(exc)).lower()}",
-            hint=_listen_hint(address, exc),
-        ) from exc
-
-
-def _listen_hint(address: Address, exc: OSError) -> str:
-    if exc.errno == errno.EADDRINUSE and address.path:
-        return "another process listens there; choose another path"
-    if exc.errno == errno.EADDRINUSE:
-        return "another process has this port; choose another one, or port 0 for one that is free"
-    if exc.errno == errno.EACCES and address.port:
-        return "ports below 1024 are for root (`sysctl net.ipv4.ip_unprivileged_port_start`)"
-    return ""
-
-
-def _listen_path(path: str) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)  # who may connect may act as the guest's user, and that is us
-    try:
-        try:
-            listener.bind(path)
-        except OSError as exc:
-            if exc.errno != errno.EADDRINUSE or not _is_stale(path):
-                raise
-            os.unlink(path)
-            listener.bind(path)
-        listener.listen(128)
-        listener.setblocking(False)
-        return listener
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        os.umask(mask)
-
-
-def _is_stale(path: str) -> bool:
-    """Say whether `path` is a socket that nobody listens at any more."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            import stat
-
-            return stat.S_ISSOCK(os.stat(path).st_mode)
-        except OSError:
-            pass
-    return False
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
 
 
 def _dial(address: Address) -> socket.socket:

@@ -138,19 +138,36 @@ def read_log(fd: int) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
+class Addition(NamedTuple):
+    """What one run adds to QEMU's command line: arguments, and the descriptors that they name.
+
+    The descriptors stay their owner's; QEMU inherits them under the same numbers.
+    """
+
+    words: Sequence[str] = ()
+    descriptors: Sequence[int] = ()
+
+    def after(self, *words: str) -> "Addition":
+        """Return the same with `words` before."""
+        return Addition([*words, *self.words], self.descriptors)
+
+
+NOTHING = Addition()
+
+
 def start_machine(
     plan: Plan,
     tier: Tier,
     slots: Mapping[str, str],
     memory: Memory,
-    extra: Sequence[str],
+    extra: Addition,
     launch: Launch | None = None,
 ) -> Machine:
     """Start QEMU for `tier` with the directories `slots` (mount tag to option value).
 
-    `extra` is what makes it boot or restore. With a `launch` that one proceeds, or `ValueError` is
-    raised. Raises `CommandError` when there is no process; a QEMU that ends at once shows as the
-    end of `Machine.port`.
+    `extra` is what makes it boot or restore, and whatever else this run wants of it. With a
+    `launch` that one proceeds, or `ValueError` is raised. Raises `CommandError` when there is no
+    process; a QEMU that ends at once shows as the end of `Machine.port`.
     """
     wiring = launch.wiring if launch else Wiring()
     servers = _start_servers(plan, slots, wiring.console)
@@ -165,12 +182,12 @@ def start_machine(
         **slots,
         **{tag: str(fd) for tag, fd in servers.sockets.items()},
     }
-    argv = [*fill(tier.machine, values), *extra]
+    argv = [*fill(tier.machine, values), *extra.words]
     try:
         if launch:
             pid = launch.proceed(argv)
         else:
-            keep = [*wiring.inherited(), *servers.sockets.values()]
+            keep = [*wiring.inherited(), *servers.sockets.values(), *extra.descriptors]
             pid = spawn(argv, log=wiring.console, keep=keep)
         console.debug(lambda: f"$ {show(argv)}")
     except BaseException:
@@ -202,10 +219,10 @@ def boot_words(plan: Plan) -> list[str]:
     return ["-kernel", plan.kernel, "-initrd", plan.initrd, "-append", plan.append]
 
 
-def boot(plan: Plan, tier: Tier, slots: Mapping[str, str], more: Sequence[str] = ()) -> Machine:
-    """Start a machine that boots and will say `ready`; `more` are words for QEMU."""
+def boot(plan: Plan, tier: Tier, slots: Mapping[str, str], more: Addition = NOTHING) -> Machine:
+    """Start a machine that boots and will say `ready`."""
     memory = Memory(shared=plan.fs == "virtiofs")
-    return start_machine(plan, tier, slots, memory, [*boot_words(plan), *more])
+    return start_machine(plan, tier, slots, memory, more.after(*boot_words(plan)))
 
 
 def restore(
@@ -213,7 +230,7 @@ def restore(
     tier: Tier,
     slots: Mapping[str, str],
     saved: "Snapshot",
-    more: Sequence[str] = (),
+    more: Addition = NOTHING,
     launch: Launch | None = None,
 ) -> Machine:
     """Start a machine from a save, which the caller holds until the machine has ended.
@@ -222,7 +239,7 @@ def restore(
     once. A QEMU that refuses them says so on its monitor; a state that it cannot load is the end
     of `Machine.port`. A `launch` proceeds, or is closed where it cannot.
     """
-    words = ["-incoming", "defer", *more]
+    words = more.after("-incoming", "defer")
     try:
         machine = start_machine(plan, tier, slots, Memory(saved.ram), words, launch=launch)
     except ValueError:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vimto.errors import LostVMError
-from vimto.vm import protocol
 
 if TYPE_CHECKING:
     from vimto.vm.exchange import Exchange
@@ -56,7 +55,7 @@ class Overtime:
 
     def _send(self, number: signal.Signals, patience: float) -> None:
         self._sent.append(number)
-        self._exchange.send(protocol.encode(protocol.SIGNAL, bytes((number,))))
+        self._exchange.pass_on(number)
         self.wake_at = time.monotonic() + patience
 
     def report(self, result: Mapping[str, Any]) -> None:

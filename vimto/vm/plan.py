@@ -58,9 +58,9 @@ class Plan(NamedTuple):
     Paths are absolute. `memory` is MiB, `smp` the number of processors. `image` is the tree to lay
     over the host's root ("" for none), `shares` are (path, read-only) pairs that every machine
     gets, `temporary` is where go makes its work directories, `snapshot_limit` is bytes of saves on
-    disk, `boot_timeout` and `timeout` are seconds (0: no limit). `kernel_name` is for messages.
-    `virtiofsd` are the command lines, with holes, of a server that writes and of one that only
-    reads, where `fs` is `virtiofs`. `go_timeout` is there under `go test` only.
+    disk, `boot_timeout`, `timeout` and `stop_timeout` are seconds (0: no limit). `kernel_name` is
+    for messages. `virtiofsd` are the command lines, with holes, of a server that writes and of one
+    that only reads, where `fs` is `virtiofs`. `go_timeout` is there under `go test` only.
     """
 
     kernel: str
@@ -77,6 +77,7 @@ class Plan(NamedTuple):
     snapshot_limit: int
     boot_timeout: float
     timeout: float
+    stop_timeout: float
     shares: list[tuple[str, bool]]
     temporary: str
     uid: int

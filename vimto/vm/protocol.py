@@ -38,8 +38,11 @@ ACCEPTED = 18
 CLOCK = 19
 PAUSED = 20
 RESUME = 21
+SIGNALLED = 22
 
-JSON_KINDS = frozenset((READY, RUN, STARTED, NOTICE, EXIT, OPEN, OPENED, ACCEPTED, PAUSED))
+JSON_KINDS = frozenset(
+    (READY, RUN, STARTED, NOTICE, EXIT, OPEN, OPENED, ACCEPTED, PAUSED, SIGNALLED)
+)
 # About forwarded connections; the rest of the kinds are about the command.
 CHANNEL_KINDS = frozenset((OPENED, DATA, DATA_ACK, CLOSE, RESET))
 MAX_STREAM = 256 << 10

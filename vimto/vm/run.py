@@ -9,7 +9,7 @@ from vimto import console
 from vimto.cache.snapshots import Snapshot
 from vimto.errors import BootError, EmulatorFaultError, LostVMError, QemuError, VimtoError
 from vimto.quoting import escape
-from vimto.vm import cores, protocol, shares, snapshot, streams
+from vimto.vm import cores, likeness, protocol, shares, snapshot, streams
 from vimto.vm import machine as machines
 from vimto.vm.exchange import Exchange, Limits
 from vimto.vm.launch import Launch
@@ -36,11 +36,11 @@ _HIDDEN_ENVIRONMENT = ("TMPDIR=", "VIMTO_")
 class Companion:
     """Somebody at the machine's side while its command runs, such as a debugger; this is nobody.
 
-    `words` are more words for QEMU; with `pauses` the guest waits for `Exchange.resume` before it
-    starts the command.
+    `addition` is what QEMU is told besides; with `pauses` the guest waits for `Exchange.resume`
+    before it starts the command.
     """
 
-    words: Sequence[str] = ()
+    addition = machines.NOTHING
     pauses = False
 
     def join(self, machine: Machine, exchange: Exchange) -> None:
@@ -136,7 +136,7 @@ class _Session(NamedTuple):
     signals: SignalPipe
 
     def run_booted(self) -> int:
-        more = self.request.companion.words
+        more = self.request.companion.addition
         with machines.boot(self.plan, self.tier, self._slots(), more) as machine:
             exchange = self._exchange(machine)
             try:
@@ -147,12 +147,12 @@ class _Session(NamedTuple):
             return status
 
     def run_restored(self, save: Snapshot) -> int:
-        more = self.request.companion.words
+        more = self.request.companion.addition
         with machines.restore(
             self.plan, self.tier, self._slots(), save, more, self.request.launch
         ) as machine:
             # Not under a debugger, whose breakpoints a program that nobody started would meet.
-            warm_up = machine.spare and not self.request.companion.words
+            warm_up = machine.spare and not self.request.companion.addition.words
             exchange = self._exchange(machine, warm_up=warm_up)
             exchange.on_accepted = lambda: console.debug("the machine is restored from a snapshot")
             exchange.send_order()
@@ -181,6 +181,7 @@ class _Session(NamedTuple):
             accept=_ACCEPT_LIMIT,
             prepare=_PREPARE_LIMIT,
             run=self.plan.timeout,
+            stop=self.plan.stop_timeout,
         )
         exchange = Exchange(machine.port, lambda: self._make_order(warm_up), limits, self.signals)
         exchange.lifeline = self.request.lifeline
@@ -194,7 +195,9 @@ class _Session(NamedTuple):
     def _converse(self, exchange: Exchange) -> int:
         terminal, forwarding = self.request.terminal, self.request.forwarding
         modes = self._modes()
-        stdin = streams.Input(0) if modes["stdin"] == "pipe" else None
+        stdin = None
+        if modes["stdin"] == "pipe":
+            stdin = terminal.keys() if terminal else streams.Input(0)
         outputs = {
             fd: self.request.make_output(fd, fd)
             for fd, name in ((1, "stdout"), (2, "stderr"))
@@ -241,6 +244,8 @@ class _Session(NamedTuple):
 
     def _make_order(self, warm_up: bool) -> dict[str, Any]:
         plan, request = self.plan, self.request
+        hostname = f"vimto-{os.urandom(3).hex()}"
+        search = os.fsdecode(request.environment.get(b"PATH", b""))
         return {
             "protocol": protocol.VERSION,
             "argv": [protocol.wire_text(word) for word in request.argv],
@@ -252,7 +257,12 @@ class _Session(NamedTuple):
             "groups": plan.groups,
             **self._modes(),
             "pty": request.terminal.size() if request.terminal else None,
-            "hostname": f"vimto-{os.urandom(3).hex()}",
+            "hostname": hostname,
+            "hosts": protocol.wire_text(likeness.describe_hosts(hostname)),
+            "links": [
+                {"path": protocol.wire_text(link.path), "target": protocol.wire_text(link.target)}
+                for link in likeness.find_links(search)
+            ],
             "time_ns": time.time_ns(),
             "entropy": protocol.wire_text(os.urandom(64)),
             "root": {

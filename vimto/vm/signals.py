@@ -10,10 +10,17 @@ _TAKEN = (*ENDING, signal.SIGWINCH, signal.SIGCONT, signal.SIGUSR1, signal.SIGUS
 
 
 class Interrupted(VimtoError):
-    """A signal asked us to end before the command was started, or too often after."""
+    """A signal asked us to end and the command cannot, or must not, decide about that.
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
+    Without a `message` it says no more than which signal.
+    """
+
+    def __init__(self, number: int, message: str = "", lines: tuple[str, ...] = ()) -> None:
+        super().__init__(
+            message or f"interrupted by {signal.Signals(number).name}",
+            lines=lines,
+            hint="`-v -v` shows the kernel's log" if message else "",
+        )
         self.status = 128 + number
 
 
@@ -30,6 +37,15 @@ def end_by_exception() -> None:
 
 def _raise(number: int, _frame: object) -> None:
     raise Interrupted(number)
+
+
+def have_terminal() -> bool:
+    """Say whether our session has a terminal; one that is closed is none any more."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 class SignalPipe:

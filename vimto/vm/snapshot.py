@@ -25,6 +25,7 @@ from vimto.vm import protocol
 from vimto.vm.crowd import CROWDED
 from vimto.vm.exchange import check_ready
 from vimto.vm.machine import (
+    Addition,
     Machine,
     Memory,
     boot_words,
@@ -108,7 +109,7 @@ def _make(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> bool:
             memory = Memory(f"{aside}/ram", shared=True)
             # A boot has nothing to do at once, and go compiles meanwhile.
             shape = emulated(tier, CROWDED)
-            with start_machine(plan, shape, slots, memory, boot_words(plan)) as machine:
+            with start_machine(plan, shape, slots, memory, Addition(boot_words(plan))) as machine:
                 try:
                     wait_ready(machine, plan.boot_timeout, signals, lifeline)
                 except BootError as exc:

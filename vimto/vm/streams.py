@@ -90,9 +90,28 @@ class Input:
         self.ended = not data
         return protocol.encode(protocol.STDIN, data)
 
-    def acknowledge(self, count: int) -> None:
-        """Take back credit for bytes that the command has been given."""
+    def acknowledge(self, count: int) -> bytes:
+        """Take back credit for bytes that the command has been given; return more frames for it."""
         self._credit += count
+        return b""
+
+    # What follows is for a person at a terminal: `vimto.vm.terminal.Keys`.
+
+    hung_up = False
+    """Whether this was a terminal that is closed now."""
+
+    wake_at = 0.0
+    """When `check` is due; 0 is never."""
+
+    def heard(self) -> None:
+        """The guest has sent something."""
+
+    def check(self, now: float) -> bool:
+        """Whether to ask the guest what keeps it from reacting; `told` takes its answer."""
+        return False
+
+    def told(self, stuck: str) -> None:
+        """Take the guest's word on a process in uninterruptible sleep, or an empty one."""
 
 
 def _reopen(fd: int) -> int:

@@ -3,15 +3,21 @@
     COOKED ──enter──> RAW ──leave──> COOKED
 
 In RAW every key goes to the guest, whose terminal gives it its meaning: Ctrl-C interrupts the
-command there, not vimto here. Until the command has started, and after it, the terminal is the
-user's: Ctrl-C during the boot ends vimto.
+command there, not vimto here. What works without the guest is the escape, as ssh(1) has it: at the
+beginning of a line, `~.` ends the machine. Until the command has started, and after it, the
+terminal is the user's: Ctrl-C during the boot ends vimto.
 """
 
 import os
+import signal
 import termios
+import time
 from typing import TYPE_CHECKING
 
 from vimto import console
+from vimto.vm import protocol
+from vimto.vm.signals import Interrupted
+from vimto.vm.streams import Input
 
 if TYPE_CHECKING:
     from vimto.vm.exchange import Exchange
@@ -19,6 +25,14 @@ if TYPE_CHECKING:
 # Undoes what a program that died with its machine may have asked for: bracketed paste, mouse
 # reports, application keys, a hidden cursor, colours (xterm's control sequences).
 _RESET = b"\x1b[?2004l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1l\x1b>\x1b[?25h\x1b[0m\r\n"
+ESCAPE_HELP = "`~.` at the beginning of a line (Enter, `~`, `.`) ends the machine"
+
+# How long a person waits for an effect of a key before we say something.
+_SILENCE = 3.0
+# What may be typed, or pasted, beyond what the guest has taken: the escape must be read as well.
+_TYPED_AHEAD = 1 << 20
+_CTRL_C, _CTRL_BACKSLASH = b"\x03", b"\x1c"
+
 _INPUT, _OUTPUT, _CONTROL, _LOCAL, _, _, _CHARACTERS = range(7)
 
 
@@ -51,6 +65,15 @@ class Terminal:
             exchange.send_size()  # it may have changed since the order
 
         exchange.on_start = exchange.on_continue = begin
+        exchange.on_end = self.listen
+
+    def keys(self) -> "Keys":
+        """Return what is typed here, for the exchange."""
+        return Keys(self._fd, self)
+
+    def tell(self, text: str) -> None:
+        """Show a line of ours between those of the command."""
+        console.write(self.show(f"\nvimto: {text}"))
 
     @property
     def is_raw(self) -> bool:
@@ -74,21 +97,137 @@ class Terminal:
                 return  # it hung up; reading it says so
         self._set(_raw(self._before))
 
+    def listen(self) -> None:
+        """The command has ended: Ctrl-C is ours again, should its last output find no reader."""
+        if self._before is not None:
+            modes = _raw(self._before)
+            modes[_LOCAL] |= termios.ISIG  # type: ignore[operator]
+            self._set(modes, termios.TCSANOW)
+
     def leave(self) -> None:
         """Give the terminal its own modes back. Idempotent."""
         before, self._before = self._before, None
         if before is not None:
             self._set(before)
 
-    def _set(self, modes: list[object]) -> None:
-        try:
-            termios.tcsetattr(self._fd, termios.TCSADRAIN, modes)  # type: ignore[arg-type]
-        except termios.error:
-            pass
+    def _set(self, modes: list[object], when: int = termios.TCSADRAIN) -> None:
+        for way in (when, termios.TCSANOW):  # a signal may have cut the wait short
+            try:
+                return termios.tcsetattr(self._fd, way, modes)  # type: ignore[arg-type]
+            except termios.error:
+                pass
 
     def show(self, text: str) -> str:
         """Return `text` for this terminal: in RAW a newline alone does not return the carriage."""
         return text.replace("\n", "\r\n") + "\r" if self.is_raw else text
+
+
+class Escape:
+    """Finds the escape in what is typed, as ssh(1) does: `~` counts at the beginning of a line."""
+
+    def __init__(self) -> None:
+        self._line_begins = True
+        self._escaping = False
+
+    def filter(self, typed: bytes) -> tuple[bytes, bytes]:
+        """Return what goes to the command, and the characters that followed an escape.
+
+        `~~` is one `~`; a `~` is kept back until the key after it says whether it was meant.
+        """
+        passed, orders = bytearray(), bytearray()
+        for key in typed:
+            if self._escaping:
+                self._escaping = False
+                if key in b".?":
+                    orders.append(key)
+                    self._line_begins = True
+                    continue
+                passed += b"~" if key == ord("~") else bytes((ord("~"), key))
+            elif self._line_begins and key == ord("~"):
+                self._escaping = True
+                continue
+            else:
+                passed.append(key)
+            self._line_begins = key in b"\r\n"
+        return bytes(passed), bytes(orders)
+
+
+class Keys(Input):
+    """What is typed at a terminal in RAW; says how to leave where it has no effect."""
+
+    def __init__(self, fd: int, terminal: Terminal) -> None:
+        super().__init__(fd)
+        self._terminal = terminal
+        self._escape = Escape()
+        self._typed = bytearray()  # what there is no credit for yet
+        self._key_at = self._look_at = 0.0
+        self._silent = False  # we have said so
+        self._looking = False
+
+    @property
+    def wanted(self) -> bool:
+        return not self.ended and len(self._typed) < _TYPED_AHEAD
+
+    def read_some(self) -> bytes:
+        try:
+            data = os.read(self.fd, 4096)
+        except BlockingIOError:
+            return b""
+        except OSError:
+            data = b""
+        if not data:
+            self.ended = True
+            self.hung_up = not os.isatty(self.fd)
+            return protocol.encode(protocol.STDIN)
+        passed, orders = self._escape.filter(data)
+        if b"." in orders:
+            raise Interrupted(signal.SIGINT, "the machine was ended by `~.`")
+        if orders:
+            self._terminal.tell(f"{ESCAPE_HELP}; `~~` is a `~`")
+        if not self._silent:
+            self._key_at = self._key_at or time.monotonic()
+        if _CTRL_C in passed or _CTRL_BACKSLASH in passed:
+            self._look_at = time.monotonic() + _SILENCE
+        self._typed += passed
+        return self._take()
+
+    def _take(self) -> bytes:
+        chunk = bytes(self._typed[: self._credit])
+        del self._typed[: len(chunk)]
+        self._credit -= len(chunk)
+        return protocol.encode(protocol.STDIN, chunk) if chunk else b""
+
+    def acknowledge(self, count: int) -> bytes:
+        super().acknowledge(count)
+        return self._take()
+
+    @property
+    def wake_at(self) -> float:  # type: ignore[override]
+        return min((at for at in (self._silent_at, self._look_at) if at), default=0.0)
+
+    @property
+    def _silent_at(self) -> float:
+        return self._key_at + _SILENCE if self._key_at else 0.0
+
+    def heard(self) -> None:
+        self._key_at = 0.0
+        self._silent = False
+
+    def check(self, now: float) -> bool:
+        if self._key_at and now >= self._silent_at:
+            self._key_at = 0.0
+            self._silent = True
+            self._terminal.tell(f"the machine does not answer; {ESCAPE_HELP}")
+        if self._look_at and now >= self._look_at:
+            self._look_at = 0.0
+            self._looking = True
+            return True
+        return False
+
+    def told(self, stuck: str) -> None:
+        if stuck and self._looking:
+            self._looking = False
+            self._terminal.tell(f"{stuck.partition(chr(10))[0]}; {ESCAPE_HELP}")
 
 
 def find_terminal() -> Terminal | None:
