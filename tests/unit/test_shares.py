@@ -1,11 +1,12 @@
 """Which directories a machine sees."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from vimto.errors import ConfigError
-from vimto.vm.shares import Share, collapse, find_shares, is_below
+from vimto.vm.shares import Share, admit, collapse, find_shares, is_below
 
 
 def test_is_below_respects_the_slash() -> None:
@@ -83,3 +84,21 @@ def test_path_valued_flags_bring_their_directories(tmp_path: Path) -> None:
         f"{tmp_path}/fuzz/deep",
     }
     assert (tmp_path / "fuzz/deep").is_dir()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
+def test_scratch_directories_are_given_to_the_command_s_user(tmp_path: Path) -> None:
+    work, ours, other = (tmp_path / name for name in ("go-build1", "vimto-dlv-x", "mine"))
+    for path in (work, ours, other):
+        path.mkdir(mode=0o700)
+    link = tmp_path / "go-build2"
+    link.symlink_to(other)
+    found = [Share(str(path)) for path in (work, ours, other, link)]
+    admit(found, 0, 0)
+    assert [path.lstat().st_uid for path in (work, ours, other, link)] == [0, 0, 0, 0]
+    admit(found, 1234, 5678)
+    assert [path.lstat().st_uid for path in (work, ours, other, link)] == [1234, 1234, 0, 0]
+    assert work.stat().st_gid == 5678 and work.stat().st_mode & 0o777 == 0o700
+    ours.chmod(0o755)
+    admit(found, 4321, 5678)
+    assert ours.stat().st_uid == 1234, "whoever can look into it needs no help"

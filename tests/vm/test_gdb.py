@@ -325,6 +325,26 @@ def ask(path: Path) -> bytes:
             return b""
 
 
+def test_as_another_user(vimto: Vimto, module: Module) -> None:
+    body = """
+func TestUser(t *testing.T) {
+	self, err := os.Executable()
+	if err == nil {
+		_, err = os.ReadFile(self)
+	}
+	t.Log(os.Getuid(), err)
+}"""
+    module.test("m_test.go", body, "os")
+    vimto.flags = ("-kernel", STABLE, "-user", "nobody")
+    assert "65534 <nil>" in vimto.go("-v", ".").check().text
+    outcome = vimto("gdb-kernel", ".", "-v", "--", "-batch", "-ex", "continue").check()
+    assert "65534 <nil>" in outcome.text
+    need("dlv")
+    flags = ("dlv", "test", ".", "--allow-non-terminal-interactive=true")
+    outcome = vimto(*flags, "--", "-test.v", input=b"continue\nquit\n").check()
+    assert "65534 <nil>" in outcome.text
+
+
 class Terminal:
     """vimto on a terminal of its own, and what it wrote there."""
 

@@ -77,6 +77,7 @@ def run(plan: Plan, request: Request) -> int:
     `BootError` when there is no machine, `LostVMError` when it was lost with the command in it.
     """
     found, tier = choose_machine(plan, request.argv, request.cwd)
+    shares.admit(found, plan.uid, plan.gid)
     dumps = cores.watched(request.argv, request.cwd, plan.temporary)
     with dumps, SignalPipe() as signals:
         session = _Session(plan, tier, found, request, signals)
