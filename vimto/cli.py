@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from vimto import __version__, console
+from vimto.cache.place import choose_cache
 from vimto.config import Config, load_config
 from vimto.errors import VIMTO_FAILED, UsageError, VimtoError
 from vimto.go.args import is_go_word
@@ -100,6 +101,8 @@ def _dispatch(argv: list[str], launch: Launch | None) -> int:
         return 0
     config = load_config(flags, os.environ, os.getcwd())
     console.set_verbosity(config.verbose)
+    if words[0] != "config":
+        config = config._replace(cache_dir=choose_cache(config.cache_dir))
     return command(config, words)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vimto.errors import ConfigError
-from vimto.vm.shares import Share, admit, collapse, find_shares, is_below
+from vimto.vm.shares import Share, admit, collapse, find_shares, is_below, refuse_cache
 
 
 def test_is_below_respects_the_slash() -> None:
@@ -102,3 +102,15 @@ def test_scratch_directories_are_given_to_the_command_s_user(tmp_path: Path) -> 
     ours.chmod(0o755)
     admit(found, 4321, 5678)
     assert ours.stat().st_uid == 1234, "whoever can look into it needs no help"
+
+
+def test_the_cache_is_out_of_the_guest_s_reach(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    (repository / "cache").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(repository / "cache")
+    for cache in (repository / "cache", repository / "not/yet", tmp_path / "link"):
+        with pytest.raises(ConfigError, match="where the machine may write") as caught:
+            refuse_cache([Share("/x"), Share(str(repository))], str(cache))
+        assert "VIMTO_CACHE_DIR" in caught.value.hint
+    refuse_cache([Share(str(repository), readonly=True)], str(repository / "cache"))
+    refuse_cache([Share(str(repository))], str(tmp_path / "repository-cache"))

@@ -28,6 +28,7 @@ from vimto.vm import cores
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.protocol import PORT_NAME, wire_text
 from vimto.vm.run import IMAGE_TAG, ROOT_TAG
+from vimto.vm.shares import Share, refuse_cache
 
 # Raise it when the same plan would give a machine that an older snapshot does not fit.
 _SNAPSHOT_FORMAT = 2
@@ -56,6 +57,8 @@ def prepare(
     # One that is full and read-only serves as well. (Path.is_dir raises where it may not look.)
     if not (os.path.isdir(config.cache_dir) and os.access(config.cache_dir, os.X_OK)):
         make_directory(config.cache_dir)
+    shared = [*_configured_shares(config), *shares]
+    refuse_cache([Share(*share) for share in shared], str(config.cache_dir))
     qemu = probe_qemu(find_qemu(config.qemu), config.cache_dir)
     check_memory(config.memory)
     accelerator = choose_accelerator(config.accel)
@@ -65,7 +68,7 @@ def prepare(
         parts = resolve_kernel(config, stack)
         plan = _plan(config, qemu, accelerator, parts)
         yield plan._replace(
-            shares=[*_configured_shares(config), *shares],
+            shares=shared,
             temporary=temporary or default_temporary(),
         )
 

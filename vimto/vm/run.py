@@ -102,7 +102,7 @@ def run(plan: Plan, request: Request) -> int:
 def choose_machine(plan: Plan, argv: Sequence[str], cwd: str) -> tuple[list[shares.Share], Tier]:
     """Return what a machine for `argv` in `cwd` shares, and the smallest one with room for it.
 
-    Raises `ConfigError` when no machine has.
+    Raises `ConfigError` when no machine has, and where the cache lies in one of them.
     """
     found = shares.collapse(
         [
@@ -110,6 +110,7 @@ def choose_machine(plan: Plan, argv: Sequence[str], cwd: str) -> tuple[list[shar
             *shares.find_shares(argv, cwd, plan.temporary),
         ]
     )
+    shares.refuse_cache(found, os.path.dirname(plan.saves))
     return found, plan.tier_for(len(found))
 
 

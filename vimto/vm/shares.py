@@ -59,6 +59,21 @@ def collapse(shares: Iterable[Share]) -> list[Share]:
     return kept
 
 
+def refuse_cache(shares: Iterable[Share], cache: str) -> None:
+    """Raise `ConfigError` if the directory `cache` lies in one of the writable shares.
+
+    A guest could alter the kernels, guest programs and machines that later runs start from.
+    """
+    real = os.path.realpath(cache)
+    for share in shares:
+        if not share.readonly and is_below(real, os.path.realpath(share.path)):
+            raise ConfigError(
+                f"the cache `{cache}` lies in `{share.path}`, where the machine may write",
+                hint="a guest could alter what later runs trust: `VIMTO_CACHE_DIR` names a place "
+                "outside; a CI that keeps only what is below the project moves it there and back",
+            )
+
+
 def _refuse_private(path: str) -> None:
     for private in _PRIVATE:
         if is_below(path, private) and not is_below(path, "/dev/shm"):

@@ -1,0 +1,88 @@
+"""Which directory is the cache: one that nobody else can have written to."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vimto.cache import place
+from vimto.cache.digest import local_directory
+from vimto.cache.place import choose_cache, find_fault
+from vimto.errors import CacheError
+
+STRANGER = 12345
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    found = tmp_path / "home/cache"
+    for name in ("saves", "apt/index", "images/tags"):
+        (found / name).mkdir(parents=True, mode=0o755)
+    Path(local_directory(found), "resolved").mkdir(parents=True)
+    return found
+
+
+def test_one_s_own_is_used(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert choose_cache(cache) == cache
+    assert choose_cache(cache / "not/yet") == cache / "not/yet"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "where", ["..", ".", "saves", "apt/index", "images/tags", "local", "local/HOST/resolved"]
+)
+def test_others_must_not_be_able_to_write(cache: Path, where: str) -> None:
+    path = Path(
+        os.path.normpath(cache / where.replace("HOST", os.path.basename(local_directory(""))))
+    )
+    path.chmod(0o757)
+    assert f"others can write to `{path}`" in find_fault(cache)
+    path.chmod(0o775)
+    assert ("others can write" in find_fault(cache)) is (path.stat().st_gid != 0)
+    path.chmod(0o755)
+    assert find_fault(cache) == ""
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+
+
+@needs_root
+@pytest.mark.parametrize("where", ["..", ".", "saves"])
+def test_nor_may_it_be_somebody_else_s(cache: Path, where: str) -> None:
+    path = Path(os.path.normpath(cache / where))
+    os.chown(path, STRANGER, STRANGER)
+    assert find_fault(cache) == f"`{path}` belongs to the user {STRANGER}"
+
+
+@needs_root
+def test_somebody_else_s_link_leads_nowhere(cache: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(cache.parent)
+    assert find_fault(link / "cache") == ""
+    os.chown(link, STRANGER, STRANGER, follow_symlinks=False)
+    assert "belongs to" in find_fault(link / "cache")
+
+
+def test_a_private_one_is_used_instead(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cache.chmod(0o777)
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    first.chmod(0o777)
+    monkeypatch.setattr(place, "_private_caches", lambda: [first, second])
+    assert choose_cache(cache) == second
+    assert second.stat().st_mode & 0o777 == 0o755
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert f"`{second}` is used instead" in lines[0]
+    monkeypatch.setattr(place, "_private_caches", lambda: [first, cache])
+    with pytest.raises(CacheError, match="others can write"):
+        choose_cache(cache)
+
+
+def test_a_container_s_view_of_the_host_s_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = os.stat_result((0o040755, 0, 0, 0, 65534, 65534, 0, 0, 0, 0))
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        initial = file.read().split() == ["0", "0", "4294967295"]
+    assert place._is_unmapped_root(nobody) is not initial

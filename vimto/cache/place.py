@@ -1,0 +1,118 @@
+"""Which directory is the cache: the configured one, if nobody else can have written to it.
+
+What lies in a cache is run: kernels, guest programs, whole machines.
+"""
+
+import os
+from pathlib import Path
+
+from vimto import console
+from vimto.cache.digest import local_directory
+from vimto.cache.entry import is_trusted
+from vimto.errors import CacheError
+
+# Directories of files that are read without a lock; entries are looked at when they are held.
+_INNER = ("apt/index", "images/tags")
+# What the owner of a file is shown as who has no number in this user namespace.
+_NOBODY = 65534
+
+
+def choose_cache(configured: Path) -> Path:
+    """Return `configured`, or a private cache, with a warning, where somebody else may write to it.
+
+    Raises `CacheError` when there is no directory that can be trusted.
+    """
+    fault = find_fault(configured)
+    if not fault:
+        return configured
+    for path in _private_caches():
+        if path != configured and not find_fault(path) and _can_be_made(path):
+            console.warn(f"the cache `{configured}` is not used: {fault}; `{path}` is used instead")
+            return path
+    raise CacheError(
+        f"the cache `{configured}` cannot be trusted: {fault}",
+        hint="`cache_dir` or `VIMTO_CACHE_DIR` names another place, "
+        "which only this user and root can write to",
+    )
+
+
+def find_fault(cache: Path) -> str:
+    """Return why others could have written to `cache`, or "" where nobody could.
+
+    All that leads there counts, and the directories in it; what is not there is no fault.
+    """
+    path = os.path.abspath(cache)
+    real = os.path.realpath(path)
+    local = local_directory(real)
+    inner = [*_INNER, local, f"{local}/resolved", *_subdirectories(real)]
+    for place in (*_ways_to(path), *_ways_to(real), *(os.path.join(real, name) for name in inner)):
+        try:
+            link, status = os.lstat(place), os.stat(place)
+        except OSError:
+            continue
+        if not (is_trusted(status) or _is_unmapped_root(status)):
+            return _describe(place, status)
+        if link.st_uid not in (0, os.geteuid(), status.st_uid):  # a link, of somebody else
+            return _describe(place, link)
+    return ""
+
+
+def _is_unmapped_root(status: os.stat_result) -> bool:
+    """Say whether, in a user namespace, a directory seems to be the host's root's.
+
+    A container with a home directory of the host (as toolbox makes them) sees `/home` as nobody's.
+    """
+    if status.st_uid != _NOBODY or status.st_mode & 0o022:
+        return False
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            return file.read().split() != ["0", "0", "4294967295"]
+    except OSError:
+        return False
+
+
+def _ways_to(path: str) -> list[str]:
+    """Return `path` and all directories above it."""
+    return [path, *map(str, Path(path).parents)]
+
+
+def _subdirectories(path: str) -> list[str]:
+    try:
+        with os.scandir(path) as found:
+            return [item.name for item in found if item.is_dir()]
+    except OSError:
+        return []
+
+
+def _describe(place: str, status: os.stat_result) -> str:
+    if status.st_uid in (0, os.geteuid()):
+        return f"others can write to `{place}` (`chmod go-w` would end that)"
+    import pwd
+
+    try:
+        owner = f"`{pwd.getpwuid(status.st_uid).pw_name}`"
+    except KeyError:
+        owner = str(status.st_uid)
+    return f"`{place}` belongs to the user {owner}"
+
+
+def _private_caches() -> list[Path]:
+    import pwd
+
+    import platformdirs
+
+    found = [platformdirs.user_cache_path("vimto")]
+    try:
+        found.append(Path(pwd.getpwuid(os.geteuid()).pw_dir, ".cache/vimto"))
+    except KeyError:
+        pass  # in a container, a user need have no name
+    return [*found, Path(f"/var/tmp/vimto-{os.geteuid()}")]
+
+
+def _can_be_made(path: Path) -> bool:
+    try:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError:
+        return False
+    # Somebody may have been quicker to take the name.
+    return not find_fault(path) and os.access(path, os.W_OK | os.X_OK)
