@@ -58,6 +58,7 @@ const (
 	hostRoot = "/host"
 	imageDir = "/image"
 	layerDir = "/layer" // files that we made for this kernel; in the initramfs from the start
+	viewRoot = "/views" // the host's root under a layer of its own, for what is seen in the private directories
 	newRoot  = "/root"
 )
 
@@ -90,7 +91,7 @@ func mountEarly() error {
 
 // mountStaged mounts the private file systems and makes the directories the order will need.
 func mountStaged() error {
-	for _, dir := range []string{scratch, hostRoot, imageDir, newRoot, "/run", "/tmp",
+	for _, dir := range []string{scratch, hostRoot, imageDir, viewRoot, newRoot, "/run", "/tmp",
 		"/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/hugepages"} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err

@@ -21,6 +21,7 @@ type order struct {
 
 	root            rootOrder
 	shares          []share
+	views           []view
 	sysctls         []sysctl
 	rlimits         []rlimit
 	setup, teardown [][]string
@@ -46,6 +47,9 @@ type share struct {
 	fs, tag, path string
 	readonly      bool
 }
+
+// view is what the host has at source, a real path, seen at path in one of the guest's own directories.
+type view struct{ path, source string }
 
 // sysctl is a kernel parameter; a dot or a slash separates the parts of its name.
 type sysctl struct{ name, value string }
@@ -96,7 +100,7 @@ func parseOrder(payload []byte) (*order, error) {
 	return o, *f.err
 }
 
-// mounts reads the parts about the root and the shares.
+// mounts reads the parts about the root, the shares and the views.
 func (f *fields) mounts(o *order) {
 	root := f.within("root")
 	o.root = rootOrder{
@@ -112,6 +116,10 @@ func (f *fields) mounts(o *order) {
 	for _, value := range f.list("links") {
 		l := &fields{members: f.object("links", value), err: f.err}
 		o.links = append(o.links, link{l.text("path"), l.text("target")})
+	}
+	for _, value := range f.list("views") {
+		v := &fields{members: f.object("views", value), err: f.err}
+		o.views = append(o.views, view{v.text("path"), v.text("source")})
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"testing"
 )
 
@@ -18,6 +19,12 @@ func TestParseOrderKeepsBytesThatAreNoUTF8(t *testing.T) {
 		if pair[0] != pair[1] {
 			t.Errorf("%s is %q, want %q", what, pair[0], pair[1])
 		}
+	}
+	if want := []view{{"/tmp/x.test", "/private/\xf6.test"}}; !slices.Equal(o.views, want) {
+		t.Errorf("views: %q", o.views)
+	}
+	if want := []link{{"/run/l", "../srv/\xf6"}}; !slices.Equal(o.links, want) {
+		t.Errorf("links: %q", o.links)
 	}
 	if len(o.rlimits) == 0 || o.rlimits[0] != (rlimit{"core", ^uint64(0), ^uint64(0)}) {
 		t.Errorf("limits: %v", o.rlimits)

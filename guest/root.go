@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// mountRoot mounts the host's root, the kernel's files over it and a tmpfs over both, moves the
-// private file systems and mounts the shares inside, and makes the result this process's root.
+// mountRoot mounts the host's root, the kernel's files over it and a tmpfs over both, moves the private
+// file systems inside, mounts views and shares in them, and makes the result this process's root.
 func mountRoot(o *order) error {
 	if err := mountHost(o); err != nil {
 		return err
@@ -33,6 +33,9 @@ func mountRoot(o *order) error {
 		if err := mount(dir, newRoot+dir, "", syscall.MS_MOVE, ""); err != nil {
 			return err
 		}
+	}
+	if err := mountViews(o.views); err != nil {
+		return err
 	}
 	if err := syscall.Chdir(newRoot); err != nil {
 		return err
@@ -118,11 +121,12 @@ func makeMountPoint(path string) error {
 
 // overlay is one overlay mount: where, and what lies under its own upper directory, topmost first.
 type overlay struct {
-	target string // below the new root; "" is the root itself
+	target string // "" is the root itself
 	lower  []string
 }
 
-func (v overlay) mount(name string) error {
+// mount mounts the overlay at its target below root; name tells its upper directory from those of others.
+func (v overlay) mount(name, root string) error {
 	// A colon separates lower directories and a comma options; these are all paths of ours, or an
 	// image's and the host's top-level names, which planOverlays leaves alone if they hold either.
 	upper, work := scratch+"/upper"+name, scratch+"/work"+name
@@ -136,7 +140,7 @@ func (v overlay) mount(name string) error {
 		matchMode(upper, v.lower[len(v.lower)-1])
 	}
 	options := "lowerdir=" + strings.Join(v.lower, ":") + ",upperdir=" + upper + ",workdir=" + work
-	return mount("overlay", newRoot+v.target, "overlay", 0, options)
+	return mount("overlay", root+v.target, "overlay", 0, options)
 }
 
 // matchMode gives an upper directory the mode and owner of the directory it stands for.
@@ -160,11 +164,11 @@ func mountOverlays(image bool) error {
 		return err
 	}
 	root := overlay{lower: append(over, hostRoot)}
-	if err := root.mount(""); err != nil {
+	if err := root.mount("", newRoot); err != nil {
 		return err
 	}
 	for i, v := range more {
-		if err := v.mount(fmt.Sprint(i)); err != nil {
+		if err := v.mount(fmt.Sprint(i), newRoot); err != nil {
 			return err
 		}
 	}

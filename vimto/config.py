@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from vimto import console
 from vimto.errors import ConfigError
+from vimto.places import TEMPORARY
 from vimto.settings import SETTINGS, Flags, Setting, near_misses, resolve_path
 from vimto.trust import Place
 from vimto.values import parse_commands
@@ -290,13 +291,18 @@ def find_repository(directory: str) -> str | None:
     """Return the root of the repository that `directory`, an absolute path, is in.
 
     That is the nearest directory upward with a `.git` (a directory, or the file that worktrees
-    and submodules have); without one, the nearest with a `go.mod`.
+    and submodules have); without one, the nearest with a `go.mod`. A directory for
+    everybody's temporary files is not a repository, as to go it is not a module.
     """
-    return _find_upward(directory, ".git") or _find_upward(directory, "go.mod")
+    return find_upward(directory, ".git") or find_upward(directory, "go.mod")
 
 
-def _find_upward(directory: str, name: str) -> str | None:
-    while not os.path.lexists(os.path.join(directory, name)):
+def find_upward(directory: str, name: str) -> str | None:
+    """Return the nearest directory from `directory` upward with a `name` in it.
+
+    Those for everybody's temporary files do not count.
+    """
+    while directory in TEMPORARY or not os.path.lexists(os.path.join(directory, name)):
         parent = os.path.dirname(directory)
         if parent == directory:
             return None

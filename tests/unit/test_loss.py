@@ -113,11 +113,14 @@ def test_a_boot_is_tried_twice(faults: int, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(run._Session, "run_booted", boot)
     tier = Tier(4, [], "")
-    plan = cast(Plan, SimpleNamespace(shares=[], temporary="/tmp", tier_for=lambda _count: tier))
+    plan = SimpleNamespace(
+        shares=[], shown=[], homes=[], temporary="/tmp", saves="/none", uid=0, gid=0
+    )
+    plan.tier_for = lambda _count: tier
     request = run.Request(["true"], "/", {})
     if faults == 1:
-        assert run.run(plan, request) == 7
+        assert run.run(cast(Plan, plan), request) == 7
     else:
         with pytest.raises(EmulatorFaultError):
-            run.run(plan, request)
+            run.run(cast(Plan, plan), request)
     assert len(tries) == 2

@@ -1,19 +1,14 @@
 """Which directories a machine sees."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from vimto.errors import ConfigError
-from vimto.vm.shares import Share, admit, collapse, find_shares, is_below, refuse_cache
-
-
-def test_is_below_respects_the_slash() -> None:
-    assert is_below("/a/b", "/a/b")
-    assert is_below("/a/b/c", "/a/b")
-    assert is_below("/a", "/")
-    assert not is_below("/a/bc", "/a/b")
+from vimto.vm.shares import Command, Share, admit, collapse, find_shares, refuse_cache
 
 
 def test_collapse_keeps_the_outermost() -> None:
@@ -44,22 +39,47 @@ def test_collapse_accepts_memory_backed_files() -> None:
     assert collapse([Share("/dev/shm/go")]) == [Share("/dev/shm/go")]
 
 
-def paths(shares: list[Share]) -> set[str]:
-    return {share.path for share in shares}
+def test_collapse_follows_links(tmp_path: Path) -> None:
+    (tmp_path / "real/sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    found = collapse([Share(f"{tmp_path}/link/sub"), Share(f"{tmp_path}/real")])
+    assert found == [Share(f"{tmp_path}/real")]
+
+
+def find(
+    argv: list[str], cwd: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> set[str]:
+    command = Command(argv, cwd, environment, homes=["/home/u"])
+    return {share.path for share in find_shares(command)}
 
 
 def test_the_whole_work_directory_of_go_is_shared() -> None:
     argv = ["/tmp/go-build1/b001/x.test", "-test.v"]
-    assert paths(find_shares(argv, "/src", "/tmp")) == {"/src", "/tmp/go-build1"}
+    assert find(argv, "/src") == {"/src", "/tmp/go-build1"}
 
 
 def test_a_binary_elsewhere_brings_its_directory() -> None:
-    assert paths(find_shares(["/srv/x.test"], "/src", "/tmp")) == {"/src", "/srv"}
-    assert paths(find_shares(["./x.test"], "/src", "/tmp")) == {"/src", "/src/."}
+    assert find(["/srv/x.test"], "/src") == {"/src", "/srv"}
+    assert find(["./x.test"], "/src") == {"/src"}
+
+
+@pytest.mark.parametrize(
+    "place", ["/tmp", "/var/tmp", "/run", "/dev/shm", "/home/u", "/var/run", "/", "/home"]
+)
+def test_a_communal_directory_is_not_shared_for_a_binary_or_for_being_in_it(place: str) -> None:
+    assert find([f"{place}/x.test"], "/src") == {"/src"}
+    assert find(["./x.test"], place) == set()
+    assert find(["true"], place) == set()
+    assert find([f"{place}/dir/x.test"], "/src") == {"/src", os.path.normpath(f"{place}/dir")}
+
+
+def test_a_link_to_a_communal_directory_is_one(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/var/tmp")
+    assert find([f"{tmp_path}/link/x.test"], "/src") == {"/src"}
 
 
 def test_a_command_on_path_brings_nothing() -> None:
-    assert paths(find_shares(["true"], "/src", "/tmp")) == {"/src"}
+    assert find(["true"], "/src") == {"/src"}
 
 
 def test_path_valued_flags_bring_their_directories(tmp_path: Path) -> None:
@@ -75,8 +95,7 @@ def test_path_valued_flags_bring_their_directories(tmp_path: Path) -> None:
         f"-test.gocoverdir={tmp_path}/missing",
         "-test.run=/dev",
     ]
-    found = paths(find_shares(argv, str(tmp_path), "/tmp"))
-    assert found == {
+    assert find(argv, str(tmp_path)) == {
         str(tmp_path),
         f"{tmp_path}/cover",
         f"{tmp_path}/out",
@@ -84,6 +103,33 @@ def test_path_valued_flags_bring_their_directories(tmp_path: Path) -> None:
         f"{tmp_path}/fuzz/deep",
     }
     assert (tmp_path / "fuzz/deep").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "directory"),
+    [
+        ("GOCOVERDIR", "{}/a", "a"),
+        ("GOCOVERDIR", "b", "cwd/b"),
+        ("GOCOVERDIR", "{}/missing", ""),
+        ("GOCOVERDIR", "", ""),
+        ("GORACE", "halt_on_error=1 log_path={}/a/race strip_path_prefix=/x", "a"),
+        ("GORACE", "log_path=/nowhere log_path=b/race", "cwd/b"),
+        ("GORACE", "log_path={}/missing/race", ""),
+        ("GORACE", "log_path=stderr", ""),
+        ("GORACE", "no_log_path={}/a/race", ""),
+        ("ASAN_OPTIONS", "verbosity=1:log_path='{}/with space/asan'", "with space"),
+        ("MSAN_OPTIONS", 'log_path="{}/a/msan",x=1', "a"),
+        ("GOCACHE", "{}/a", ""),
+    ],
+)
+def test_where_the_environment_tells_go_programs_to_write(
+    tmp_path: Path, name: str, value: str, directory: str
+) -> None:
+    cwd = tmp_path / "cwd"
+    for path in (tmp_path / "a", tmp_path / "with space", cwd / "b"):
+        path.mkdir(parents=True)
+    expected = {str(cwd), *([f"{tmp_path}/{directory}"] if directory else [])}
+    assert find(["x"], str(cwd), {name: value.format(tmp_path)}) == expected
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")

@@ -46,7 +46,7 @@ def test_go_env(tmp_path: Path, environ: dict[str, str]) -> None:
 def test_outside_of_a_module(tmp_path: Path, environ: dict[str, str]) -> None:
     env, roots = ask(tmp_path, environ)
     assert env.module_root == ""
-    assert roots == [str(tmp_path)]
+    assert roots == []
 
 
 def test_a_missing_go(tmp_path: Path, environ: dict[str, str]) -> None:

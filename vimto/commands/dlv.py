@@ -17,11 +17,12 @@ from vimto.addresses import Address, parse_address
 from vimto.commands.go import background_save, hand_over
 from vimto.commands.interactive import attended
 from vimto.commands.prepare import prepare
+from vimto.commands.users import find_homes
 from vimto.config import Config
 from vimto.errors import UsageError, VimtoError
 from vimto.go.delve import DlvCommand, absolute, parse_dlv
 from vimto.go.tool import check_target, go_env, writable_roots
-from vimto.vm import shares
+from vimto.places import SYSTEM, follow, is_communal, is_in
 from vimto.vm.forward import Forward
 from vimto.vm.run import Request, run
 from vimto.vm.streams import Output
@@ -40,8 +41,6 @@ _ON_HOST = (
     "substitute-path-guess-helper",
 )
 _IN_MACHINE = ("test", "debug", "exec", "trace", "dap")
-# The guest has its own: what the host has there, a machine sees only if it is shared.
-_PRIVATE = ("/tmp", "/run", "/dev/shm", "/var/run")
 # How long a client waits for the server: dlv reads the program's debug information first.
 _PATIENCE = 60.0
 _SIGNALLED = 128
@@ -89,7 +88,9 @@ class _Session:
             request = stack.enter_context(attended(self._config, self._forwards()))
             self._serve(request)
             binary = stack.enter_context(self._output())
-            plan = stack.enter_context(prepare(self._config, shares=self._shares(binary)))
+            plan = stack.enter_context(
+                prepare(self._config, shares=self._shares(binary), shown=self._shown(binary))
+            )
             if binary:
                 with (
                     hand_over(plan) as handover,
@@ -200,16 +201,26 @@ class _Session:
             found.append((history, False))
         command = self._command
         written = [absolute(path, self._cwd) for path in command.output_files()]
-        found += [(os.path.dirname(path), False) for path in (binary, *written) if path]
+        found += [(os.path.dirname(path), False) for path in written]
+        homes = find_homes()
+        for path in self._programs(binary):
+            place = os.path.dirname(path)
+            if not is_in(path, SYSTEM) and not is_communal(follow(place)[0], homes):
+                found.append((place, False))
         if command.value("wd"):
             found.append((absolute(command.value("wd"), self._cwd), False))
-        read = [absolute(path, self._cwd) for path in command.input_files()]
-        found += [(os.path.dirname(path), True) for path in (self._dlv, *read) if _is_private(path)]
-        if command.verb == "exec" and command.operands:
-            program = absolute(command.operands[0], self._cwd)
-            if not any(shares.is_below(program, system) for system in ("/usr", "/bin", "/sbin")):
-                found.append((os.path.dirname(program), False))
         return [(path, readonly) for path, readonly in found if os.path.isdir(path)]
+
+    def _programs(self, binary: str) -> list[str]:
+        """Return the program that is built, and the one that is named."""
+        command = self._command
+        named = command.operands[:1] if command.verb == "exec" else ()
+        return [path for path in (binary, *(absolute(name, self._cwd) for name in named)) if path]
+
+    def _shown(self, binary: str) -> list[str]:
+        read = [absolute(path, self._cwd) for path in self._command.input_files()]
+        beside = [os.path.dirname(path) for path in read]  # a script may name others
+        return [self._dlv, *self._programs(binary), *read, *beside]
 
 
 class _Ending:
@@ -261,10 +272,6 @@ def _check_status(status: int, ending: _Ending) -> int:
     except ValueError:
         return status
     raise DlvKilled(f"dlv was ended by {name} in the machine", status)
-
-
-def _is_private(path: str) -> bool:
-    return any(shares.is_below(path, private) for private in _PRIVATE)
 
 
 def _config_directory(config: Config) -> str:

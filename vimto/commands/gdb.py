@@ -251,7 +251,11 @@ class _Run:
     def run(self) -> int:
         """Return the program's status; raises `VimtoError` without one."""
         shares = [(root, False) for root in (*self.program.roots, os.fspath(self.directory))]
-        with prepare(self.config, shares=shares) as plan, forwarding(self.config) as connections:
+        where = self.program.directory
+        with (
+            prepare(self.config, shares=shares, directory=where) as plan,
+            forwarding(self.config) as connections,
+        ):
             self._connections = connections
             plan = plan._replace(setup=[*plan.setup, self._look()])
             if self.options.from_boot:

@@ -22,7 +22,7 @@ from vimto.go.duration import MINUTE, SECOND, format_duration, parse_duration
 from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.spawn import spawn
 from vimto.vm.plan import GoTimeout, Plan
-from vimto.vm.run import choose_machine
+from vimto.vm.run import Request, choose_machine
 
 _DEFAULT_TIMEOUT = "10m"
 
@@ -72,7 +72,7 @@ def run_go(config: Config, argv: list[str]) -> int:
     temporary = env.gotmpdir or default_temporary()
     timeout = go_timeout(command)
     with (
-        prepare(config, shares=shares, temporary=temporary) as plan,
+        prepare(config, shares=shares, temporary=temporary, directory=directory) as plan,
         hand_over(plan._replace(go_timeout=timeout)) as handover,
         background_save(plan, handover, [f"{temporary}/go-build/test"], directory),
     ):
@@ -134,7 +134,7 @@ def background_save(
 
     `argv` in `cwd` is a command like theirs: which machine it needs follows from its directories.
     """
-    _, tier = choose_machine(plan, argv, cwd)
+    _, tier = choose_machine(plan, Request(list(argv), cwd, os.environb))
     if not tier.save or have_snapshot(plan.saves, tier.save):
         yield
         return

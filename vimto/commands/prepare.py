@@ -9,9 +9,10 @@ from vimto import __version__, console
 from vimto.cache.digest import Table, digest
 from vimto.cache.entry import make_directory
 from vimto.commands.resolve import BootParts, resolve_kernel
-from vimto.commands.users import resolve_user
+from vimto.commands.users import find_homes, resolve_user
 from vimto.config import Config
 from vimto.errors import ConfigError
+from vimto.go.outside import find_outside
 from vimto.qemu import devices
 from vimto.qemu.cmdline import FIRST_SHARE_SLOT, assemble
 from vimto.qemu.find import find_qemu
@@ -28,7 +29,8 @@ from vimto.vm import cores
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.protocol import PORT_NAME, wire_text
 from vimto.vm.run import IMAGE_TAG, ROOT_TAG
-from vimto.vm.shares import Share, refuse_cache
+from vimto.vm.shares import Command, Share, refuse_cache
+from vimto.vm.views import is_ephemeral
 
 # Raise it when the same plan would give a machine that an older snapshot does not fit.
 _SNAPSHOT_FORMAT = 2
@@ -43,16 +45,19 @@ def prepare(
     config: Config,
     *,
     shares: Iterable[tuple[str, bool]] = (),
+    shown: Iterable[str] = (),
     temporary: str = "",
+    directory: str = "",
     one_of_many: bool = False,
 ) -> Iterator[Plan]:
     """Resolve all that `config` asks for, fetching the kernel if need be.
 
     `shares` are directories, with whether they are read-only, that every machine of the plan gets
-    besides the configured ones; `temporary` is where go makes its work directories (where the
-    environment says, when empty); with `one_of_many`, go calls us for each package, and what could
-    be better is not told each time. While the context lasts, the kernel's image is not removed
-    from the cache.
+    besides the configured ones, `shown` are paths that each can read. `temporary` is where go makes
+    its work directories (where the environment says, when empty), `directory` where the command
+    runs (ours, when empty); with `one_of_many`, go calls us for each package, and what could be
+    better is not told each time. While the context lasts, the kernel's image is not removed from
+    the cache.
     """
     # One that is full and read-only serves as well. (Path.is_dir raises where it may not look.)
     if not (os.path.isdir(config.cache_dir) and os.access(config.cache_dir, os.X_OK)):
@@ -66,11 +71,22 @@ def prepare(
         _tell_accelerator(accelerator, one_of_many=one_of_many)
     with contextlib.ExitStack() as stack:
         parts = resolve_kernel(config, stack)
-        plan = _plan(config, qemu, accelerator, parts)
-        yield plan._replace(
+        directory = directory or os.getcwd()
+        plan = _plan(config, qemu, accelerator, parts)._replace(
             shares=shared,
+            shown=[*shown, *find_outside(directory, os.environ)],
             temporary=temporary or default_temporary(),
         )
+        if not one_of_many:
+            _tell_of_loss(plan, directory)
+        yield plan
+
+
+def _tell_of_loss(plan: Plan, directory: str) -> None:
+    """Say so where what the command writes beside it does not stay."""
+    command = Command([""], directory, homes=plan.homes)
+    if is_ephemeral(command, [Share(path) for path, _ in plan.shares]):
+        console.note(f"what is written in `{directory}` goes with the machine; `-share .` keeps it")
 
 
 def _tell_accelerator(accelerator: Accelerator, *, one_of_many: bool) -> None:
@@ -104,6 +120,8 @@ def _plan(
         timeout=config.timeout,
         stop_timeout=config.stop_timeout,
         shares=[],
+        shown=[],
+        homes=find_homes(),
         temporary="",
         uid=uid,
         gid=gid,

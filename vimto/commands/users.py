@@ -1,10 +1,21 @@
 """Who the command runs as in the guest: the guest's root is the host's, and so are its users."""
 
+import contextlib
 import grp
 import os
 import pwd
 
 from vimto.errors import ConfigError
+
+
+def find_homes() -> list[str]:
+    """Return the real paths of our home directory and of that of whoever called sudo."""
+    homes = {os.environ.get("HOME", "")}
+    for uid in (str(os.getuid()), os.environ.get("SUDO_UID", "")):
+        with contextlib.suppress(KeyError, ValueError, OverflowError):
+            homes.add(pwd.getpwuid(int(uid)).pw_dir)
+    # A user without a home has the root directory as one, or nothing at all.
+    return sorted({os.path.realpath(home) for home in homes if os.path.isabs(home)} - {"/"})
 
 
 def resolve_user(name: str) -> tuple[int, int, list[int]]:

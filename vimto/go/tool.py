@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from vimto import proc
 from vimto.config import find_repository
 from vimto.errors import CommandError, UsageError
+from vimto.places import TEMPORARY
 
 # Programs that the other one's kernel runs too (CONFIG_IA32_EMULATION, on in distributions).
 _ALSO_RUNS = {"amd64": ("386",)}
@@ -81,7 +82,7 @@ def writable_roots(go: str, cwd: str, env: GoEnv, environ: Mapping[str, str]) ->
     directory and each of its modules; what lies in another of them is left out, and so is `/`.
     Raises `CommandError` when go cannot read its go.work.
     """
-    roots = [find_repository(cwd) or env.module_root or cwd]
+    roots = [find_repository(cwd) or env.module_root]
     if env.module_root:
         roots.append(env.module_root)
     if env.workspace:
@@ -92,7 +93,7 @@ def writable_roots(go: str, cwd: str, env: GoEnv, environ: Mapping[str, str]) ->
         ]
     found: list[str] = []
     # Real paths: go believes $PWD, which may lead through a link, and then names things twice.
-    for root in sorted({os.path.realpath(root) for root in roots}):
+    for root in sorted({os.path.realpath(root) for root in roots if root} - {*TEMPORARY}):
         inside = any(root.startswith(f"{other}{os.sep}") for other in found)
         if not inside and root != os.sep and os.path.isdir(root):
             found.append(root)

@@ -57,7 +57,8 @@ class Plan(NamedTuple):
 
     Paths are absolute. `memory` is MiB, `smp` the number of processors. `image` is the tree to lay
     over the host's root ("" for none), `shares` are (path, read-only) pairs that every machine
-    gets, `temporary` is where go makes its work directories, `snapshot_limit` is bytes of saves on
+    gets, `shown` are paths that each can read, `homes` are the real paths of home directories,
+    `temporary` is where go makes its work directories, `snapshot_limit` is bytes of saves on
     disk, `boot_timeout`, `timeout` and `stop_timeout` are seconds (0: no limit). `kernel_name` is
     for messages. `virtiofsd` are the command lines, with holes, of a server that writes and of one
     that only reads, where `fs` is `virtiofs`. `go_timeout` is there under `go test` only.
@@ -79,6 +80,8 @@ class Plan(NamedTuple):
     timeout: float
     stop_timeout: float
     shares: list[tuple[str, bool]]
+    shown: list[str]
+    homes: list[str]
     temporary: str
     uid: int
     gid: int

@@ -9,7 +9,7 @@ from vimto import console
 from vimto.cache.snapshots import Snapshot
 from vimto.errors import BootError, EmulatorFaultError, LostVMError, QemuError, VimtoError
 from vimto.quoting import escape
-from vimto.vm import cores, likeness, protocol, shares, snapshot, streams
+from vimto.vm import cores, likeness, protocol, shares, snapshot, streams, views
 from vimto.vm import machine as machines
 from vimto.vm.exchange import Exchange, Limits
 from vimto.vm.launch import Launch
@@ -76,11 +76,11 @@ def run(plan: Plan, request: Request) -> int:
     A save that does not come back to life costs a line and a boot, never the result. Raises
     `BootError` when there is no machine, `LostVMError` when it was lost with the command in it.
     """
-    found, tier = choose_machine(plan, request.argv, request.cwd)
-    shares.admit(found, plan.uid, plan.gid)
+    places, tier = choose_machine(plan, request)
+    shares.admit(places.shares, plan.uid, plan.gid)
     dumps = cores.watched(request.argv, request.cwd, plan.temporary)
     with dumps, SignalPipe() as signals:
-        session = _Session(plan, tier, found, request, signals)
+        session = _Session(plan, tier, places, request, signals)
         if tier.save:
             save = snapshot.acquire_snapshot(plan, tier, signals, request.lifeline)
             if save is not None:
@@ -99,19 +99,28 @@ def run(plan: Plan, request: Request) -> int:
             return session.run_booted()  # the command was not started
 
 
-def choose_machine(plan: Plan, argv: Sequence[str], cwd: str) -> tuple[list[shares.Share], Tier]:
-    """Return what a machine for `argv` in `cwd` shares, and the smallest one with room for it.
+class Places(NamedTuple):
+    """What a machine sees of the host besides its root."""
+
+    shares: list[shares.Share]
+    views: list[views.View]
+    links: list[likeness.Link]
+
+
+def choose_machine(plan: Plan, request: Request) -> tuple[Places, Tier]:
+    """Return what a machine for a request sees, and the smallest one with room for it.
 
     Raises `ConfigError` when no machine has, and where the cache lies in one of them.
     """
-    found = shares.collapse(
-        [
-            *(shares.Share(path, readonly) for path, readonly in plan.shares),
-            *shares.find_shares(argv, cwd, plan.temporary),
-        ]
-    )
-    shares.refuse_cache(found, os.path.dirname(plan.saves))
-    return found, plan.tier_for(len(found))
+    environment = {os.fsdecode(k): os.fsdecode(v) for k, v in request.environment.items()}
+    command = shares.Command(request.argv, request.cwd, environment, plan.temporary, plan.homes)
+    wanted = [shares.Share(path, readonly) for path, readonly in plan.shares]
+    wanted += shares.find_shares(command)
+    shared = shares.collapse(wanted)
+    shares.refuse_cache(shared, os.path.dirname(plan.saves))
+    named = [*plan.shown, *(share.path for share in wanted)]
+    places = Places(shared, *views.find_views(command, named, shared))
+    return places, plan.tier_for(len(shared))
 
 
 def make_save(plan: Plan, tier: Tier, lifeline: int) -> int:
@@ -133,7 +142,7 @@ def make_save(plan: Plan, tier: Tier, lifeline: int) -> int:
 class _Session(NamedTuple):
     plan: Plan
     tier: Tier
-    shares: list[shares.Share]
+    places: Places
     request: Request
     signals: SignalPipe
 
@@ -172,7 +181,7 @@ class _Session(NamedTuple):
         values = dict.fromkeys(machines.slot_tags(self.tier), "/,readonly=on")
         if self.plan.image:
             values[IMAGE_TAG] = escape(self.plan.image) + ",readonly=on"
-        for index, share in enumerate(self.shares):
+        for index, share in enumerate(self.places.shares):
             suffix = ",readonly=on" if share.readonly else ""
             values[f"share{index}"] = escape(share.path) + suffix
         return values
@@ -247,7 +256,6 @@ class _Session(NamedTuple):
     def _make_order(self, warm_up: bool) -> dict[str, Any]:
         plan, request = self.plan, self.request
         hostname = f"vimto-{os.urandom(3).hex()}"
-        search = os.fsdecode(request.environment.get(b"PATH", b""))
         return {
             "protocol": protocol.VERSION,
             "argv": [protocol.wire_text(word) for word in request.argv],
@@ -263,7 +271,7 @@ class _Session(NamedTuple):
             "hosts": protocol.wire_text(likeness.describe_hosts(hostname)),
             "links": [
                 {"path": protocol.wire_text(link.path), "target": protocol.wire_text(link.target)}
-                for link in likeness.find_links(search)
+                for link in (*likeness.find_links(), *self.places.links)
             ],
             "time_ns": time.time_ns(),
             "entropy": protocol.wire_text(os.urandom(64)),
@@ -281,7 +289,11 @@ class _Session(NamedTuple):
                     "path": protocol.wire_text(share.path),
                     "readonly": share.readonly,
                 }
-                for index, share in enumerate(self.shares)
+                for index, share in enumerate(self.places.shares)
+            ],
+            "views": [
+                {"path": protocol.wire_text(view.path), "source": protocol.wire_text(view.source)}
+                for view in self.places.views
             ],
             "sysctls": plan.sysctls,
             "rlimits": _limits(),

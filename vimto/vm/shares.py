@@ -1,17 +1,16 @@
-"""Which of the host's directories a machine sees writable, at the same path, and nothing else."""
+"""Which of the host's directories a machine can write to, at the same path, and nothing else."""
 
 import os
+import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from vimto.errors import ConfigError
+from vimto.places import SYSTEM, follow, is_below, is_communal, is_in
 
 # The guest has its own; a share there would hide it.
 _PRIVATE = ("/proc", "/sys", "/dev")
-
-# Programs of the host: nothing that one of them writes belongs beside it.
-_SYSTEM = ("/bin", "/sbin", "/lib", "/usr", "/opt", "/nix")
 
 # What a test binary's flags name (testing.init, cmd/go/internal/test). Files are written next to
 # nothing: their directory is what must be shared.
@@ -19,6 +18,14 @@ _DIRECTORY_FLAGS = frozenset(("outputdir", "gocoverdir", "fuzzcachedir"))
 # Relative to -test.outputdir (testing.toOutputDir).
 _PROFILE_FLAGS = frozenset(("cpuprofile", "memprofile", "blockprofile", "mutexprofile", "trace"))
 _FILE_FLAGS = _PROFILE_FLAGS | {"coverprofile", "testlogfile"}
+
+# Where the environment tells a Go program to write by itself: counters of one that was built with
+# -cover, and reports of the sanitizers that -race, -asan and -msan link in. (GOCACHE, GOMODCACHE
+# and GOTMPDIR are for go itself: a test that runs go finds the host's caches, and fills its own.)
+_OUTPUT_VARIABLE = "GOCOVERDIR"
+_REPORT_VARIABLES = ("GORACE", "ASAN_OPTIONS", "LSAN_OPTIONS", "MSAN_OPTIONS", "UBSAN_OPTIONS")
+# As compiler-rt's flag parser splits it (sanitizer_flag_parser.cpp).
+_LOG_PATH = re.compile(r"""(?:^|[ ,:\n\t\r])log_path=(?:"([^"]*)"|'([^']*)'|([^ ,:\n\t\r]*))""")
 
 
 # Directories that go and we make with mkdtemp(3), for one run.
@@ -32,9 +39,18 @@ class Share(NamedTuple):
     readonly: bool = False
 
 
-def is_below(path: str, parent: str) -> bool:
-    """Say whether `path` is `parent` or lies in it; both absolute and normalised."""
-    return path == parent or path.startswith(parent.rstrip("/") + "/")
+class Command(NamedTuple):
+    """A command on this host: its words, directory and environment, and whose machine it is.
+
+    `temporary` is where go puts its work directories, `homes` are the real paths of home
+    directories.
+    """
+
+    argv: Sequence[str]
+    cwd: str
+    environment: Mapping[str, str] = {}
+    temporary: str = "/tmp"
+    homes: Sequence[str] = ()
 
 
 def collapse(shares: Iterable[Share]) -> list[Share]:
@@ -47,7 +63,7 @@ def collapse(shares: Iterable[Share]) -> list[Share]:
     """
     first: dict[str, Share] = {}
     for share in shares:
-        path = os.path.normpath(share.path)
+        path = follow(share.path)[0]
         if path != "/" and path not in first:
             _refuse_private(path)
             first[path] = Share(path, share.readonly)
@@ -83,20 +99,31 @@ def _refuse_private(path: str) -> None:
             )
 
 
-def find_shares(argv: Sequence[str], cwd: str, temporary: str) -> list[Share]:
-    """Return the directories that the command `argv` in `cwd` writes to, not collapsed.
+def find_shares(command: Command) -> list[Share]:
+    """Return the directories that a command writes to, not collapsed.
 
-    `temporary` is where go puts its work directories: of a binary in one of them the whole work
-    directory is shared, so that what the test leaves there survives with `-work`.
+    Of a binary in one of go's work directories the whole work directory is shared, so that what
+    the test leaves there survives with `-work`. For the sake of being in it, or of a binary in it,
+    no communal directory is shared, only for that of a flag or variable that names it.
     """
-    shares = [Share(cwd)]
-    binary = os.path.join(cwd, argv[0])
-    if os.sep in argv[0]:
-        work = _work_directory(binary, temporary)
-        if work or not any(is_below(binary, system) for system in _SYSTEM):
-            shares.append(Share(work or os.path.dirname(binary)))
-    flags = _test_flags(argv[1:])
+    cwd = command.cwd
+    found = [cwd]
+    if os.sep in command.argv[0]:
+        binary = os.path.join(cwd, command.argv[0])
+        work = _work_directory(binary, command.temporary)
+        if work or not is_in(binary, SYSTEM):
+            found.append(work or os.path.dirname(binary))
+    found = [path for path in found if not is_communal(follow(path)[0], command.homes)]
+    found += _flagged(command.argv[1:], cwd)
+    found += _told(command.environment, cwd)
+    return [Share(os.path.normpath(path)) for path in found]
+
+
+def _flagged(words: Sequence[str], cwd: str) -> list[str]:
+    """Return the directories that the flags of a test binary name."""
+    flags = _test_flags(words)
     output = next((value for flag, value in reversed(flags) if flag == "outputdir"), "")
+    found = []
     for flag, value in flags:
         base = os.path.join(cwd, output) if flag in _PROFILE_FLAGS else cwd
         path = os.path.normpath(os.path.join(base, value))
@@ -105,8 +132,21 @@ def find_shares(argv: Sequence[str], cwd: str, temporary: str) -> list[Share]:
         elif flag == "fuzzcachedir":
             _make_directory(path)  # the test would, in a directory that is not shared
         if os.path.isdir(path):
-            shares.append(Share(path))
-    return shares
+            found.append(path)
+    return found
+
+
+def _told(environment: Mapping[str, str], cwd: str) -> list[str]:
+    """Return the directories that the environment tells Go programs to write to."""
+    named = [environment.get(_OUTPUT_VARIABLE, "")]
+    for variable in _REPORT_VARIABLES:
+        paths = [
+            "".join(match.groups("")) for match in _LOG_PATH.finditer(environment.get(variable, ""))
+        ]
+        if paths and paths[-1] not in ("", "stdout", "stderr"):
+            named.append(os.path.dirname(os.path.join(cwd, paths[-1])))
+    paths = [os.path.join(cwd, path) for path in named if path]
+    return [path for path in paths if os.path.isdir(path)]
 
 
 def admit(shares: Iterable[Share], uid: int, gid: int) -> None:
