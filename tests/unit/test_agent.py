@@ -50,7 +50,7 @@ def test_each_version_of_go_builds_once_whatever_it_is_started_by(
     assert agent.build_agent(cache=tmp_path) == first
     assert agent.build_agent(cache=tmp_path, go=str(wrapper)) == first
     assert ran == [["version"], ["version"]]
-    wrapper.write_text("#!/bin/sh\necho go version go0.9 linux/amd64\n")
+    wrapper.write_text("#!/bin/sh\necho go version go1.98 linux/amd64\n")
     with pytest.raises(FileNotFoundError):  # another version: this one builds nothing
         agent.build_agent(cache=tmp_path, go=str(wrapper))
     assert ran[3][0] == "build"
@@ -80,6 +80,35 @@ def test_a_failed_build_shows_the_compilers_words(source: Path, tmp_path: Path) 
         agent.build_agent(cache=tmp_path / "cache")
     assert any("nonsense" in line for line in caught.value.lines)
     assert [*(tmp_path / "cache/agent").glob("amd64-*")] == []
+
+
+@pytest.mark.parametrize(
+    ("version", "old"),
+    [
+        ("go version go1.19.8 linux/amd64", "Go 1.19.8"),
+        ("go version go1.20 linux/amd64", "Go 1.20"),
+        ("go version go1.21rc2 linux/amd64", ""),
+        ("go version devel go1.27-abc linux/amd64", ""),
+        ("go1.20.14", "Go 1.20.14"),
+        ("something else", ""),
+    ],
+)
+def test_an_old_go_is_one_sentence(version: str, old: str) -> None:
+    if not old:
+        return agent.check_go(version)
+    with pytest.raises(AgentError) as caught:
+        agent.check_go(version)
+    sentence = f"{old} is too old: vimto builds its guest program with Go 1.21 or newer"
+    assert caught.value.message == sentence
+    assert "bookworm-backports" in caught.value.hint
+
+
+def test_an_old_go_compiles_nothing(source: Path, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    go.write_text('#!/bin/sh\n[ "$1" = version ] || exit 9\necho go version go1.19.8 linux/amd64\n')
+    go.chmod(0o755)
+    with pytest.raises(AgentError, match=r"Go 1\.19\.8 is too old"):
+        agent.build_agent(cache=tmp_path / "cache", go=str(go))
 
 
 @pytest.mark.usefixtures("source")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vimto.agent import build_agent
+from vimto.agent import check_go as check_go_version
 from vimto.commands.resolve import locate_kernel
 from vimto.config import Config
 from vimto.errors import QemuError, UsageError, VimtoError
@@ -206,6 +207,7 @@ def check_cache(config: Config) -> Iterable[Finding]:
 def check_go(config: Config) -> Iterable[Finding]:
     """Ask go for its version and its target."""
     env = go_env("go", os.getcwd(), os.environ)
+    check_go_version(env.goversion)
     yield _good("go", f"{env.goversion.removeprefix('go')}, {shutil.which('go')}")
     check_target(env)
 

@@ -259,7 +259,7 @@ class Apt:
 
     def update(self) -> None:
         """Bring the package lists up to date; whatever goes wrong shows in `show`."""
-        self._configure()  # each time: the cache may have been moved
+        self.configure()  # each time: the cache may have been moved
         stamp = self.state / "updated"
         if stamp.exists() and abs(time.time() - stamp.stat().st_mtime) < _LISTS_FRESH:
             return
@@ -333,7 +333,8 @@ class Apt:
                 "`-kernel` also takes a file, a directory or an image",
             ) from exc
 
-    def _configure(self) -> None:
+    def configure(self) -> None:
+        """Write apt's configuration; raises `KernelError` where no source leads to the suite."""
         for name in ("lists/partial", "cache/archives/partial", "empty", "sources"):
             entry.make_directory(self.state / name)
         dump = self._own_configuration()
