@@ -51,6 +51,7 @@ class Config(NamedTuple):
     timeout: float
     stop_timeout: float
     snapshot: bool
+    cache_limit: int
     snapshot_limit: int
     pull: str
     pull_fresh: float

@@ -210,11 +210,19 @@ SETTINGS: tuple[Setting, ...] = (
         trust=trust.full("only the time that a run takes changes"),
     ),
     Setting(
+        key="cache_limit",
+        metavar="SIZE",
+        parse=parse_bytes,
+        default=20 * GIB,
+        help="disk that all of the cache may take; the longest unused entries are removed",
+        trust=trust.none("it is disk of the host, and a low one removes others' kernels"),
+    ),
+    Setting(
         key="snapshot_limit",
         metavar="SIZE",
         parse=parse_bytes,
         default=4 * GIB,
-        help="disk that saves may take; the longest unused are removed",
+        help="disk that snapshots may take of it; the longest unused are removed",
         trust=trust.none("it is disk of the host, and a low one removes others' snapshots"),
     ),
     Setting(

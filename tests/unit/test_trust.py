@@ -33,6 +33,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "timeout": ('"10m"',),
     "stop_timeout": ('"30s"',),
     "snapshot": ("false",),
+    "cache_limit": (),
     "snapshot_limit": (),
     "pull": ('"always"',),
     "pull_fresh": ('"1h"',),
@@ -68,6 +69,7 @@ MAY_NOT: dict[str, tuple[str, ...]] = {
         '["data", "/etc"]',
     ),
     "qemu": ('"./evil"', '"qemu-kvm"', '"/usr/bin/qemu-system-x86_64"'),
+    "cache_limit": ("0", '"100T"'),
     "snapshot_limit": ("0", '"100T"'),
     "image_limit": ('"100T"', '"1M"'),
     "insecure_registry": ('["reg.example"]', '[""]'),
@@ -88,6 +90,7 @@ MAY_NOT: dict[str, tuple[str, ...]] = {
 FLAGS = {
     "share": "/etc",
     "qemu": "./evil",
+    "cache_limit": "9G",
     "snapshot_limit": "1G",
     "image_limit": "1G",
     "insecure_registry": "reg.example",

@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 
 from vimto import console
+from vimto.cache import entry
 from vimto.cache.digest import local_directory
 from vimto.cache.entry import is_trusted
 from vimto.errors import CacheError
 
+# Directories of entries.
+KINDS = ("agent", "apt", "apt/state", "gdb-index", "images", "initramfs", "saves", "vmlinux")
 # Directories of files that are read without a lock; entries are looked at when they are held.
 _INNER = ("apt/index", "images/tags")
 # What the owner of a file is shown as who has no number in this user namespace.
@@ -116,3 +119,27 @@ def _can_be_made(path: Path) -> bool:
         return False
     # Somebody may have been quicker to take the name.
     return not find_fault(path) and os.access(path, os.W_OK | os.X_OK)
+
+
+def has_grown(cache: Path) -> bool:
+    """Say whether anything was made since `note_measured`, by a look at each directory's time."""
+    measured = time_of(_measured(cache))
+    return any(time_of(cache / kind) >= measured for kind in KINDS)
+
+
+def note_measured(cache: Path) -> None:
+    """Note that all that is in `cache` was measured, and takes no more than it may."""
+    with entry.new_file(_measured(cache)) as temporary:
+        temporary.touch()
+
+
+def _measured(cache: Path) -> Path:
+    return Path(local_directory(cache), "measured")
+
+
+def time_of(path: Path) -> float:
+    """Return the time of the last change of a file or directory, 0 where there is none."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,31 +1,33 @@
-"""`vimto kernel`: the images and saves on this machine, and what a kernel brings along."""
+"""`vimto kernel`: what is in the cache, and what a kernel brings along."""
 
 import contextlib
+import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vimto import console
-from vimto.cache import snapshots
+from vimto.commands import inventory
+from vimto.commands.inventory import Item, show_ago
 from vimto.commands.resolve import locate_kernel
 from vimto.config import Config
-from vimto.errors import ImageError, UsageError
+from vimto.errors import CacheError, ImageError, UsageError
 from vimto.kernel import boot
 from vimto.kernel.boot import KernelFiles
 from vimto.kernel.reference import ImageKernel, LayoutKernel, parse_kernel
 from vimto.oci import cache
-from vimto.oci.cache import Image
 from vimto.oci.progress import show_bytes
-from vimto.oci.reference import parse_reference, want_digest
+from vimto.oci.reference import parse_reference
 from vimto.quoting import visible
 
 USAGE = """\
 usage: vimto [flags] kernel pull [IMAGE…]   fetch images, or look for newer ones of their tags
-       vimto [flags] kernel ls              list the images and saves on this machine
+       vimto [flags] kernel ls              list what is in the cache, of all kinds
        vimto [flags] kernel info [KERNEL]   describe a kernel: version, drivers, debug symbols
-       vimto [flags] kernel rm IMAGE…       remove images, by name or by the start of a digest
-       vimto [flags] kernel prune [-all]    remove images unused for 30 days, and old saves
+       vimto [flags] kernel rm NAME…        remove what `ls` lists, by name or start of a digest
+       vimto [flags] kernel prune [-all]    remove what was not used for 30 days, or everything
        vimto [flags] flush-cache            the same as `kernel prune -all`
 
 Without IMAGE or KERNEL, the configured one. What a running machine uses is never removed.
@@ -77,25 +79,22 @@ def _configured(config: Config) -> str:
 
 
 def show_list(config: Config, words: Sequence[str]) -> None:
-    """Print a table of the images and one of the saves."""
+    """Print a table of all that is in the cache; an image has a line for each of its names."""
     _no_words("ls", words)
+    items = inventory.list_items(config.cache_dir)
     rows = [
-        (name, image.digest[7:19], show_bytes(image.size), _ago(image.pulled), _ago(image.used))
-        for image, tags in cache.list_images(config.cache_dir)
-        for name in ([tag.reference for tag in tags] or [image.reference])
+        (
+            name,
+            visible(item.what),
+            show_bytes(item.size),
+            "now" if item.busy else show_ago(item.used),
+        )
+        for item in items
+        for name in item.shown
     ]
-    _table(("IMAGE", "DIGEST", "SIZE", "PULLED", "USED"), rows)
-    saves = snapshots.list_snapshots(str(_saves(config)))
-    if saves:
-        _say("")
-        _table(
-            ("SAVE", "KERNEL", "MEMORY", "SIZE", "USED"),
-            [
-                (save.key[:12], save.kernel, f"{save.memory} MiB", show_bytes(save.size),
-                 "now" if save.busy else _ago(save.used))
-                for save in saves
-            ],
-        )  # fmt: skip
+    _table(("NAME", "WHAT", "SIZE", "USED"), rows)
+    total = sum(item.size for item in items)
+    _say(f"{show_bytes(total)} of at most {show_bytes(config.cache_limit)} in {config.cache_dir}")
 
 
 def show_info(config: Config, words: Sequence[str]) -> None:
@@ -136,33 +135,43 @@ def describe_kernel(files: KernelFiles) -> list[str]:
     ]
 
 
-def remove_images(config: Config, words: Sequence[str]) -> None:
-    """Remove the images that are named; all are looked for before the first goes."""
+def remove_items(config: Config, words: Sequence[str]) -> None:
+    """Remove the entries that are named; all are looked for before the first goes."""
     if not words:
-        raise UsageError("which image? `vimto kernel ls` lists them")
-    for image in [_find(config, word) for word in words]:
-        if not cache.remove_image(config.cache_dir, image.digest):
-            raise ImageError(f"the image `{image.reference}` is in use")
-        _say(f"removed {image.reference} {image.digest}, {show_bytes(image.size)}")
+        raise UsageError("which entry? `vimto kernel ls` lists them")
+    items = inventory.list_items(config.cache_dir)
+    for item in [_find(config, items, word) for word in words]:
+        if not item.remove():
+            raise CacheError(f"`{item.names[0]}` is in use")
+        _say_removed(item)
 
 
-def _find(config: Config, word: str) -> Image:
-    images = cache.list_images(config.cache_dir)
+def _find(config: Config, items: list[Item], word: str) -> Item:
+    """Return the entry that `word` names: wholly, or by at least six digits of its digest."""
     start = word.removeprefix("sha256:")
-    found = [image for image, _ in images if len(start) >= 6 and image.digest[7:].startswith(start)]
+    found = [item for item in items if word in item.names]
+    if not found and len(start.rpartition(":")[2]) >= 6:
+        found = [item for item in items if any(name.startswith(start) for name in item.names)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise UsageError(f"`{word}` is the start of {len(found)} digests")
-    if want_digest(word):
-        raise ImageError(f"there is no image `{word}` on this machine")
-    name = str(parse_reference(word, configured=_configured(config)))
-    for image, tags in images:
-        if name in (image.reference, *(tag.reference for tag in tags)):
-            return image
-    raise ImageError(
-        f"the image `{name}` is not on this machine", hint="`vimto kernel ls` lists those that are"
-    )
+        raise UsageError(f"`{word}` is the start of {len(found)} names")
+    hint = "`vimto kernel ls` lists those that are"
+    if word.startswith(":") or not _NAMED.match(word):
+        name = str(parse_reference(word, configured=_configured(config)))
+        found = [item for item in items if name in item.names]
+        if found:
+            return found[0]
+        raise ImageError(f"the image `{name}` is not on this machine", hint=hint)
+    raise CacheError(f"there is no `{word}` in the cache", hint=hint)
+
+
+# What is no image, or a digest.
+_NAMED = re.compile(r"(apt|apt-lists|vmlinux|initramfs|agent|gdb-index|snapshot|image|sha256):")
+
+
+def _say_removed(item: Item) -> None:
+    _say(f"removed {item.names[0]}, {visible(item.what)}, {show_bytes(item.size)}")
 
 
 def prune(config: Config, words: Sequence[str]) -> None:
@@ -170,26 +179,25 @@ def prune(config: Config, words: Sequence[str]) -> None:
     everything = list(words) in (["-all"], ["--all"])
     if words and not everything:
         raise UsageError(f"`vimto kernel prune` does not know `{words[0]}`", hint="it knows `-all`")
+    before = math.inf if everything else time.time() - _KEPT
+    removed = inventory.prune_items(
+        config.cache_dir,
+        before=before,
+        limit=0 if everything else config.cache_limit,
+        saves=0 if everything else config.snapshot_limit,
+    )
     freed = 0
-    before = time.time() if everything else time.time() - _KEPT
-    for image, _ in cache.list_images(config.cache_dir):
-        if image.used > before:
-            continue
-        if cache.remove_image(config.cache_dir, image.digest):
-            freed += image.size
-            _say(f"removed {image.reference} {image.digest}, {show_bytes(image.size)}")
-        else:
-            console.note(f"`{image.reference}` is in use")
-    cache.sweep(config.cache_dir)
-    limit = 0 if everything else config.snapshot_limit
-    for save in snapshots.prune_snapshots(str(_saves(config)), limit):
-        freed += save.size
-        _say(f"removed the save of {save.kernel}, {show_bytes(save.size)}")
+    for item in removed:
+        freed += item.size
+        _say_removed(item)
+    inventory.forget(config.cache_dir, before=before)
     _say(f"{show_bytes(freed)} freed")
+    for item in inventory.list_items(config.cache_dir) if everything else ():
+        console.note(f"`{item.names[0]}` is in use")
 
 
 def flush_cache(config: Config, words: Sequence[str]) -> None:
-    """Remove every image and save that is not in use."""
+    """Remove everything from the cache that is not in use."""
     _no_words("flush-cache", words)
     prune(config, ["-all"])
 
@@ -199,7 +207,7 @@ _COMMANDS: dict[str, Callable[[Config, Sequence[str]], None]] = {
     "ls": show_list,
     "list": show_list,
     "info": show_info,
-    "rm": remove_images,
+    "rm": remove_items,
     "prune": prune,
     "flush-cache": flush_cache,
 }
@@ -208,18 +216,6 @@ _COMMANDS: dict[str, Callable[[Config, Sequence[str]], None]] = {
 def _no_words(command: str, words: Sequence[str]) -> None:
     if words:
         raise UsageError(f"`{command}` takes no words, and there is `{words[0]}`")
-
-
-def _saves(config: Config) -> Path:
-    return config.cache_dir / "saves"
-
-
-def _ago(moment: float) -> str:
-    seconds = time.time() - moment
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{int(seconds // length)} {unit} ago"
-    return "just now"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from vimto import __version__, console
 from vimto.cache.digest import Table, digest
 from vimto.cache.entry import make_directory
+from vimto.cache.place import has_grown
 from vimto.commands.resolve import BootParts, resolve_kernel
 from vimto.commands.users import find_homes, resolve_user
 from vimto.config import Config
@@ -80,6 +81,10 @@ def prepare(
         if not one_of_many:
             _tell_of_loss(plan, directory)
         yield plan
+        if has_grown(config.cache_dir):
+            from vimto.commands.inventory import keep_limit
+
+            keep_limit(config.cache_dir, config.cache_limit, config.snapshot_limit)
 
 
 def _tell_of_loss(plan: Plan, directory: str) -> None:

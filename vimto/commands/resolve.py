@@ -71,8 +71,8 @@ def resolve_kernel(config: Config, stack: contextlib.ExitStack) -> BootParts:
     remembered = _memory(config.cache_dir, place)
     parts = _recall(remembered)
     while parts is None or not _hold(config.cache_dir, [parts.kernel, parts.initrd], stack):
-        parts, sources = _resolve(place, config.cache_dir)
-        _remember(remembered, parts, sources)
+        parts, sources, agent = _resolve(place, config.cache_dir)
+        _remember(remembered, parts, sources, [parts.kernel, parts.initrd, agent, str(place)])
     if not config.kernel:
         console.note(f"no kernel is configured; this is {parts.name}")
     return parts
@@ -162,7 +162,8 @@ def _hold(cache: Path, paths: list[str], stack: contextlib.ExitStack) -> bool:
     return True
 
 
-def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str]]:
+def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str], str]:
+    """Return what to boot, the files that this depends on, and the guest program."""
     from vimto.initramfs import build_initramfs
     from vimto.kernel import boot
 
@@ -185,7 +186,7 @@ def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str]]:
     )
     guest = source_directory()
     sources = [place, *files.sources, *sorted(guest.iterdir()), files.kernel, initrd]
-    return parts, [str(path) for path in sources]
+    return parts, [str(path) for path in sources], str(agent.path)
 
 
 def _memory(cache: Path, place: Path) -> Path:
@@ -205,11 +206,12 @@ def _recall(path: Path) -> BootParts | None:
     return None
 
 
-def _remember(path: Path, parts: BootParts, sources: list[str]) -> None:
+def _remember(path: Path, parts: BootParts, sources: list[str], entries: list[str]) -> None:
     try:
         value = {
             "signature": signature(sources),
             "sources": sources,
+            "entries": entries,
             "parts": parts._asdict(),
         }
         with entry.new_file(path) as temporary:

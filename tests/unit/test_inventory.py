@@ -1,0 +1,188 @@
+"""What is in the cache, of whatever kind: listed, named, removed, kept within limits."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.oci_parts import Settings, make_image, make_tar, member
+from tests.unit.test_oci_cache import pull
+from vimto.cache import entry
+from vimto.cache.digest import local_directory
+from vimto.cache.place import KINDS, has_grown
+from vimto.cache.snapshots import new_snapshot
+from vimto.commands import inventory, kernel
+from vimto.config import load_config
+
+KEY = "0123456789abcdef" * 2
+PACKAGE = "linux-image-6.1.0-1-amd64_1%3a6.1.1-2_amd64"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache with an entry of each kind."""
+    found = tmp_path / "cache"
+    for kind, name in (
+        ("vmlinux", KEY),
+        ("initramfs", f"{KEY}.cpio"),
+        ("agent", "amd64-0123-4567"),
+        ("gdb-index", f"{KEY}.gdb-index"),
+    ):
+        with entry.new_file(found / kind / name) as path:
+            path.write_bytes(b"x" * 5000)
+    for directory in (PACKAGE, PACKAGE.replace("_", "-dbg_", 1), "state/own", "index"):
+        (found / "apt" / directory).mkdir(parents=True)
+    (found / "apt/index/apt%3Alinux-image-amd64-x86_64.json").write_text(
+        json.dumps({"directory": PACKAGE})
+    )
+    with new_snapshot(str(found / "saves"), KEY, {"kernel": "Linux", "memory": 64}) as aside:
+        Path(aside, "ram").write_bytes(b"x" * 9000)
+        Path(aside, "state").write_bytes(b"devices")
+    pull(Settings(cache_dir=found), make_image(make_tar(member("boot/vmlinuz", b"kernel"))))
+    with entry.new_file(Path(local_directory(found), "resolved", "r.json")) as path:
+        path.write_text(json.dumps({"entries": [str(found / "vmlinux" / KEY)]}))
+    return found
+
+
+NAMES = [
+    "agent:amd64-0123-4567",
+    "apt-lists:own",
+    "apt:linux-image-6.1.0-1-amd64-dbg=1:6.1.1-2",
+    "apt:linux-image-6.1.0-1-amd64=1:6.1.1-2",
+    f"gdb-index:{KEY[:12]}",
+    f"initramfs:{KEY[:12]}",
+    "reg.example/name:1",
+    f"snapshot:{KEY[:12]}",
+    f"vmlinux:{KEY[:12]}",
+]
+
+
+def shown(cache: Path) -> list[str]:
+    return sorted(name for item in inventory.list_items(cache) for name in item.shown)
+
+
+def vimto(cache: Path, *words: str) -> None:
+    config = load_config({}, {"VIMTO_CACHE_DIR": str(cache)}, "/")
+    kernel.run(config, list(words))
+
+
+def test_all_kinds_are_listed(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(cache) == NAMES
+    vimto(cache, "ls")
+    out = capsys.readouterr().out
+    assert all(name in out for name in NAMES)
+    assert "snapshot of Linux, 64 MiB" in out
+    assert out.splitlines()[-1].endswith(f" of at most 20.0 GiB in {cache}")
+
+
+def test_what_is_listed_can_be_removed(cache: Path) -> None:
+    for name in NAMES:
+        vimto(cache, "rm", name)
+        assert name not in shown(cache)
+    assert shown(cache) == []
+
+
+def test_other_names(cache: Path) -> None:
+    vimto(cache, "rm", "apt:linux-image-amd64", f"snapshot:{KEY}", f"vmlinux:{KEY[:6]}")
+    [image] = [item for item in inventory.list_items(cache) if item.what.startswith("image")]
+    vimto(cache, "rm", image.names[-1][:8])
+    assert len(shown(cache)) == len(NAMES) - 4
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("snapshot:nothing", "no `snapshot:nothing` in the cache"),
+        ("apt:other", "no `apt:other` in the cache"),
+        ("reg.example/other", "is not on this machine"),
+        ("initramfs:", "no `initramfs:` in the cache"),
+    ],
+)
+def test_what_is_not_there(cache: Path, name: str, says: str) -> None:
+    with pytest.raises(Exception, match=says):
+        vimto(cache, "rm", "agent:amd64-0123-4567", name)
+    assert shown(cache) == NAMES
+
+
+def test_flush_cache_frees_all_but_what_is_in_use(
+    cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    held = [entry.hold(cache / "apt" / PACKAGE), entry.hold(cache / "vmlinux" / KEY)]
+    with entry.locked(cache / "apt/state/own", waiting=""):
+        vimto(cache, "flush-cache")
+    kept = ["apt-lists:own", "apt:linux-image-6.1.0-1-amd64=1:6.1.1-2", f"vmlinux:{KEY[:12]}"]
+    assert shown(cache) == kept
+    out, err = capfd.readouterr()
+    assert sorted(err.splitlines()) == [f"vimto: `{name}` is in use" for name in kept]
+    assert out.splitlines()[-1].endswith(" freed")
+    for fd in held:
+        os.close(fd)
+    vimto(cache, "flush-cache")
+    left = [str(path.relative_to(cache)) for path in cache.rglob("*") if not path.is_dir()]
+    assert left == ["apt/index/apt%3Alinux-image-amd64-x86_64.json"]
+
+
+def test_the_use_of_a_kernel_counts_for_its_parts(cache: Path) -> None:
+    old = time.time() - 40 * 86400
+    for path in (cache / "vmlinux" / KEY, cache / "initramfs" / f"{KEY}.cpio"):
+        os.utime(path, (old, old))
+    vimto(cache, "prune")
+    assert f"vmlinux:{KEY[:12]}" in shown(cache)
+    assert f"initramfs:{KEY[:12]}" not in shown(cache)
+
+
+def test_the_longest_unused_are_removed_past_the_limit(cache: Path) -> None:
+    items = inventory.list_items(cache)
+    for age, item in enumerate(reversed(items)):
+        assert item.used <= time.time()
+        assert age or item.used == min(other.used for other in items)
+    total = sum(item.size for item in items)
+    removed = list(inventory.prune_items(cache, before=0.0, limit=total - 1, saves=1 << 30))
+    assert [item.names[0] for item in removed] == [items[-1].names[0]]
+    assert list(inventory.prune_items(cache, before=0.0, limit=total, saves=1 << 30)) == []
+    removed = list(inventory.prune_items(cache, before=0.0, limit=total, saves=0))
+    assert [item.names[0] for item in removed] == [f"snapshot:{KEY[:12]}"]
+
+
+def test_the_limit_is_looked_at_when_something_was_made(cache: Path) -> None:
+    assert has_grown(cache)
+    inventory.keep_limit(cache, 1 << 30, 1 << 30)
+    assert shown(cache) == NAMES
+    for kind in KINDS:  # the last of them changed within the same tick of the clock
+        os.utime(cache / kind, (1, 1))
+    assert not has_grown(cache)
+    with entry.new_file(cache / "vmlinux/another") as path:
+        path.write_bytes(b"x" * 5000)
+    assert has_grown(cache)
+    inventory.keep_limit(cache, 0, 0)
+    assert shown(cache) == []
+
+
+def test_leftovers_of_all_kinds_are_swept(cache: Path) -> None:
+    places = [cache / kind / ".x.01234567~" for kind in ("vmlinux", "apt", "images", "saves")]
+    for place in places:
+        place.mkdir()
+    assert list(inventory.prune_items(cache, before=0.0, limit=1 << 40, saves=1 << 40)) == []
+    assert not any(place.exists() for place in places)
+
+
+def test_a_damaged_image_is_listed(cache: Path) -> None:
+    [item] = [item for item in inventory.list_items(cache) if item.what.startswith("image ")]
+    digest = item.names[-1]
+    (cache / "images" / digest / "image.json").unlink()
+    assert f"image:{digest[:12]}" in shown(cache)
+    vimto(cache, "rm", f"image:{digest[:12]}")
+    assert not (cache / "images" / digest).exists()
+
+
+def test_what_is_not_ours_is_not_touched(cache: Path) -> None:
+    (cache / "precious").write_text("x")
+    (cache / "home").mkdir()
+    (cache / "home/file").write_text("x")
+    inventory.forget(cache, before=math.inf)
+    vimto(cache, "flush-cache")
+    assert (cache / "precious").exists()
+    assert (cache / "home/file").exists()
