@@ -6,15 +6,17 @@ terminal and signals, `spawn_on_terminal` and `vimto.spawn` leave it running bes
 alone.
 """
 
-import contextlib
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vimto import console, quoting
 from vimto.errors import CommandError
 from vimto.spawn import SETPRIV, mortal
+
+ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Result(NamedTuple):
@@ -87,9 +89,9 @@ def foreground(
 ) -> int:
     """Run `argv` with our stdin, stdout and stderr and return its status (128+N for signal N).
 
-    A terminal's Ctrl-C reaches the child directly, so SIGINT and SIGQUIT only wake us up;
-    SIGTERM and SIGHUP sent to us are passed on. The child dies with us, even by SIGKILL. Raises
-    `CommandError` when the program does not exist. Must be called from the main thread.
+    A terminal's Ctrl-C reaches the child directly; what is sent to us alone is passed on: see
+    `Relay`. The child dies with us, even by SIGKILL. Raises `CommandError` when the program does
+    not exist. Must be called from the main thread.
     """
     import sh
 
@@ -100,7 +102,8 @@ def foreground(
         raise CommandError(f"`{argv[0]}` is not installed or not on PATH") from exc
     words = mortal([str(command._path), *argv[1:]])
     start: Any = sh.Command(words[0])
-    with _forwarded() as child:
+    child = _Child()
+    with Relay(ENDING, child.take) as relay:
         try:
             child.start(
                 start,
@@ -114,7 +117,7 @@ def foreground(
                 _bg_exc=False,
                 _new_session=False,
                 _close_fds=False,
-                _preexec_fn=_default_signals,
+                _preexec_fn=relay.default_signals,
                 _return_cmd=True,
             )
             child.command.wait()
@@ -133,9 +136,9 @@ class _Child:
     def start(self, start: Any, words: Sequence[str], **settings: Any) -> None:
         self.command = start(*words, **settings)
         for number in self._early:
-            self.take(number, None)
+            self.take(number)
 
-    def take(self, number: int, _frame: object) -> None:
+    def take(self, number: int) -> None:
         if self.command is None:
             self._early.append(number)
             return
@@ -145,25 +148,47 @@ class _Child:
             pass
 
 
-@contextlib.contextmanager
-def _forwarded() -> Iterator[_Child]:
-    """Take our signals before the child exists, so that none ends us alone."""
-    child = _Child()
-    before = {
-        number: signal.signal(number, handler)
-        for number, handler in (
-            # A handler, not SIG_IGN: an ignored signal would stay ignored in the child.
-            (signal.SIGINT, lambda _n, _f: None),
-            (signal.SIGQUIT, lambda _n, _f: None),
-            (signal.SIGTERM, child.take),
-            (signal.SIGHUP, child.take),
-        )
-    }
-    try:
-        yield child
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+class Relay:
+    """A context manager: inside it, signals that were sent to us alone are given to `send`.
+
+    Those of a terminal's keys are dropped, for the kernel has sent them to our whole process
+    group; so it has a SIGHUP, unless we lead the session. Only sigwaitinfo(2) tells one from the
+    other, so a thread waits for them, and all threads block them.
+    """
+
+    def __init__(self, numbers: Iterable[int], send: Callable[[int], None]) -> None:
+        self._numbers = frozenset(numbers)
+        self._send = send
+        self._before: set[int] = set()
+        self._thread = threading.Thread(target=self._wait, daemon=True)
+        self._ended = False
+
+    def __enter__(self) -> "Relay":
+        self._before = set(signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._ended = True
+        signal.pthread_kill(self._thread.ident or 0, min(self._numbers))
+        self._thread.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
+
+    def default_signals(self) -> None:
+        """Give a child, between fork(2) and execve(2), the signals that it is to have."""
+        _default_signals()
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
+
+    def _wait(self) -> None:
+        while True:
+            info = signal.sigwaitinfo(self._numbers)
+            if self._ended:
+                return
+            alone = info.si_code <= 0 or (
+                info.si_signo == signal.SIGHUP and os.getsid(0) == os.getpid()
+            )
+            if alone:
+                self._send(info.si_signo)
 
 
 def _default_signals() -> None:

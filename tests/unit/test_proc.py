@@ -1,11 +1,15 @@
 """Processes: what they inherit, what comes back, and that they die with us."""
 
+import contextlib
 import os
 import select
 import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,6 +49,35 @@ def in_a_process(code: str) -> "subprocess.Popen[bytes]":
     )
 
 
+@contextmanager
+def on_a_terminal(code: str) -> "Iterator[tuple[subprocess.Popen[bytes], int]]":
+    """Run `code` as the leader of a session with a terminal; yields that one's other end."""
+    master, slave = os.openpty()
+    program = (
+        "from vimto import proc\nimport fcntl, sys, termios\n"
+        f"fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{code}"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    ) as process:
+        os.close(slave)
+        yield process, master
+    with contextlib.suppress(OSError):
+        os.close(master)
+
+
+def read_until(master: int, word: bytes) -> bytes:
+    """Return what appears up to `word`."""
+    shown = b""
+    while not shown.endswith(word):
+        shown += os.read(master, 1)
+    return shown
+
+
 def test_which_finds_what_a_shell_would_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,14 +103,73 @@ def test_foreground_has_our_streams_and_returns_the_status() -> None:
     assert process.returncode == 128 + 15
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_foreground_passes_signals_on(number: signal.Signals) -> None:
-    script = "trap 'echo caught; exit 9' TERM HUP; echo up; while :; do sleep 0.05; done"
-    with in_a_process(f"sys.exit(proc.foreground(['sh', '-c', {script!r}]))") as process:
+CAUGHT = """
+import signal, sys, time
+seen = []
+for number in (1, 2, 3, 15):
+    signal.signal(number, lambda number, _: seen.append(number))
+print("up", flush=True)
+while not seen:
+    time.sleep(0.01)
+time.sleep(0.3)  # a second one would come, too
+print(*seen, flush=True)
+sys.exit(9)
+"""
+ENDING = [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_foreground_passes_on_what_was_sent_to_us_alone(number: signal.Signals) -> None:
+    with in_a_process(f"sys.exit(proc.foreground([sys.executable, '-c', {CAUGHT!r}]))") as process:
         assert process.stdout and process.stdout.readline() == b"up\n"
         process.send_signal(number)
-        assert process.stdout.read() == b"caught\n"
+        assert process.stdout.read() == f"{int(number)}\n".encode()
     assert process.returncode == 9
+
+
+@pytest.mark.parametrize(("key", "echo", "number"), [("\x03", "^C", 2), ("\x1c", "^\\", 3)])
+def test_a_terminal_s_keys_reach_the_child_once(key: str, echo: str, number: int) -> None:
+    code = f"sys.exit(proc.foreground([sys.executable, '-c', {CAUGHT!r}]))"
+    with on_a_terminal(code) as (process, master):
+        read_until(master, b"up\r\n")
+        os.write(master, key.encode())
+        assert read_until(master, b"\r\n") == f"{echo}{number}\r\n".encode()
+        assert process.wait() == 9
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_terminal_that_hangs_up_reaches_the_child_once(leads: bool, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    script = CAUGHT.replace("print(*seen, flush=True)", f"open({str(log)!r}, 'w').write(str(seen))")
+    code = f"sys.exit(proc.foreground([sys.executable, '-c', {script!r}]))"
+    if not leads:  # a shell does, which has no jobs
+        code = f"import os; pid = os.fork()\nif pid: os.waitpid(pid, 0)\nelse: {code}"
+    with on_a_terminal(code) as (process, master):
+        read_until(master, b"up\r\n")
+        os.close(master)
+        process.wait()
+        for _ in range(500):
+            if log.exists() and log.read_text():
+                break
+            time.sleep(0.01)
+    assert log.read_text() == "[1]"
+
+
+def test_the_child_has_signals_that_are_not_blocked() -> None:
+    script = "grep -E ^Sig[BI] /proc/self/status"
+    with in_a_process(f"sys.exit(proc.foreground(['sh', '-c', {script!r}]))") as process:
+        assert process.stdout
+        shown = process.stdout.read().split()
+    assert int(shown[1], 16) == 0 and int(shown[3], 16) & 0b100_0000_0000_0111 == 0
+
+
+def test_our_signals_are_our_own_again() -> None:
+    code = (
+        "import os, signal\nproc.foreground(['true'])\nassert not signal.pthread_sigmask(0, [])\n"
+        "try: os.kill(os.getpid(), 2); signal.pause()\nexcept KeyboardInterrupt: print('ours')"
+    )
+    with in_a_process(code) as process:
+        assert process.stdout and process.stdout.read() == b"ours\n"
 
 
 def test_the_child_can_be_interrupted_and_we_see_its_end() -> None:

@@ -3,13 +3,14 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from tests.conftest import need
-from tests.vm.conftest import Vimto
+from tests.vm.conftest import Module, Vimto
 from tests.vm.keyboard import Keyboard, sit_at
 
 # Programs that no other one may interrupt, the guest program as little as any, on every processor.
@@ -110,3 +111,32 @@ def test_a_command_may_ignore_a_signal(vimto: Vimto) -> None:
         os.kill(process.pid, signal.SIGTERM)
         assert process.stdout.read() == b"done\n"
         assert process.wait(60) == 0
+
+
+COUNTING = """
+func TestSignals(t *testing.T) {
+	seen := make(chan os.Signal, 9)
+	signal.Notify(seen, os.Interrupt)
+	os.WriteFile("ready", nil, 0o666)
+	time.Sleep(5 * time.Second)
+	os.WriteFile("seen", []byte(strconv.Itoa(len(seen))), 0o666)
+}
+"""
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_go_is_interrupted_once(vimto: Vimto, module: Module, alone: bool) -> None:
+    for name in ("a", "b"):
+        module.test(f"{name}/{name}_test.go", COUNTING, "os", "os/signal", "strconv", "time")
+    first, second = module.root / "a", module.root / "b"
+    with sit_at(vimto, "go", "test", "-p", "1", "./...") as person:
+        while not (first / "ready").exists():
+            assert person.process.poll() is None
+            time.sleep(0.05)
+        if alone:  # as an IDE's stop button: the test in its machine goes on, as go has it
+            person.process.send_signal(signal.SIGINT)
+        else:
+            person.type("\x03")
+        assert person.end() == 1
+    assert (first / "seen").read_text() == ("0" if alone else "1")
+    assert not (second / "ready").exists()

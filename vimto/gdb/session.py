@@ -26,6 +26,7 @@ from vimto.vm import exchange as exchanges
 from vimto.vm.exchange import Exchange
 from vimto.vm.machine import Addition, Machine
 from vimto.vm.run import Companion
+from vimto.vm.signals import ENDING
 
 # QEMU's word when gdb ended the machine, as its `quit` and `kill` do.
 KILLED_BY_GDB = "Terminated via GDBstub"
@@ -158,11 +159,14 @@ class Gdb(Stub):
         self._fds = fds
         self._settings = settings
         self._pid = self._pidfd = -1
+        # A terminal's Ctrl-C is gdb's, which has it already, and never the command's.
+        self._relay: proc.Relay | None = None
 
     def __enter__(self) -> "Gdb":
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self._end_relay()
         for limit, number in ((_END_LIMIT, signal.SIGTERM), (_END_LIMIT, signal.SIGKILL)):
             if self._wait(limit):
                 return
@@ -174,7 +178,19 @@ class Gdb(Stub):
         self._pid = proc.spawn_on_terminal(argv, self._fds)
         self._pidfd = os.pidfd_open(self._pid)
         self.exchange.watched[self._pidfd] = self._gdb_ended
-        self.exchange.deaf_to = (signal.SIGINT, signal.SIGQUIT)
+        self._relay = proc.Relay((signal.SIGINT, signal.SIGQUIT), self._send)
+        self._relay.__enter__()
+
+    def _send(self, number: int) -> None:
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except OSError:
+            pass  # it has just ended
+
+    def _end_relay(self) -> None:
+        relay, self._relay = self._relay, None
+        if relay:
+            relay.__exit__()
 
     def _gdb_ended(self) -> None:
         self.exchange.watched.pop(self._pidfd, None)
@@ -182,8 +198,7 @@ class Gdb(Stub):
         self.read_monitor()
         if self.stopped or not self.attached:
             raise quit_early()
-        # It has detached: the command goes on without it.
-        self.exchange.deaf_to = ()
+        self._end_relay()  # it has detached: the command goes on without it
 
     def part(self, result: Mapping[str, Any]) -> None:
         Path(self._settings.result).write_text(describe(result), "utf-8")
@@ -196,12 +211,19 @@ class Gdb(Stub):
         self._wait_while(stopped=True, limit=_SCRIPT_LIMIT if self._settings.batch else _END_LIMIT)
 
     def _wait_while(self, *, stopped: bool, limit: float | None) -> None:
-        """Wait while the machine is stopped, or runs, and gdb lives; at most `limit` seconds."""
+        """Wait while the machine is stopped, or runs, and gdb lives; at most `limit` seconds.
+
+        A signal that asks us to end ends the wait; the machine and gdb are ended then.
+        """
         deadline = None if limit is None else time.monotonic() + limit
+        signals = self.exchange.signals
         while self.stopped == stopped and self._pidfd >= 0:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = select.select([self.machine.monitor.fd, self._pidfd], [], [], left)[0]
+            fds = [self.machine.monitor.fd, self._pidfd, signals.fd]
+            ready = select.select(fds, [], [], left)[0]
             if not ready or self._wait(0) or self.read_monitor():
+                return
+            if any(number in ENDING for number in signals.read()):
                 return
 
     def _wait(self, limit: float | None) -> bool:

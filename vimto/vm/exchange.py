@@ -76,7 +76,6 @@ class Exchange:
         self.on_end: Callable[[], None] = lambda: None
         self.on_paused: Callable[[], None] = lambda: None
         self.lifeline = -1
-        self.deaf_to: tuple[int, ...] = ()  # signals that are another's: the debugger's Ctrl-C
         self.watched: dict[int, Callable[[], object]] = {}  # more descriptors, and who reads them
         self.on_continue: Callable[[], None] = lambda: None  # after a stop, by SIGCONT
         self.forwarding: Forwarding | None = None
@@ -85,7 +84,7 @@ class Exchange:
         self._port = port
         self._make_order = make_order
         self._limits = limits
-        self._signals = signals
+        self.signals = signals
         self._reader = protocol.FrameReader()
         self._outbox = bytearray()
         self._input: Input | None = None
@@ -151,7 +150,7 @@ class Exchange:
     # -- what to wait for
 
     def _interests(self) -> list[tuple[int, int]]:
-        wanted: list[tuple[int, int]] = [(self._signals.fd, select.POLLIN)]
+        wanted: list[tuple[int, int]] = [(self.signals.fd, select.POLLIN)]
         if self.lifeline >= 0:
             wanted.append((self.lifeline, 0))  # POLLHUP is always reported
         if self.state != EXITED:
@@ -230,8 +229,8 @@ class Exchange:
                 self._flush_outbox()
             if events & ~select.POLLOUT:
                 self._receive()
-        elif fd == self._signals.fd:
-            for number in self._signals.read():
+        elif fd == self.signals.fd:
+            for number in self.signals.read():
                 self._take_signal(number)
         elif fd in self.watched:
             self.watched[fd]()
@@ -327,7 +326,7 @@ class Exchange:
             self.send(protocol.encode_ack(output.stream, count))
 
     def _take_signal(self, number: int) -> None:
-        if number in self.deaf_to or (number == signal.SIGHUP and self._delivery.closed):
+        if number == signal.SIGHUP and self._delivery.closed:
             return
         if number in ENDING:
             self._asked += 1
