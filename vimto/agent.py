@@ -138,7 +138,7 @@ def _go_version(go: str, source: Path, env: Mapping[str, str]) -> str:
 def _build(go: str, source: Path, out: Path, digest: str, env: Mapping[str, str]) -> None:
     flags = ["-trimpath", "-buildvcs=false", f"-ldflags=-s -w -X main.buildID={digest}"]
     try:
-        proc.run([go, "build", *flags, "-o", str(out), "."], env=env, cwd=source)
+        proc.run([go, "build", *flags, "-o", str(out), "."], env=env, cwd=source, limit=None)
     except CommandError as exc:
         raise _unbuilt(go, exc) from exc
 

@@ -6,10 +6,11 @@ terminal and signals, `spawn_on_terminal` and `vimto.spawn` leave it running bes
 alone.
 """
 
+import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vimto import console, quoting
@@ -17,6 +18,11 @@ from vimto.errors import CommandError
 from vimto.spawn import SETPRIV, mortal
 
 ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
+
+
+# For what only answers a question; a busy host deserves patience.
+_LIMIT = 60.0
+_SAID_AFTER = 10.0
 
 
 class Result(NamedTuple):
@@ -39,17 +45,19 @@ def run(
     cwd: str | os.PathLike[str] | None = None,
     input: bytes = b"",
     check: bool = True,
+    limit: float | None = _LIMIT,
 ) -> Result:
     """Run `argv` to its end and return its output.
 
     Stdin is `input`, or `/dev/null`. It dies with us. Raises `CommandError` when the program does
-    not exist and, with `check`, when its status is not zero; the error's lines are the last ten
-    of its stderr.
+    not exist, when it takes over `limit` seconds and, with `check`, when its status is not zero;
+    the error's lines are the last ten of its stderr. Without a limit, as for what may download or
+    build something, the user is told after a while what we wait for.
     """
     import sh
 
     console.debug(lambda: f"$ {quoting.show(argv)}")
-    with open(os.devnull, "rb") as null:
+    with open(os.devnull, "rb") as null, _announced(argv, limit):
         options: dict[str, object] = {
             "_env": dict(os.environ if env is None else env),
             "_in": input or null,
@@ -60,6 +68,7 @@ def run(
             "_decode_errors": "surrogateescape",
             "_return_cmd": True,
             "_preexec_fn": _default_signals,
+            "_timeout": limit,
         }
         if cwd is not None:
             options["_cwd"] = os.fspath(cwd)
@@ -70,6 +79,8 @@ def run(
             result = Result(done.stdout, done.stderr, 0)
         except sh.CommandNotFound as exc:
             raise CommandError(f"`{argv[0]}` is not installed or not on PATH") from exc
+        except sh.TimeoutException:
+            raise CommandError(f"`{quoting.show(argv)}` has not ended within {limit:g} s") from None
         except sh.ErrorReturnCode as exc:
             status = exc.exit_code if exc.exit_code >= 0 else 128 - exc.exit_code
             result = Result(exc.stdout, exc.stderr, status)
@@ -79,6 +90,22 @@ def run(
             f"`{quoting.show(argv)}` failed with status {result.status}", lines=tuple(lines[-10:])
         )
     return result
+
+
+@contextlib.contextmanager
+def _announced(argv: Sequence[str], limit: float | None) -> Iterator[None]:
+    """Say what we wait for, should the context last."""
+    if limit is not None:
+        yield
+        return
+    text = f"waiting for `{quoting.show(argv[:3])}{' …' if len(argv) > 3 else ''}`"
+    timer = threading.Timer(_SAID_AFTER, lambda: console.note(text))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def foreground(

@@ -41,6 +41,31 @@ def test_run_explains_failures() -> None:
         proc.run(["no-such-program"])
 
 
+def test_run_has_a_limit_or_says_what_it_waits_for(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(CommandError, match="`sleep 1000` has not ended within"):
+        proc.run(["sleep", "1000"], limit=0.1)
+    monkeypatch.setattr(proc, "_SAID_AFTER", 0.1)
+    assert proc.run(["sh", "-c", "sleep 1; echo done", "x"], limit=None).text == "done"
+    assert capfd.readouterr().err == "vimto: waiting for `sh -c 'sleep 1; echo done' …`\n"
+    proc.run(["true"], limit=None)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run_can_be_interrupted(number: signal.Signals) -> None:
+    code = (
+        "from vimto.vm.signals import end_by_exception\nend_by_exception()\n"
+        "try: print('up', flush=True); proc.run(['sleep', '1000'], limit=None)\n"
+        "except BaseException as exc: print(type(exc).__name__, flush=True)\nimport os; os._exit(0)"
+    )
+    with in_a_process(code) as process:
+        assert process.stdout and process.stdout.readline() == b"up\n"
+        process.send_signal(number)
+        assert process.stdout.read() in (b"KeyboardInterrupt\n", b"Interrupted\n")
+
+
 def in_a_process(code: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [sys.executable, "-c", f"from vimto import proc, spawn\nimport sys\n{code}"],

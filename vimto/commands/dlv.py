@@ -181,7 +181,7 @@ class _Session:
     def _package_directory(self) -> str:
         """Return the directory of the package under test, as dlv asks for it."""
         words = ["go", "list", "-f", "{{.Dir}}", *self._command.packages]
-        answer = proc.run(words, check=False)
+        answer = proc.run(words, check=False, limit=None)
         lines = answer.text.splitlines()
         return lines[0] if answer.status == 0 and lines else ""
 

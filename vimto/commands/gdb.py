@@ -182,7 +182,7 @@ def _make_index(config: Config, found: Symbols) -> None:
         words = ["gdb", "-nx", "-batch"]
         for line in _index_words(config):
             words += ["-iex", line]
-        proc.run([*words, os.fspath(found.vmlinux)], check=False)
+        proc.run([*words, os.fspath(found.vmlinux)], check=False, limit=None)
 
 
 def _package(config: Config, place: Path) -> AptKernel | None:

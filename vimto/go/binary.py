@@ -40,7 +40,7 @@ def list_test_packages(
     form = "{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}\t{{.Dir}}{{end}}"
     flags = [f"-{flag.name}={flag.value}" for flag in command.flags if flag.name in _LIST_FLAGS]
     patterns = list(command.packages) or ["."]
-    answer = proc.run([go, "list", *flags, "-f", form, *patterns], cwd=cwd, env=env)
+    answer = proc.run([go, "list", *flags, "-f", form, *patterns], cwd=cwd, env=env, limit=None)
     found = [line.partition("\t") for line in answer.text.splitlines() if line]
     if not found:
         raise UsageError(f"no test files in {' '.join(patterns)}")

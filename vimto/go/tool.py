@@ -53,7 +53,7 @@ def go_env(go: str, cwd: str, env: Mapping[str, str]) -> GoEnv:
     """
     names = [field.name.upper() for field in fields(GoEnv)]
     try:
-        answer = proc.run([go, "env", "-json", *names], cwd=cwd, env=env)
+        answer = proc.run([go, "env", "-json", *names], cwd=cwd, env=env, limit=None)
     except CommandError as exc:
         hint = "" if exc.lines else "install Go, or put its `bin` directory on PATH"
         raise CommandError(exc.message, lines=exc.lines, hint=hint) from exc

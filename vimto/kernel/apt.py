@@ -325,7 +325,7 @@ class Apt:
         """Run one of apt's programs with this configuration; a failure is in the result."""
         env = {**os.environ, "APT_CONFIG": str(self.state / "apt.conf"), "LC_ALL": "C.UTF-8"}
         try:
-            return proc.run(argv, env=env, cwd=cwd, check=False)
+            return proc.run(argv, env=env, cwd=cwd, check=False, limit=None)
         except CommandError as exc:
             raise KernelError(
                 exc.message,

@@ -61,7 +61,7 @@ def probe_qemu(path: str, cache: "Path") -> Qemu:
         try:
             text = proc.run([path, "--version"]).text
         except CommandError as exc:
-            raise QemuError(f"`{path}` does not run", lines=exc.lines) from exc
+            raise QemuError(f"`{path}` does not run", lines=exc.lines or (exc.message,)) from exc
         _remember(answer, text)
     version = parse_version(text)
     if version < (7, 0, 0):
