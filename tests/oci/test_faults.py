@@ -4,8 +4,10 @@ import json
 import os
 import pty
 import resource
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -112,7 +114,15 @@ def test_retry_after_is_obeyed(
     hurt: Proxy, name: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("vimto.oci.registry.time.sleep", waits.append)
+    wait = threading.Event.wait
+
+    def note(event: threading.Event, limit: float | None = None) -> bool:
+        if limit is None:
+            return wait(event)
+        waits.append(limit)
+        return False
+
+    monkeypatch.setattr(threading.Event, "wait", note)
 
     def busy(request: Request, reply: Reply) -> None:
         if len(hurt.requests) == 1:
@@ -427,3 +437,56 @@ def test_progress_on_a_terminal(hurt: Proxy, name: str, settings: Settings) -> N
     assert b"unpacking" in seen
     assert seen.endswith(b"\r\x1b[K")  # nothing of it stays on the screen
     assert pull_on_terminal(settings, name) == b""
+
+
+INTERRUPTED = """
+import os, sys
+from pathlib import Path
+from tests.unit.oci_parts import Settings
+from vimto import cli
+from vimto.oci.cache import fetch_image
+from vimto.vm.signals import end_by_exception
+
+end_by_exception()
+try:
+    fetch_image(sys.argv[1], Settings(cache_dir=Path(sys.argv[2])))
+except BaseException as exc:
+    print(type(exc).__name__, flush=True)
+os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("part", ["manifest", "config", "layer", "stall"])
+def test_a_pull_can_be_interrupted(
+    part: str, number: int, hurt: Proxy, name: str, settings: Settings
+) -> None:
+    """The registry asks for patience, or says nothing: a signal ends the wait all the same."""
+    asked = threading.Event()
+
+    def busy(request: Request, reply: Reply) -> None:
+        blobs = len(hurt.seen("/blobs/"))
+        if {"manifest": True, "config": blobs == 1}.get(part, blobs > 1):
+            asked.set()
+            if part == "stall":
+                reply.cut, reply.hold = 1, True
+            else:
+                reply.status, reply.headers["Retry-After"] = 503, "60"
+
+    hurt.fault = busy
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, name, str(settings.cache_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    ) as process:
+        assert process.stdout and process.stderr
+        assert asked.wait(60)
+        if part != "stall":
+            for line in process.stderr:
+                if b"it answered 503 Service Unavailable; again in 60 s" in line:
+                    break
+        process.send_signal(number)
+        wanted = {signal.SIGINT: b"KeyboardInterrupt\n", signal.SIGTERM: b"Interrupted\n"}
+        assert process.communicate(timeout=30)[0] == wanted[signal.Signals(number)]
+    assert process.returncode == 9

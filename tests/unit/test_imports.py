@@ -14,7 +14,7 @@ PACKAGE = ROOT / "vimto"
 
 # A module imports from its own row and from those above it. A package stands for all its modules.
 ROWS = (
-    ("errors", "console", "quoting", "descriptors", "spawn", "beneath", "places"),
+    ("errors", "console", "quoting", "descriptors", "spawn", "beneath", "places", "waiting"),
     ("addresses", "trust", "values", "settings", "config"),
     ("cache",),
     ("proc",),

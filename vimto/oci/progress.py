@@ -60,6 +60,12 @@ class PullProgress:
                 self._shown = now
                 self._show(self.describe(now - self._start))
 
+    def say(self, text: str) -> None:
+        """Tell the user something, in a line of its own; may be called from any thread."""
+        with self._lock:
+            self._wipe()
+            console.note(text)
+
     def unpacking(self) -> None:
         """Say that the bytes are all here."""
         with self._lock:

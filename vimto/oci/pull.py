@@ -83,7 +83,9 @@ def _pull_registry(reference: RegistryReference, config: Settings, store: Store)
 
     try:
         with Registry(reference, insecure=config.insecure_registry) as registry:
-            return _Pull(reference, registry, config, store).run()
+            pull = _Pull(reference, registry, config, store)
+            registry.stop, registry.say = pull.stop, lambda text: pull.say(text)
+            return pull.run()
     except UnreachableError as exc:
         tag = store.read_tag(reference)
         image = store.find(tag.digest) if tag else None
@@ -119,7 +121,8 @@ class _Pull:
         self._store = store
         self._signature = signature
         self._what = f"`{reference}`"
-        self._stop = threading.Event()
+        self.stop = threading.Event()
+        self.say: Callable[[str], None] = console.note
 
     def run(self) -> Image:
         """Return the image, pulled unless it is here under another name."""
@@ -183,13 +186,12 @@ class _Pull:
 
     def _fill(self, manifest: Manifest, work: Path, root: Path) -> int:
         unpacker = Unpacker(root, limit=self._config.image_limit)
-        with (
-            PullProgress(str(self._reference), manifest.size) as progress,
-            ThreadPoolExecutor(_PARALLEL) as pool,
-        ):
+        pool = ThreadPoolExecutor(_PARALLEL)
+        with PullProgress(str(self._reference), manifest.size) as progress:
+            self.say = progress.say
 
             def count(size: int) -> None:
-                if self._stop.is_set():
+                if self.stop.is_set():
                     raise ImageError("the pull was given up")
                 progress.add(size)
 
@@ -208,9 +210,11 @@ class _Pull:
                     unpacker.add_layer(path, f"layer {number} of {self._what}")
                 unpacker.finish()
             except BaseException:
-                self._stop.set()
+                # Nobody waits for them: one may be in the middle of a request that is not answered.
+                self.stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+            pool.shutdown()
         self._report(unpacker)
         return unpacker.size
 

@@ -9,8 +9,9 @@ function below that decorator.
 import hashlib
 import logging
 import os
-import time
+import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,11 +37,14 @@ from vimto.oci.session import (
     read_some,
     show_reason,
 )
+from vimto.waiting import interruptible
 
 _RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _PIECE = 1 << 20
 _TOKEN_LIMIT = 1 << 20
 _CLIENT = "vimto"
+# A pause that somebody at a terminal wonders about, in seconds.
+_NOTICED = 2.0
 
 
 class Registry(oras.provider.Registry):  # type: ignore[misc]
@@ -68,6 +72,8 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         self.credentials = find_credentials(reference, environ)
         self.session = Session(insecure, self.patience)
         self.auth = _Auth(self)
+        self.stop = threading.Event()  # set by whoever gives up what other threads do here
+        self.say: Callable[[str], None] = console.note
         self._base = f"{self.prefix}://{reference.api_host}/v2/{reference.repository}"
 
     def __enter__(self) -> "Registry":
@@ -96,7 +102,9 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             sent = {"User-Agent": _CLIENT, "Accept-Encoding": "identity"} | dict(headers or {})
             sent |= self.auth.known_header()
             try:
-                response: requests.Response = once(self, url, method, data, sent, json, stream)
+                response: requests.Response = interruptible(
+                    partial(once, self, url, method, data, sent, json, stream)
+                )
             except BROKEN as exc:
                 failure = show_reason(exc)
                 if is_final(exc):
@@ -116,10 +124,19 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
                 retry_after = response.headers.get("Retry-After", "")
                 response.close()
             if attempt < self.patience.attempts:
-                pause = self.patience.pause_after(attempt, retry_after)
-                console.debug(f"{self.reference.registry}: {failure}; again in {pause:.1f} s")
-                time.sleep(pause)
+                self.pause(f"{self.reference.registry}: {failure}", attempt, retry_after)
         raise self._unreachable(failure)
+
+    def pause(self, failure: str, attempt: int, retry_after: str = "") -> None:
+        """Wait before the next attempt; a user who would notice is told why.
+
+        Ends early, by `ImageError`, when `stop` is set.
+        """
+        seconds = self.patience.pause_after(attempt, retry_after)
+        say = self.say if seconds >= _NOTICED else console.debug
+        say(f"{failure}; again in {seconds:.0f} s" if seconds >= 1 else f"{failure}; again")
+        if self.stop.wait(seconds):
+            raise ImageError("the pull was given up")
 
     def manifest(self, target: str = "") -> bytes:
         """Fetch a manifest or index by tag or digest, by default the reference's own."""
@@ -151,10 +168,10 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         What `into.partial` has is continued. `progress` gets the bytes as they come, a negative
         number when some have to be fetched again.
         """
-        partial = into.with_name(into.name + ".partial")
-        with open(partial, "a+b") as file:
+        unfinished = into.with_name(into.name + ".partial")
+        with open(unfinished, "a+b") as file:
             _Download(self, blob, file, progress).run()
-        partial.rename(into)
+        unfinished.rename(into)
         return into
 
     def get_blob_at(self, digest: str, start: int) -> requests.Response:
@@ -247,8 +264,7 @@ class _Download:
                 if failures >= self._registry.patience.attempts:
                     raise ImageError(f"{self._what} cannot be fetched: {show_reason(exc)}") from exc
                 resumed = True
-                console.debug(f"{self._what}: {show_reason(exc)}; going on at {self._have}")
-                time.sleep(self._registry.patience.pause_after(failures, ""))
+                self._registry.pause(f"{self._what}: {show_reason(exc)}", failures)
         if f"sha256:{self._hash.hexdigest()}" == self._blob.digest:
             return
         if not resumed:
@@ -297,6 +313,8 @@ class _Download:
             self._registry._check(response, self._what)
             pace = Pace(self._registry.patience)
             while piece := read_some(response, _PIECE):
+                if self._registry.stop.is_set():  # the file may be another vimto's any moment
+                    raise ImageError("the pull was given up")
                 if self._have + len(piece) > self._blob.size:
                     raise ImageError(f"{self._what} is longer than its {self._blob.size} bytes")
                 try:
