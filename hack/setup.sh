@@ -13,11 +13,13 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi
 }
 
-# need_packages COMMAND:PACKAGE…  installs the Debian packages whose command is not there.
+# need_packages COMMAND:PACKAGE…  installs the Debian packages whose command, or file, is not there.
 need_packages() {
     local missing=() pair
     for pair in "$@"; do
-        PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+        [[ $pair = /* && -e ${pair%%:*} ]] ||
+            PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null ||
+            missing+=("${pair#*:}")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing Debian packages: ${missing[*]}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import builtin_kernel
 from vimto.agent import Agent
 from vimto.config import load_config
 from vimto.initramfs import build_initramfs
@@ -18,8 +19,6 @@ KERNELS = {
     "newest": AptKernel(package="linux-image-amd64", release="sid"),
     "cloud": AptKernel(package="linux-image-cloud-amd64"),
 }
-
-BUILTIN = Path(__file__).parents[3] / "shared/kernels/builtin-6.12"
 
 
 @pytest.fixture(params=KERNELS)
@@ -58,9 +57,9 @@ def test_a_package_becomes_something_to_boot(package: tuple[str, Path], tmp_path
     assert archive.stat().st_size > 1 << 20
 
 
-@pytest.mark.skipif(not BUILTIN.is_dir(), reason="a kernel with all built in is not here")
 def test_a_kernel_with_all_built_in(tmp_path: Path) -> None:
-    files = boot.resolve_tree(BUILTIN, cache=tmp_path)
+    kernel = builtin_kernel()
+    files = boot.resolve_file(kernel / "boot/vmlinuz", cache=tmp_path)
     assert files.pvh
     assert files.transport == "9p"
     assert files.modules.modules == ()

@@ -29,7 +29,6 @@ from vimto.kernel.reference import AptKernel, parse_kernel
 OLDEST = "apt:linux-image-amd64/bullseye-security"
 STABLE = "apt:linux-image-amd64"
 NEWEST = "apt:linux-image-amd64/sid"
-BUILTIN = Path(__file__).parents[3] / "shared/kernels/builtin-6.12/vmlinuz"
 
 _MARK = "TEST_MARK"
 _LIMIT = 240.0

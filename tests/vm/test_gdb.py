@@ -42,10 +42,7 @@ def _gdb() -> None:
 def need_debug(kernel: str) -> None:
     """Skip where the debug package, 1 GB, was not fetched; `hack/test` fetches it."""
     if not have_debug(kernel):
-        message = f"no debug information of {kernel}: hack/kernels debug debug-newest"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+        pytest.skip(f"no debug information of {kernel}: hack/kernels debug debug-newest")
 
 
 def have_debug(kernel: str) -> bool:
