@@ -1,6 +1,7 @@
 """The command line: flags, then a command; the only place where vimto's errors end."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -40,16 +41,13 @@ def main(launch: Launch | None = None) -> None:
     A QEMU that was started in advance is used or ended. No standard descriptor may be closed.
     """
     end_by_exception()
-    # Python has None for a closed stream, and what is written to it would be a traceback.
+    # Python has None for a closed stream, and what is written to it would be a traceback. (Of ours
+    # nothing is: `console` writes to the descriptors.)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (for as long as we live)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     status = run(sys.argv[1:], launch)
     if launch:
         launch.close()
-    try:
-        sys.stdout.flush()
-    except OSError:
-        pass  # whoever read our output has gone
     os._exit(status)  # no interpreter shutdown: nothing is left to do, and it takes 10 ms
 
 
@@ -65,7 +63,7 @@ def run(argv: list[str], launch: Launch | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        return VIMTO_FAILED
+        return 128 + signal.SIGPIPE  # nobody reads what we write: as if the signal had ended us
     except Exception:
         # A fault of ours. Python's own end would be the status 1, as of a test that failed.
         console.fault()
@@ -83,10 +81,10 @@ def _dispatch(argv: list[str], launch: Launch | None) -> int:
     flags, words = parse_flags(argv)
     console.set_verbosity(flags.get("verbose", 0))
     if not words or words[0] == "help" or words[0] in _HELP:
-        sys.stdout.write(usage())
+        console.show(usage())
         return 0 if words else VIMTO_FAILED
     if words[0] in ("version", "-version", "--version"):
-        sys.stdout.write(f"vimto {__version__}\n")
+        console.show(f"vimto {__version__}\n")
         return 0
     if launch and words[0] != "exec":
         launch.close()
@@ -97,7 +95,7 @@ def _dispatch(argv: list[str], launch: Launch | None) -> int:
     if words[0] in _EXPLAINED and words[1:] and words[1] in _HELP:
         import importlib
 
-        sys.stdout.write(importlib.import_module(f"vimto.commands.{words[0]}").USAGE)
+        console.show(importlib.import_module(f"vimto.commands.{words[0]}").USAGE)
         return 0
     config = load_config(flags, os.environ, os.getcwd())
     console.set_verbosity(config.verbose)

@@ -1,4 +1,6 @@
-"""What vimto says to its user: always on stderr, for stdout holds the test's bytes alone.
+"""What vimto says to its user: on stderr, for stdout holds the test's bytes alone.
+
+Where there is no test (`vimto config`, help), `show` writes what was asked for to stdout.
 
 Colour is used on a terminal only, and never where `NO_COLOR` or `TERM=dumb` ask for plain text;
 every message is understandable without it.
@@ -12,7 +14,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from vimto.errors import VimtoError
+from vimto.descriptors import write_all
+from vimto.errors import StreamError, VimtoError
 from vimto.quoting import visible
 
 # Two lists, not flags: `sys.stderr` may be replaced by a test at any time, so nothing about it
@@ -56,13 +59,11 @@ def write(text: str) -> None:
 
 
 def _put(text: str) -> None:
-    data = (text + "\n").encode("utf-8", "replace")
     try:
         if sys.stderr:  # None where it was closed from the start
             sys.stderr.flush()
-        while data:
-            data = data[os.write(2, data) :]
-    except (OSError, ValueError):
+        write_all(2, _encode(text + "\n"))
+    except (OSError, ValueError, StreamError):
         pass
 
 
@@ -70,6 +71,21 @@ def _message(text: str) -> str:
     """Return `text` escaped, with its further lines indented."""
     first, *more = visible(text).split("\n")
     return "\n".join([first, *(f"  {line}" if line[:1].strip() else line for line in more)])
+
+
+def show(text: str) -> None:
+    """Write `text` to stdout, where it is what the user asked for.
+
+    Raises `StreamError` when it cannot all be written, `BrokenPipeError` when nobody reads it.
+    """
+    write_all(1, _encode(text))
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")  # names of files, as they are
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace")
 
 
 def note(text: str) -> None:

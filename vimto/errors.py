@@ -4,6 +4,8 @@ Only `cli` and `shim` catch these; each ends vimto with `VimtoError.status`, so 
 tell "the VM was lost" from "the test failed".
 """
 
+import os
+
 # The status that env(1), timeout(1) and docker use for "the tool failed, not the command".
 VIMTO_FAILED = 125
 
@@ -66,3 +68,16 @@ class LostVMError(VimtoError):
 
 class CommandError(VimtoError):
     """A process that vimto started on the host failed."""
+
+
+class StreamError(VimtoError):
+    """Bytes were lost between the command, or vimto, and one of vimto's own streams.
+
+    A reader that has gone away is no such failure: it wants no more.
+    """
+
+    def __init__(self, stream: str, errno: int, count: int) -> None:
+        verb = "read from" if stream == "stdin" else "write to"
+        reason = os.strerror(errno).lower()
+        super().__init__(f"cannot {verb} {stream}: {reason}, after {count} bytes")
+        self.errno = errno

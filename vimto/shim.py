@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     # -I leaves the directory of the script out of the path, and -S site-packages.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from vimto.descriptors import hold_closed
-    from vimto.errors import VIMTO_FAILED, VimtoError
+    from vimto.errors import VIMTO_FAILED, StreamError, VimtoError
 
     hold_closed()
     launch = None
@@ -37,6 +37,8 @@ def main(argv: list[str]) -> int:
     except VimtoError as exc:
         from vimto import console
 
+        if isinstance(exc, StreamError):
+            _take_stderr(pid)
         console.error(exc)
         return exc.status
     except KeyboardInterrupt:
@@ -50,6 +52,14 @@ def main(argv: list[str]) -> int:
     finally:
         if launch:
             launch.close()
+
+
+def _take_stderr(pid: str) -> None:
+    """Speak on the stderr of the vimto `pid`: go makes ours the stream that failed."""
+    try:
+        os.dup2(os.open(f"/proc/{pid}/fd/2", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC), 2)
+    except OSError:
+        pass
 
 
 def _run(place: tuple[str, str, str], words: list[str], launch: "Launch | None") -> int:

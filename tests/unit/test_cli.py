@@ -7,7 +7,7 @@ import pytest
 
 from vimto import __version__, cli, console
 from vimto.commands.users import resolve_user
-from vimto.errors import ConfigError
+from vimto.errors import VIMTO_FAILED, ConfigError
 from vimto.settings import SETTINGS
 
 
@@ -16,10 +16,10 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "_verbosity", [0])
 
 
-def test_help_names_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_command_and_flag(capfd: pytest.CaptureFixture[str]) -> None:
     for words in (["help"], ["-h"], ["--help"]):
         assert cli.run(words) == 0
-        text = capsys.readouterr().out
+        text = capfd.readouterr().out
         assert text == cli.usage()
     assert text.startswith("usage: vimto [flags] command\n")
     for row in SETTINGS:
@@ -31,16 +31,16 @@ def test_help_names_every_command_and_flag(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("command", ["exec", "config", "doctor", "kernel", "gdb-kernel"])
-def test_commands_explain_themselves(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_explain_themselves(command: str, capfd: pytest.CaptureFixture[str]) -> None:
     for word in ("-h", "-help", "--help"):
         assert cli.run([command, word]) == 0
-        assert capsys.readouterr().out.startswith("usage: vimto [flags] ")
+        assert capfd.readouterr().out.startswith("usage: vimto [flags] ")
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     for word in ("version", "-version", "--version"):
         assert cli.run([word]) == 0
-        assert capsys.readouterr().out == f"vimto {__version__}\n"
+        assert capfd.readouterr().out == f"vimto {__version__}\n"
 
 
 def test_mistakes_come_with_a_hint(capfd: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +74,7 @@ def test_the_module_is_a_command() -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert done.stdout == f"vimto {__version__}\n"
     closed = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *argv]
-    assert subprocess.run(closed, check=False).returncode == 0
+    assert subprocess.run(closed, check=False).returncode == VIMTO_FAILED  # nobody was told
 
 
 def test_users_by_name_and_number() -> None:

@@ -1,11 +1,14 @@
 """What vimto says: on stderr, plain unless a terminal wants colour."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from vimto import console
-from vimto.errors import KernelError, VimtoError
+from vimto.errors import KernelError, StreamError, VimtoError
 
 
 def test_an_error_shows_lines_and_hint(capfd: pytest.CaptureFixture[str]) -> None:
@@ -89,3 +92,64 @@ def test_a_closed_stderr_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "write", fail)
     console.note("nobody hears it")
+
+
+def test_what_was_asked_for_goes_to_stdout_whole_or_fails(
+    capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console.show(os.fsdecode(b"\xff") + "\n")
+    console.show("\ud800\n")  # from a file of somebody else's
+    assert capfdbinary.readouterr().out == b"\xff\n\\ud800\n"
+    written: list[bytes] = []
+
+    def write(_fd: int, data: memoryview) -> int:
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(bytes(data[:2]))
+        return 2
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(StreamError, match="write to stdout: no space left on device, after 2 byt"):
+        console.show("abc")
+
+
+def run_vimto(*words: str, stdout: int) -> tuple[int, str]:
+    argv = [sys.executable, "-m", "vimto", *words]
+    done = subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("words", ["help", "version", "config", "config -markdown", "kernel help"])
+def test_a_full_disk_is_no_success(words: str) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    status, errors = run_vimto(*words.split(), stdout=full)
+    os.close(full)
+    assert (status, errors) == (
+        125,
+        "error: cannot write to stdout: no space left on device, after 0 bytes\n",
+    )
+
+
+def test_a_reader_that_has_gone_is_as_for_other_programs() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    assert run_vimto("config", stdout=write) == (141, "")
+    os.close(write)
+
+
+def test_a_stream_that_does_not_block_loses_nothing() -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    argv = [sys.executable, "-m", "vimto", "config", "-markdown"]
+    process = subprocess.Popen(argv, stdout=write)
+    os.close(write)
+    with open(read, "rb") as file:
+        text = file.read()
+    assert process.wait() == 0
+    assert text.decode().endswith("\n") and len(text) > 5000
+
+
+def test_nothing_but_the_console_writes_to_stdout() -> None:
+    package = Path(console.__file__).parent
+    for path in package.rglob("*.py"):
+        assert "sys.stdout.write" not in path.read_text(), path

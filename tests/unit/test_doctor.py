@@ -62,14 +62,14 @@ def test_a_failed_check_is_a_finding(config: Config, monkeypatch: pytest.MonkeyP
 def test_the_status_says_whether_a_run_can_succeed(
     config: Config,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
     verdict: str,
     status: int,
 ) -> None:
     finding = Finding(verdict=Verdict[verdict], what="x", detail="y")
     monkeypatch.setattr(doctor, "_CHECKS", (("x", lambda _config: [finding]),))
     assert doctor.run(config, []) == status
-    assert capsys.readouterr().out == doctor.show(finding)
+    assert capfd.readouterr().out == doctor.show(finding)
 
 
 def test_words_are_refused(config: Config) -> None:

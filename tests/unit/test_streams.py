@@ -1,13 +1,17 @@
 """Our descriptors as the command's."""
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from vimto.errors import StreamError
 from vimto.vm import streams
+from vimto.vm.run import check_streams
 from vimto.vm.streams import Input, Output, describe
 
 
@@ -76,11 +80,85 @@ def test_a_descriptor_that_cannot_be_reopened_gets_small_writes(
 def test_a_full_disk_breaks_the_stream() -> None:
     with open("/dev/full", "wb", buffering=0) as full:
         output = Output(1, full.fileno())
+        output.verify()
         output.put(b"x")
         assert output.write_some() == 0
         assert output.broken
         output.put(b"more")
         assert not output.pending
+        with pytest.raises(StreamError, match="stdout: no space left on device, after 0 bytes"):
+            output.verify()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
+def test_what_was_written_before_a_failure_is_counted(
+    number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    room = [3, 2]
+
+    def write(_fd: int, data: memoryview) -> int:
+        if not room:
+            raise OSError(number, "no")
+        return min(room.pop(0), len(data))
+
+    with open(tmp_path / "f", "wb") as file:
+        output = Output(2, file.fileno())
+        output.put(b"0123456789")
+        monkeypatch.setattr(os, "write", write)
+        assert output.write_some() == 5
+        with pytest.raises(StreamError, match=r"write to stderr: .*, after 5 bytes") as caught:
+            output.verify()
+    assert caught.value.errno == number and caught.value.status == 125
+
+
+def test_a_reader_that_has_gone_is_no_failure() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    output = Output(1, write)
+    output.put(b"x")
+    output.write_some()
+    assert output.broken
+    output.verify()
+    output.close()
+    os.close(write)
+
+
+def test_what_only_the_closing_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(_fd: int) -> int:
+        raise OSError(errno.EDQUOT, "no")
+
+    with open(tmp_path / "f", "wb") as file:
+        output = Output(1, file.fileno())
+        output.put(b"abc")
+        output.write_some()
+        output.verify()
+        monkeypatch.setattr(os, "dup", refuse)
+        with pytest.raises(StreamError, match="quota exceeded, after 3 bytes"):
+            output.verify()
+
+
+def test_a_hung_up_terminal_is_no_failure_of_its_own() -> None:
+    class Failed(Output):
+        def verify(self) -> None:
+            raise StreamError("stdout", errno.EIO, 0)
+
+    output = Failed(1, 1)
+    check_streams({"signal": signal.SIGHUP}, [output])
+    for result in ({"signal": 0}, {"signal": signal.SIGTERM}):
+        with pytest.raises(StreamError):
+            check_streams(result, [output])
+    output.close()
+
+
+def test_input_that_cannot_be_read_is_no_end_of_file(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    stdin = Input(fd)
+    stdin.verify()
+    assert stdin.read_some()[5:] == b""
+    assert stdin.ended
+    with pytest.raises(StreamError, match="cannot read from stdin: is a directory"):
+        stdin.verify()
+    os.close(fd)
 
 
 def test_input_ends_once() -> None:

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import resource
 import signal
 import subprocess
 import threading
 from pathlib import Path
 
-from tests.vm.conftest import Vimto
+from tests.vm.conftest import Module, Vimto
+from tests.vm.keyboard import sit_at
 
 # A command may be slow under emulation; a hang is what these tests are about.
 LIMIT = 200.0
@@ -99,6 +101,35 @@ def test_a_reader_that_goes_away_ends_the_command(vimto: Vimto) -> None:
         process.stdout.close()
         assert b"141" in process.stderr.read()
     assert process.returncode == 0
+
+
+def test_what_cannot_be_written_is_no_success(vimto: Vimto, module: Module) -> None:
+    vimto("exec", "true").check()
+    message = "error: cannot write to {}: {}, after {} bytes\n"
+    full = message.format("stdout", "no space left on device", 0)
+    # The command learns of it as of a reader that has gone, and its end is awaited.
+    script = "trap '' PIPE; echo hello; sleep 1; echo again || echo told >&2"
+    with open("/dev/full", "wb") as device:
+        done = vimto.script(script, stdout=device).check(125)
+        assert done.errors.endswith("told\n" + full)
+        done = vimto("-forward", "0=127.0.0.1:9", "exec", "echo", stdout=device).check(125)
+        assert done.errors.endswith(full)
+        vimto("exec", "true", stdout=device).check(0)
+        module.test("a_test.go", 'func TestA(t *testing.T) { println("x") }')
+        # go looks at no error of its own writing; here the test binary has its stdout.
+        assert vimto.go("-v", stdout=device).check(1).errors.endswith(full)
+        with sit_at(vimto, "exec", "sh", "-c", "echo seen; echo x >&2", stderr=device) as person:
+            person.expect("seen")
+            assert person.end() == 125
+    limit = (1 << 16, 1 << 16)
+    with (vimto.directory / "out").open("wb") as file:
+        done = vimto.script(
+            "yes | head -c 1000000",
+            stdout=file,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+        ).check(125)
+    assert done.errors == message.format("stdout", "file too large", 1 << 16)
+    assert (vimto.directory / "out").read_bytes() == b"y\n" * (1 << 15)
 
 
 def test_a_reader_that_never_reads_does_not_hold_up_the_end(vimto: Vimto) -> None:

@@ -1,11 +1,11 @@
 """`vimto config`: every setting, its value, and where that came from."""
 
 import json
-import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+from vimto import console
 from vimto.config import CONFIG_FILE, Config, user_file_path
 from vimto.errors import UsageError
 from vimto.quoting import visible
@@ -31,10 +31,7 @@ def run(config: Config, argv: list[str]) -> int:
     if form not in forms or len(argv) > 1:
         word = argv[-1] if form in forms else argv[0]
         raise UsageError(f"`vimto config` does not understand `{word}`", hint=USAGE.splitlines()[0])
-    data = forms[form](config).encode("utf-8", "surrogateescape")
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    console.show(forms[form](config))
     return 0
 
 

@@ -10,11 +10,11 @@ import enum
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vimto import console
 from vimto.agent import build_agent
 from vimto.agent import check_go as check_go_version
 from vimto.commands.resolve import locate_kernel
@@ -89,12 +89,10 @@ def run(config: Config, argv: list[str]) -> int:
     """Print all findings to stdout; return 0 if a run can succeed, else 1."""
     if argv:
         raise UsageError(f"unexpected argument `{argv[0]}`", hint=USAGE.splitlines()[0])
-    sys.stdout.flush()
     bad = False
     for finding in examine(config):
         bad = bad or finding.verdict.stops_a_run
-        sys.stdout.write(show(finding))
-        sys.stdout.flush()  # the next one may have to fetch a kernel
+        console.show(show(finding))  # at once: the next one may have to fetch a kernel
     return int(bad)
 
 

@@ -7,7 +7,6 @@ options ─> packages ─> build ─┬─> plan (no KASLR) ─> machine, paused
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from vimto.commands.interactive import forwarding
 from vimto.commands.prepare import prepare
 from vimto.commands.resolve import default_package, locate_kernel
 from vimto.config import Config, find_repository
+from vimto.descriptors import write_all
 from vimto.errors import VIMTO_FAILED, CommandError, UsageError, VimtoError
 from vimto.gdb import elf, session, symbols
 from vimto.gdb.inside import quote
@@ -62,7 +62,7 @@ class Program:
 def run_gdb(config: Config, words: list[str]) -> int:
     """Run `vimto gdb-kernel WORDS` and return the status of the test or command."""
     if words[:1] in (["-h"], ["-help"], ["--help"], ["help"]):
-        sys.stdout.write(USAGE)
+        console.show(USAGE)
         return 0
     options = parse_options(words)
     if not options.listen:
@@ -388,8 +388,5 @@ class _Run:
         try:
             yield
         finally:
-            sys.stdout.flush()
-            with contextlib.suppress(OSError):
-                data = output.read_bytes()
-                while data:
-                    data = data[os.write(1, data) :]
+            with contextlib.suppress(BrokenPipeError):
+                write_all(1, output.read_bytes())

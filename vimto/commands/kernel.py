@@ -3,7 +3,6 @@
 import contextlib
 import math
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -41,7 +40,7 @@ def run(config: Config, argv: list[str]) -> int:
     """Carry out the words after `kernel`, or `flush-cache`, and return 0."""
     word = argv[0] if argv else "help"
     if word in ("help", "-h", "-help", "--help"):
-        sys.stdout.write(USAGE)
+        console.show(USAGE)
         return 0
     command = _COMMANDS.get(word)
     if command is None:
@@ -228,4 +227,4 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
 
 def _say(text: str) -> None:
     """Print a line to stdout: here it is the command's product, there is no test."""
-    sys.stdout.write(visible(text, keep="") + "\n")
+    console.show(visible(text, keep="") + "\n")

@@ -1,13 +1,22 @@
 """One command in one machine, from its order to its status."""
 
+import errno
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vimto import console
 from vimto.cache.snapshots import Snapshot
-from vimto.errors import BootError, EmulatorFaultError, LostVMError, QemuError, VimtoError
+from vimto.errors import (
+    BootError,
+    EmulatorFaultError,
+    LostVMError,
+    QemuError,
+    StreamError,
+    VimtoError,
+)
 from vimto.quoting import escape
 from vimto.vm import cores, likeness, protocol, shares, snapshot, streams, views
 from vimto.vm import machine as machines
@@ -214,7 +223,7 @@ class _Session(NamedTuple):
             for fd, name in ((1, "stdout"), (2, "stderr"))
             if modes[name] == "pipe"
         }
-        exchange.attach(stdin, outputs)
+        exchange.attach(stdin, dict(outputs))
         if forwarding:
             forwarding.join(exchange)
         try:
@@ -224,12 +233,13 @@ class _Session(NamedTuple):
                     result = exchange.run()
             else:
                 result = exchange.run()
+            self.request.companion.part(result)
+            if exchange.overtime:
+                exchange.overtime.report(result)
+            check_streams(result, [*outputs.values(), *([stdin] if stdin else [])])
         finally:
             for output in outputs.values():
                 output.close()
-        self.request.companion.part(result)
-        if exchange.overtime:
-            exchange.overtime.report(result)
         return self._status(result)
 
     def _modes(self) -> dict[str, str]:
@@ -313,6 +323,21 @@ def watch_monitor(machine: Machine, exchange: Exchange) -> None:
             del exchange.watched[machine.monitor.fd]
 
     exchange.watched[machine.monitor.fd] = read
+
+
+def check_streams(
+    result: Mapping[str, Any], ours: Sequence[streams.Output | streams.Input]
+) -> None:
+    """Raise `StreamError` when one of our streams failed: no status can make up for lost bytes.
+
+    Writing to a terminal that hung up is EIO as well; SIGHUP has said so already.
+    """
+    for stream in ours:
+        try:
+            stream.verify()
+        except StreamError as exc:
+            if exc.errno != errno.EIO or result.get("signal") != signal.SIGHUP:
+                raise
 
 
 def show_notice(level: str, text: str) -> None:

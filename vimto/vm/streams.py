@@ -1,10 +1,13 @@
 """Our stdin, stdout and stderr as the guest's command sees them."""
 
+import errno
 import fcntl
 import os
 import stat
 from collections import deque
 
+from vimto.descriptors import flush, stream_name
+from vimto.errors import StreamError
 from vimto.vm import protocol
 
 # What poll(2) promises for a pipe it calls writable, when its description is a blocking one.
@@ -14,10 +17,15 @@ _NULL_DEVICE = os.makedev(1, 3)
 
 
 class Output:
-    """Bytes on their way to one of our descriptors; a slow reader holds up nobody else."""
+    """Bytes on their way to one of our descriptors; a slow reader holds up nobody else.
+
+    `broken` says that no more are taken: the reader has gone, or `verify` raises what happened.
+    """
 
     def __init__(self, stream: int, fd: int) -> None:
         self.stream = stream
+        self._count = 0
+        self._failure: StreamError | None = None
         self._queue: deque[memoryview] = deque()
         self._own = _reopen(fd)
         self.fd = fd if self._own < 0 else self._own
@@ -31,7 +39,7 @@ class Output:
             self._own = -1
 
     def put(self, data: bytes) -> None:
-        """Queue bytes; after the reader went away they are dropped."""
+        """Queue bytes; those of a broken stream are dropped."""
         if not self.broken:
             self._queue.append(memoryview(data))
 
@@ -41,10 +49,7 @@ class Output:
         return bool(self._queue)
 
     def write_some(self) -> int:
-        """Write what the descriptor takes now and return the number of bytes.
-
-        When the reader is gone, or the disk full, `broken` is set and the queue dropped.
-        """
+        """Write what the descriptor takes now and return the number of bytes; may break."""
         count = 0
         try:
             while self._queue:
@@ -59,10 +64,22 @@ class Output:
                     break  # whether the next write would block, only poll can say
         except BlockingIOError:
             pass
-        except OSError:
+        except OSError as exc:
             self.broken = True
             self._queue.clear()
+            if not isinstance(exc, BrokenPipeError):
+                self._failure = StreamError(
+                    stream_name(self.stream), exc.errno or errno.EIO, self._count + count
+                )
+        self._count += count
         return count
+
+    def verify(self) -> None:
+        """Raise `StreamError` unless all that was put here is where it belongs, or unwanted."""
+        if self._failure:
+            raise self._failure
+        if self._count and not self.broken and _is_file(self.fd):
+            flush(self.fd, self._count)
 
 
 class Input:
@@ -71,6 +88,9 @@ class Input:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._credit = protocol.STDIN_WINDOW
+        self._count = 0
+        self._failure: StreamError | None = None
+        self._terminal = os.isatty(fd)
         self.ended = False
 
     @property
@@ -84,11 +104,19 @@ class Input:
             data = os.read(self.fd, min(self._credit, _CHUNK))
         except BlockingIOError:
             return b""
-        except OSError:
+        except OSError as exc:
             data = b""
+            if not self._terminal:  # the end of one that is not ours to read is EIO (setpgid(2))
+                self._failure = StreamError("stdin", exc.errno or errno.EIO, self._count)
         self._credit -= len(data)
+        self._count += len(data)
         self.ended = not data
         return protocol.encode(protocol.STDIN, data)
+
+    def verify(self) -> None:
+        """Raise `StreamError` when what the command took for the end of its input was a failure."""
+        if self._failure:
+            raise self._failure
 
     def acknowledge(self, count: int) -> bytes:
         """Take back credit for bytes that the command has been given; return more frames for it."""
@@ -144,12 +172,15 @@ def describe(fd: int) -> str:
     """
     try:
         status = os.fstat(fd)
-        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        if flags & os.O_PATH:
             return "closed"  # by `hold_closed`
     except OSError:
         return "closed"
     if stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL_DEVICE:
         return "null"
+    if fd == 0 and flags & os.O_ACCMODE == os.O_WRONLY:
+        return "closed"  # reading either is EBADF
     return "pipe"
 
 
