@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"syscall"
 )
 
@@ -129,7 +130,8 @@ func (s started) frame() []byte {
 	return newMessage().number("pid", int64(s.pid)).number("mount_ms", s.mountMS).frame(kindStarted)
 }
 
-// notice is for the user; its level is "info", "warning" or "setup".
+// notice is for the user; its level is "info", "warning", or, for what a command says, "setup" or
+// "teardown".
 type notice struct{ level, text string }
 
 func (n notice) frame() []byte {
@@ -172,7 +174,7 @@ func parseOpen(payload []byte) (open, error) {
 	}
 	f := &fields{err: new(error)}
 	f.members = f.object("open", value)
-	return open{uint32(f.number("id")), f.text("network"), f.text("address")}, *f.err
+	return open{uint32(f.count("id", math.MaxUint32)), f.text("network"), f.text("address")}, *f.err
 }
 
 type opened struct {

@@ -1,6 +1,12 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
+
+// maxID is the last uid and gid; the one after it says "as it is" to setuid(2): root.
+const maxID = math.MaxUint32 - 1
 
 // order is the run frame: everything the host wants done, fully resolved.
 type order struct {
@@ -70,7 +76,7 @@ func parseOrder(payload []byte) (*order, error) {
 	f.members = f.object("order", value)
 	o := &order{
 		argv: f.texts("argv"), env: f.texts("env"), dir: f.text("dir"),
-		umask: int(f.number("umask")), uid: uint32(f.number("uid")), gid: uint32(f.number("gid")),
+		umask: int(f.count("umask", 0o777)), uid: f.id("uid"), gid: f.id("gid"),
 		groups:   []uint32{},
 		streams:  [3]string{f.text("stdin"), f.text("stdout"), f.text("stderr")},
 		hostname: f.text("hostname"), hosts: f.text("hosts"), timeNS: f.number("time_ns"), entropy: []byte(f.text("entropy")),
@@ -78,11 +84,11 @@ func parseOrder(payload []byte) (*order, error) {
 		warmUp: f.flag("warm_up"), gdbPause: f.flag("gdb_pause"),
 	}
 	for _, group := range f.list("groups") {
-		o.groups = append(o.groups, uint32(f.integer("groups", group)))
+		o.groups = append(o.groups, uint32(f.bounded("groups", group, maxID)))
 	}
 	if f.members.get("pty") != nil {
 		p := f.within("pty")
-		o.pty = &size{uint16(p.number("rows")), uint16(p.number("cols"))}
+		o.pty = &size{uint16(p.count("rows", math.MaxUint16)), uint16(p.count("cols", math.MaxUint16))}
 	}
 	f.mounts(o)
 	for _, m := range f.within("sysctls").members {
@@ -105,7 +111,7 @@ func (f *fields) mounts(o *order) {
 	root := f.within("root")
 	o.root = rootOrder{
 		fs: root.text("fs"), tag: root.text("tag"), image: root.text("image"),
-		tmpfsPercent: int(root.number("tmpfs_percent")), msize: int(root.number("msize")),
+		tmpfsPercent: int(root.count("tmpfs_percent", 100)), msize: int(root.count("msize", math.MaxInt32)),
 	}
 	for _, value := range f.list("shares") {
 		s := &fields{members: f.object("shares", value), err: f.err}
@@ -167,6 +173,22 @@ func (f *fields) integer(name string, value any) int64 {
 }
 
 func (f *fields) number(name string) int64 { return f.integer(name, f.members.get(name)) }
+
+// count reads a number from 0 to most; a conversion to a smaller type would make another one of it.
+func (f *fields) count(name string, most int64) int64 {
+	return f.bounded(name, f.members.get(name), most)
+}
+
+func (f *fields) bounded(name string, value any, most int64) int64 {
+	n := f.integer(name, value)
+	if n < 0 || n > most {
+		f.wrong(name)
+		return 0
+	}
+	return n
+}
+
+func (f *fields) id(name string) uint32 { return uint32(f.count(name, maxID)) }
 
 func (f *fields) str(name string, value any) string {
 	s, ok := value.(string)

@@ -45,9 +45,19 @@ func TestParseOrderRefuses(t *testing.T) {
 	for _, text := range []string{
 		``, `[]`, `{"protocol":2,"argv":["x"]}`, `{"protocol":1,"argv":[]}`,
 		`{"protocol":1,"argv":["\u0100"]}`, `{"protocol":1,"argv":"x"}`,
+		`{"protocol":1,"argv":["x"],"uid":4294967296}`, `{"protocol":1,"argv":["x"],"uid":4294967295}`,
+		`{"protocol":1,"argv":["x"],"gid":-1}`, `{"protocol":1,"argv":["x"],"groups":[4294967295]}`,
+		`{"protocol":1,"argv":["x"],"umask":512}`, `{"protocol":1,"argv":["x"],"pty":{"rows":65536,"cols":1}}`,
 	} {
 		if _, err := parseOrder([]byte(text)); err == nil {
 			t.Errorf("%s was accepted", text)
 		}
+	}
+}
+
+func TestTheLastUserIsOne(t *testing.T) {
+	o, err := parseOrder([]byte(`{"protocol":1,"argv":["x"],"uid":4294967294,"gid":4294967294}`))
+	if err != nil || o.uid != 4294967294 || o.gid != 4294967294 {
+		t.Errorf("%+v, %v", o, err)
 	}
 }

@@ -122,24 +122,25 @@ func (s *session) openStream(fd int) error {
 func (s *session) run() {
 	defer s.rescue()
 	status, problem := s.execute()
-	for _, teardown := range s.order.teardown {
-		s.enter("teardown")
-		if err := s.runSetup(teardown); err != nil {
-			s.warn("teardown: " + err.Error())
-		}
-	}
+	after := s.tearDown()
 	if !s.rehearsal && !s.reaper.killAll(5*time.Second) {
 		s.warn("processes that cannot be killed are left behind")
 	}
 	s.channels.settle(settleLimit)
 	s.enter("flush")
 	if err := s.flush(); err != nil {
-		s.warn(err.Error())
+		after = append(after, failed("flush", err))
 	}
 	if s.log != nil {
 		if text := s.log.trouble(); text != "" {
 			s.warn(text)
 		}
+	}
+	if problem == nil && status == 0 && len(after) > 0 {
+		problem, after = after[0], after[1:]
+	}
+	for _, other := range after { // what the command, or an earlier failure, said is the result
+		s.warn(other.Error())
 	}
 	if problem != nil {
 		s.end(exit{status: problem.status, err: problem.Error(), stage: problem.stage, hint: problem.hint})
@@ -151,6 +152,18 @@ func (s *session) run() {
 		report.status = 128 + report.signal
 	}
 	s.end(report)
+}
+
+// tearDown runs the teardown commands, all of them, and returns the failures.
+func (s *session) tearDown() []*failure {
+	var failures []*failure
+	for _, teardown := range s.order.teardown {
+		s.enter("teardown")
+		if err := s.runSetup(teardown); err != nil {
+			failures = append(failures, failed("teardown", fmt.Errorf("teardown: %w", err)))
+		}
+	}
+	return failures
 }
 
 // execute prepares the guest and runs the command; the failure says why it was never started.
@@ -255,6 +268,7 @@ func (s *session) runSetup(argv []string) error {
 	if err != nil {
 		return err
 	}
+	out.level = s.stage
 	c := command{argv: argv, env: s.order.env, dir: s.order.dir}
 	c.files = []uintptr{uintptr(null), uintptr(theirs), uintptr(theirs)}
 	c.attr = &syscall.SysProcAttr{Setpgid: true}
@@ -279,7 +293,8 @@ func (s *session) runSetup(argv []string) error {
 		how = fmt.Sprintf("signal %d (%s)", int(status.Signal()), status.Signal())
 	}
 	text := fmt.Sprintf("command `%s` ended with %s", strings.Join(c.argv, " "), how)
-	if last := strings.TrimSpace(string(out.tail)); last != "" {
+	// A teardown's is shown in any case: a `dmesg`, a log.
+	if last := strings.TrimSpace(string(out.tail)); last != "" && s.stage == "setup" {
 		text += "; its last output:\n" + last
 	}
 	return errors.New(text)

@@ -38,6 +38,7 @@ func ackFrame(stream byte, n int) []byte {
 // code, and all code that a restored machine runs for the first time takes time.
 type output struct {
 	kind    kind   // kindNotice: setup and teardown commands, which have no credit
+	level   string // of the notices
 	tail    []byte // the end of what was sent as notices, for an error message
 	fd      int    // does not block
 	shut    func() // closes fd
@@ -147,7 +148,7 @@ func (s *output) emit(p *port, frame []byte, n int) error {
 		text := frame[headerSize : headerSize+n]
 		s.tail = append(s.tail, text...)
 		s.tail = s.tail[max(0, len(s.tail)-maxTail):]
-		return p.write(notice{"setup", string(text)}.frame())
+		return p.write(notice{s.level, string(text)}.frame())
 	}
 	s.credit.spend(n)
 	frame = frame[:headerSize+n]

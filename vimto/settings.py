@@ -76,7 +76,8 @@ SETTINGS: tuple[Setting, ...] = (
         metavar="SIZE",
         parse=parse_memory,
         default=1024,
-        help="memory of the machine: `1G`, `1024M`, `size=1G`, or a number of MiB",
+        help="memory of the machine: `1G`, `1024M`, `size=1G`, or a number of MiB; 128M is the "
+        "least",
         trust=trust.full("the machine takes what it uses, and ends with the run"),
     ),
     Setting(
@@ -84,7 +85,7 @@ SETTINGS: tuple[Setting, ...] = (
         metavar="N",
         parse=parse_smp,
         default=2,
-        help="number of CPUs: `2` or `cpus=2`",
+        help="number of CPUs: `2` or `cpus=2`, with QEMU's topology (`cores=2`) or without",
         trust=trust.full("it shapes the machine alone"),
     ),
     Setting(
@@ -123,7 +124,8 @@ SETTINGS: tuple[Setting, ...] = (
         parse=parse_commands,
         default=(),
         many=True,
-        help="command to run as root after the test, whatever its result",
+        help="command to run as root after the test, whatever its result; if it fails, so does a "
+        "run whose test succeeded",
         trust=trust.full("it runs in the machine, as the tests do"),
     ),
     Setting(

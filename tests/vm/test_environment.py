@@ -257,7 +257,7 @@ def test_setup_and_teardown_surround_the_command(stranger: Vimto) -> None:
     # As users of the Go tool have it: cgroup2 is mounted by setup although the guest has it.
     (stranger.directory / ".vimto.toml").write_text(
         'setup = ["mount -t cgroup2 cgroup2 /sys/fs/cgroup", "sh -c \'id -u > order\'",'
-        ' ["sh", "-c", "echo \\"$0\\" >> order; pwd >> order", "a b"]]\n'
+        ' ["sh", "-c", "echo \\"$0\\" >> order; echo loud; pwd >> order", "a b"]]\n'
         "teardown = [\"sh -c 'echo torn >> order; id -u >> order; echo said'\"]\n"
     )
     order = stranger.directory / "order"
@@ -268,6 +268,7 @@ def test_setup_and_teardown_surround_the_command(stranger: Vimto) -> None:
     assert outcome.text == f"1\n{stranger.user}\n"
     assert order.read_text() == f"0\na b\n{stranger.directory}\ntorn\n0\n"
     assert "said" in outcome.errors and "said" not in outcome.text
+    assert "loud" not in outcome.errors
 
 
 def test_a_setup_that_fails_is_no_result(vimto: Vimto) -> None:
@@ -276,6 +277,21 @@ def test_a_setup_that_fails_is_no_result(vimto: Vimto) -> None:
     assert "ended with status 4" in outcome.errors and "why" in outcome.errors
     assert not (vimto.directory / "ran").exists()
     assert (vimto.directory / "torn").exists()
+
+
+def test_a_teardown_that_fails_is_no_success(vimto: Vimto) -> None:
+    teardown = ("-teardown", "sh -c 'echo why; exit 4'", "-teardown", "touch torn")
+    outcome = vimto(*teardown, "exec", "echo", "fine").check(125)
+    assert outcome.text == "fine\n"
+    assert "why\n" in outcome.errors
+    assert outcome.errors.endswith(
+        "error: teardown: command `sh -c echo why; exit 4` ended with status 4\n"
+    )
+    assert (vimto.directory / "torn").exists()
+    for script, status in (("exit 7", 7), ("kill -KILL $$", 137)):
+        outcome = vimto(*teardown, "exec", "sh", "-c", script).check(status)
+        assert "why\n" in outcome.errors
+        assert "warning: teardown: command" in outcome.errors
 
 
 def test_kernel_parameters_and_shares(vimto: Vimto, tmp_path: Path) -> None:

@@ -341,11 +341,13 @@ def check_streams(
 
 
 def show_notice(level: str, text: str) -> None:
-    """Show what the guest program has to say: warnings always, `setup` output with `-v`."""
+    """Show what the guest program has to say: warnings and what teardown commands say always."""
     if level == "warning":
         console.warn(text)
-    elif level == "setup":
+    elif level == "teardown" or (level == "setup" and console.verbosity()):
         console.write(text)
+    elif level == "setup":
+        pass  # what one that fails said is in the error
     else:
         console.debug(text)
 
