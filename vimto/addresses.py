@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from vimto.values import whole_number
+
 _LOOPBACK = "127.0.0.1"
 # The longest path that fits struct sockaddr_un (unix(7)), with its NUL.
 _LONGEST_PATH = 107
@@ -34,16 +36,19 @@ def parse_address(text: str) -> Address:
     path = text.removeprefix("unix:")
     if path != text or "/" in text:
         if not path or len(path.encode("utf-8", "surrogateescape")) > _LONGEST_PATH:
-            raise ValueError(f"is no path of a socket: it has 1 to {_LONGEST_PATH} bytes")
+            raise ValueError(f"is not the path of a socket: it has 1 to {_LONGEST_PATH} bytes")
         return Address(path=path)
     host, colon, port = text.rpartition(":")
     if colon and host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise ValueError("is no address: write an IPv6 address as `[::1]:PORT`")
-    if not (port.isascii() and port.isdecimal() and int(port) <= 65535):
-        raise ValueError("is no address such as `127.0.0.1:8080`, `8080` or `/path/of/a/socket`")
-    return Address(host=host or _LOOPBACK, port=int(port))
+        raise ValueError("is not an address: write an IPv6 address as `[::1]:PORT`")
+    number = whole_number(port)
+    if number is None or number > 65535:
+        raise ValueError(
+            "is not an address such as `127.0.0.1:8080`, `8080` or `/path/of/a/socket`"
+        )
+    return Address(host=host or _LOOPBACK, port=number)
 
 
 def parse_pair(text: str) -> tuple[Address, Address]:
@@ -66,7 +71,7 @@ def parse_forwards(value: object) -> tuple[str, ...]:
     items = value if isinstance(value, list) else [value]
     for item in items:
         if not isinstance(item, str):
-            raise ValueError("is no string")
+            raise ValueError("is not a string")
         if item:
             parse_pair(item)
     return tuple(items)

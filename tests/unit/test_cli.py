@@ -81,6 +81,13 @@ def test_users_by_name_and_number() -> None:
     assert resolve_user("root")[:2] == (0, 0)
     assert resolve_user("0") == resolve_user("root")
     assert resolve_user("4294000000") == (4294000000, 4294000000, [4294000000])
+    assert resolve_user("4294967294")[:2] == (4294967294, 4294967294)
+    for name in ("4294967295", "4294967296", "9" * 5000, "٣"):
+        with pytest.raises(ConfigError, match="is not a valid user: uids are 0 to 4294967294"):
+            resolve_user(name)
+    for name in ("²", "-1"):
+        with pytest.raises(ConfigError, match=f"there is no user `{name}`"):
+            resolve_user(name)
     with pytest.raises(ConfigError, match="no user `of-nobody`") as caught:
         resolve_user("of-nobody")
     assert caught.value.hint

@@ -195,10 +195,10 @@ def test_bad_values_are_listed_all_with_their_lines(repository: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config({}, {}, repository)
     assert caught.value.lines == (
-        ".vimto.toml:1: `memory`: `huge` is no size such as `512M` or `4G`",
+        ".vimto.toml:1: `memory`: `huge` is not a size such as `512M` or `4G`",
         '.vimto.toml:2: `setup`: `a b` is no list, as in `setup = ["mount -t tmpfs none /mnt"]`',
-        ".vimto.toml:3: `smp`: `0` is no number of CPUs from 1 to 255, as in `2` or `cpus=2`",
-        ".vimto.toml:4: `teardown`: is no string",
+        ".vimto.toml:3: `smp`: `0` is not a number of CPUs from 1 to 255, as in `2` or `cpus=2`",
+        ".vimto.toml:4: `teardown`: is not a string",
     )
 
 
@@ -229,7 +229,7 @@ def test_a_file_that_cannot_be_read_is_an_error(repository: Path) -> None:
 
 
 def test_a_bad_variable_is_named(repository: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\$VIMTO_SMP: `many` is no number of CPUs"):
+    with pytest.raises(ConfigError, match=r"\$VIMTO_SMP: `many` is not a number of CPUs"):
         load_config({}, {"VIMTO_SMP": "many"}, repository)
 
 

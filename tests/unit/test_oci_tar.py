@@ -135,6 +135,7 @@ GOOD = make_tar(member("file", b"data"))
         (pax(b"x path=x\n"), "malformed"),
         (pax(b"7 path\n"), "malformed extended"),
         (pax(b"12 size=xxx\n"), "malformed number"),
+        (pax("11 size=²\n".encode()), "malformed number"),
         (pax(b"12 path=a\0b\n") + GOOD, "NUL"),
         (pax(b"11 mtime=z\n") + GOOD, "malformed time"),
         (

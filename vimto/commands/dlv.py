@@ -6,7 +6,6 @@ vimto dlv dap, --headless ── a listener on the host ──> the server in th
 
 import contextlib
 import os
-import pwd
 import shutil
 import signal
 import tempfile
@@ -17,12 +16,13 @@ from vimto.addresses import Address, parse_address
 from vimto.commands.go import background_save, hand_over
 from vimto.commands.interactive import attended
 from vimto.commands.prepare import prepare
-from vimto.commands.users import find_homes
+from vimto.commands.users import find_homes, find_user
 from vimto.config import Config
 from vimto.errors import UsageError, VimtoError
 from vimto.go.delve import DlvCommand, absolute, parse_dlv
 from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.places import SYSTEM, follow, is_communal, is_in
+from vimto.values import whole_number
 from vimto.vm.forward import Forward
 from vimto.vm.run import Request, run
 from vimto.vm.streams import Output
@@ -134,7 +134,7 @@ class _Session:
         target = request.forwarding.forwards[-1].target
         self._command = self._command.serving(str(target))
         log = self._command.value("log-dest")
-        if log.isdecimal() and int(log) > 2:
+        if (whole_number(log) or 0) > 2:
             # VS Code gives dlv a pipe of its own, and looks for the server's address on stdout too.
             self._command = self._command.logging("1")
 
@@ -291,11 +291,5 @@ def _config_directory(config: Config) -> str:
 
 def _home(config: Config) -> str:
     user = "root" if config.sudo else config.user
-    try:
-        if user:
-            entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-        else:
-            entry = pwd.getpwuid(os.getuid())
-    except KeyError:
-        return os.path.expanduser("~")
-    return entry.pw_dir
+    entry = find_user(user or str(os.getuid()))
+    return entry.pw_dir if entry else os.path.expanduser("~")

@@ -6,6 +6,28 @@ import os
 import pwd
 
 from vimto.errors import ConfigError
+from vimto.values import whole_number
+
+# The last one, 2**32 - 1, means "leave it as it is" to setuid(2): the command would stay root.
+_MOST_ID = (1 << 32) - 2
+
+
+def find_user(name: str) -> pwd.struct_passwd | None:
+    """Return the host's entry of a user by name or number, `None` for a number without one.
+
+    Raises `ConfigError` for an unknown name, and for a number that nobody can have.
+    """
+    number = whole_number(name)
+    if name.isdecimal() and (number is None or number > _MOST_ID):
+        raise ConfigError(f"`{name}` is not a valid user: uids are 0 to {_MOST_ID}")
+    try:
+        return pwd.getpwnam(name) if number is None else pwd.getpwuid(number)
+    except KeyError:
+        if number is not None:
+            return None
+        raise ConfigError(
+            f"there is no user `{name}`", hint="`user` names a user of this host, or a number"
+        ) from None
 
 
 def find_homes() -> list[str]:
@@ -22,17 +44,12 @@ def resolve_user(name: str) -> tuple[int, int, list[int]]:
     """Return (uid, gid, supplementary gids) of `name`, or of ourselves when it is empty.
 
     `name` is a user's name or number; a number need not be known to the host. Raises
-    `ConfigError` for an unknown name.
+    `ConfigError` for any other.
     """
     if not name:
         return os.getuid(), os.getgid(), os.getgroups()
-    try:
-        entry = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
-    except KeyError:
-        if name.isdigit():
-            return int(name), int(name), [int(name)]
-        raise ConfigError(
-            f"there is no user `{name}`", hint="`user` names a user of this host, or a number"
-        ) from None
+    entry = find_user(name)
+    if entry is None:
+        return int(name), int(name), [int(name)]
     groups = {entry.pw_gid, *(g.gr_gid for g in grp.getgrall() if entry.pw_name in g.gr_mem)}
     return entry.pw_uid, entry.pw_gid, sorted(groups)

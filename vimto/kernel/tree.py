@@ -53,9 +53,9 @@ def find_names(root: Path, directory: str) -> list[str]:
 
 def version_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sort key for which `6.9-rc1` < `6.9` < `6.9-2` < `6.12`."""
-    parts = re.findall(r"\d+|[^\d]+", re.sub(r"[-~]rc", "~", name))
+    parts = re.findall(r"[0-9]+|[^0-9]+", re.sub(r"[-~]rc", "~", name))
     return (
-        *((1, int(part), "") if part.isdigit() else _text_key(part) for part in parts),
+        *((1, int(part), "") if part[0] in "0123456789" else _text_key(part) for part in parts),
         (0, 0, ""),
     )
 

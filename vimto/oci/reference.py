@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vimto.errors import UsageError
+from vimto.values import whole_number
 
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*")
 _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
@@ -135,7 +136,7 @@ def _parse_registry(text: str) -> RegistryReference:
     if not _HOST.fullmatch(registry):
         raise refuse(f"`{registry}` is no host")
     port = registry.rpartition(":")[2] if not registry.endswith("]") else ""
-    if ":" in registry and port.isdigit() and not 0 < int(port) < 65536:
+    if port and ":" in registry and not 0 < (whole_number(port) or 0) < 65536:
         raise refuse(f"`{port}` is no port")
     if not repository or len(repository) > 255:
         raise refuse("the part after the host must have 1 to 255 characters")

@@ -14,6 +14,7 @@ from requests.adapters import HTTPAdapter
 
 from vimto.errors import ImageError
 from vimto.oci.reference import have_loopback
+from vimto.values import whole_number
 
 # What a broken connection looks like; anything else is not worth another attempt.
 BROKEN = (
@@ -41,8 +42,9 @@ class Patience:
 
     def pause_after(self, attempt: int, retry_after: str) -> float:
         """Return how long to wait after a failed attempt, 1 the first; the server may ask."""
-        if retry_after.isdigit():
-            wanted = float(retry_after)
+        seconds = whole_number(retry_after)
+        if seconds is not None:
+            wanted = float(seconds)
         else:
             try:
                 wanted = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()

@@ -159,7 +159,7 @@ class TarReader:
         return value
 
     def _decimal(self, text: str | bytes) -> int:
-        if not text.isdigit() or len(text) > 18:
+        if not (text.isascii() and text.isdigit()) or len(text) > 18:
             raise self._broken("has a malformed number")
         return int(text)
 

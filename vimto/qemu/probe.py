@@ -10,7 +10,7 @@ from vimto import proc
 from vimto.cache import entry
 from vimto.cache.digest import digest, local_directory
 from vimto.errors import CacheError, CommandError, QemuError
-from vimto.values import GIB
+from vimto.values import GIB, whole_number
 
 if TYPE_CHECKING:  # who only looks for QEMU is in a hurry
     from pathlib import Path
@@ -92,9 +92,9 @@ def parse_version(text: str) -> tuple[int, int, int]:
     """Take `QEMU emulator version 7.2.22 (Debian …)`; raises `QemuError` for anything else."""
     words = text.split()
     if words[:3] == ["QEMU", "emulator", "version"] and len(words) > 3:
-        numbers = words[3].split(".")
-        if len(numbers) >= 2 and all(n.isdigit() for n in numbers[:3]):
-            major, minor, micro = [*map(int, numbers[:3]), 0][:3]
+        numbers = [whole_number(part) for part in words[3].split(".")[:3]]
+        if len(numbers) >= 2 and None not in numbers:
+            major, minor, micro = [*(number or 0 for number in numbers), 0][:3]
             return major, minor, micro
     raise QemuError("QEMU does not tell its version", lines=tuple(text.splitlines()[:3]))
 

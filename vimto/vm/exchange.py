@@ -171,7 +171,8 @@ class Exchange:
             deadlines.append(self._input.wake_at if self._input else 0.0)
         deadlines += [other.wake_at for other in (self.forwarding, self.overtime) if other]
         due = min((deadline for deadline in deadlines if deadline), default=0.0)
-        return max(0.0, due - time.monotonic()) * 1000 + 1 if due else None
+        left = min(86400.0, max(0.0, due - time.monotonic()))  # poll(2) takes 24 days at most
+        return left * 1000 + 1 if due else None
 
     def _deadline(self) -> float:
         limit = 0.0 if self._held_since else self._limits.of(self.state)

@@ -90,7 +90,7 @@ class Input:
         self._credit = protocol.STDIN_WINDOW
         self._count = 0
         self._failure: StreamError | None = None
-        self._terminal = os.isatty(fd)
+        self._is_terminal = os.isatty(fd)
         self.ended = False
 
     @property
@@ -106,7 +106,7 @@ class Input:
             return b""
         except OSError as exc:
             data = b""
-            if not self._terminal:  # the end of one that is not ours to read is EIO (setpgid(2))
+            if not self._is_terminal:  # the end of one that is not ours to read is EIO (setpgid(2))
                 self._failure = StreamError("stdin", exc.errno or errno.EIO, self._count)
         self._credit -= len(data)
         self._count += len(data)
