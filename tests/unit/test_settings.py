@@ -63,7 +63,7 @@ def test_flags_continue_earlier_ones() -> None:
         ("-race", "unknown flag `-race`", ""),
         ("-no-kernel", "unknown flag `-no-kernel`", ""),
         ("-kernel", "`-kernel` needs a value: `-kernel KERNEL`", ""),
-        ("-memory lots", "`-memory`: `lots` is no size", ""),
+        ("-memory lots", "`-memory`: `lots` is not a size", ""),
         ("-sudo=perhaps", "`-sudo`: `perhaps` is neither", ""),
         ("-accel=xen", "`-accel`: `xen` is none of `auto`, `kvm`, `tcg`", ""),
     ],

@@ -7,6 +7,7 @@ options ─> packages ─> build ─┬─> plan (no KASLR) ─> machine, paused
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
