@@ -44,16 +44,16 @@ def write_all(fd: int, data: bytes) -> None:
             raise
         except OSError as exc:
             raise StreamError(stream_name(fd), exc.errno or 0, count) from exc
-    flush(fd, count)
+    flush(fd, fd, count)
 
 
-def flush(fd: int, count: int) -> None:
+def flush(fd: int, stream: int, count: int) -> None:
     """Raise `StreamError` when the file system lost some of the `count` bytes written to `fd`.
 
-    NFS and others with a quota say only when a descriptor is closed that the disk was full, and
-    they do so at every one (close(2)).
+    That is the descriptor of our `stream`, 1 or 2, or stands for it. NFS and others with a quota
+    say only when a descriptor is closed that the disk was full, and do so at every one (close(2)).
     """
     try:
         os.close(os.dup(fd))
     except OSError as exc:
-        raise StreamError(stream_name(fd), exc.errno or 0, count) from exc
+        raise StreamError(stream_name(stream), exc.errno or 0, count) from exc

@@ -79,7 +79,7 @@ class Output:
         if self._failure:
             raise self._failure
         if self._count and not self.broken and _is_file(self.fd):
-            flush(self.fd, self._count)
+            flush(self.fd, self.stream, self._count)
 
 
 class Input:
