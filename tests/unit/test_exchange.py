@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -18,10 +17,20 @@ from vimto.vm.signals import Interrupted, SignalPipe
 from vimto.vm.streams import Input, Output
 
 LIMITS = Limits(boot=20, accept=20, prepare=20, run=0)
-READY = protocol.encode_json(protocol.READY, {"protocol": protocol.VERSION})
+READY = protocol.encode_json(
+    protocol.READY,
+    {
+        "protocol": protocol.VERSION,
+        "agent": "a",
+        "release": "6.1",
+        "cpus": 1,
+        "boot_ms": 9,
+        "filesystems": ["9p"],
+    },
+)
 ACCEPTED = protocol.encode_json(protocol.ACCEPTED, {})
-STARTED = protocol.encode_json(protocol.STARTED, {"pid": 1})
-EXIT = protocol.encode_json(protocol.EXIT, {"status": 3, "signal": 0})
+STARTED = protocol.encode_json(protocol.STARTED, {"pid": 1, "mount_ms": 9})
+EXIT = protocol.encode_json(protocol.EXIT, protocol.Exit(3)._asdict())
 
 
 class Guest:
@@ -52,7 +61,7 @@ class Talk:
         self.guest = Guest(there)
         self.exchange = Exchange(here.fileno(), lambda: {"argv": ["x"]}, limits, signals)
 
-    def play(self, part: Callable[[Guest], None]) -> dict[str, Any]:
+    def play(self, part: Callable[[Guest], None]) -> protocol.Exit:
         failure: list[BaseException] = []
 
         def run() -> None:
@@ -100,7 +109,7 @@ def test_from_ready_to_exit(signals: SignalPipe) -> None:
             protocol.encode_json(protocol.NOTICE, {"level": "info", "text": "t"}) + EXIT
         )
 
-    assert talk.play(part) == {"status": 3, "signal": 0}
+    assert talk.play(part) == protocol.Exit(3)
     assert notices == [("info", "t")]
 
 
@@ -133,7 +142,7 @@ def test_a_reader_that_is_gone_is_reported(signals: SignalPipe) -> None:
         assert protocol.decode_ack(guest.expect(protocol.ACK)) == (1, protocol.READER_GONE)
         guest.end.sendall(EXIT)
 
-    assert talk.play(part)["status"] == 3
+    assert talk.play(part).status == 3
     os.close(write)
 
 
@@ -274,7 +283,7 @@ def test_no_grace_period_runs_while_a_debugger_holds_the_machine(signals: Signal
         time.sleep(0.3)
         guest.end.sendall(answer() + EXIT)
 
-    assert talk.play(part)["status"] == 3
+    assert talk.play(part).status == 3
     os.close(read)
     os.close(write)
 
@@ -297,7 +306,7 @@ def test_after_a_closed_terminal_the_command_is_killed(
             seen.append(number)
             guest.end.sendall(answer())
         assert seen[0] == signal.SIGHUP and set(seen[1:-1]) <= {0}
-        guest.end.sendall(protocol.encode_json(protocol.EXIT, {"status": 137, "signal": 9}))
+        guest.end.sendall(protocol.encode_json(protocol.EXIT, protocol.Exit(137, 9)._asdict()))
 
     with pytest.raises(Interrupted, match="when the terminal was closed") as caught:
         Talk(signals).play(part)
@@ -355,7 +364,7 @@ def test_another_protocol_is_refused(signals: SignalPipe) -> None:
         protocol.encode(protocol.ACK, b"xx"),
         protocol.encode_json(protocol.SIGNALLED, {"signal": 15, "stuck": ""}),
         b"\xff\xff\xff\xff\x06",
-        protocol.encode(99, b""),
+        bytes(4) + b"\x63",
     ],
 )
 def test_garbage_loses_the_machine(signals: SignalPipe, data: bytes) -> None:
@@ -380,7 +389,7 @@ def test_a_paused_guest_waits_for_whoever_asked(signals: SignalPipe) -> None:
         assert guest.expect(protocol.RESUME) == b""
         guest.end.sendall(STARTED + EXIT)
 
-    assert talk.play(part) == {"status": 3, "signal": 0}
+    assert talk.play(part) == protocol.Exit(3)
     assert seen == [exchange.PAUSED]
 
 

@@ -15,6 +15,7 @@ from vimto.vm import exchange as exchanges
 from vimto.vm import protocol
 from vimto.vm.exchange import Exchange, Limits
 from vimto.vm.machine import Machine
+from vimto.vm.protocol import Exit
 from vimto.vm.signals import SignalPipe
 
 STUB = session.private_stub("/a,b")
@@ -119,10 +120,10 @@ def test_time_that_gdb_holds_the_machine_does_not_count(
 @pytest.mark.parametrize(
     ("result", "words"),
     [
-        ({"status": 0}, "the command has ended, status 0: passed"),
-        ({"status": 3, "signal": 0, "error": ""}, "the command has ended, status 3"),
-        ({"status": 137, "signal": 9}, "the command was ended by signal 9"),
-        ({"status": 127, "error": "no such file"}, "no such file"),
+        (Exit(0), "the command has ended, status 0: passed"),
+        (Exit(3), "the command has ended, status 3"),
+        (Exit(137, 9), "the command was ended by signal 9"),
+        (Exit(127, error="no such file"), "no such file"),
     ],
 )
 def test_results_in_words(result: dict[str, Any], words: str) -> None:

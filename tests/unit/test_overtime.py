@@ -23,10 +23,10 @@ def talk() -> Iterator[Talk]:
 
 
 def ended_by(number: int) -> bytes:
-    return protocol.encode_json(protocol.EXIT, {"status": 0, "signal": number})
+    return protocol.encode_json(protocol.EXIT, protocol.Exit(128 + number, number)._asdict())
 
 
-def report(talk: Talk, result: dict[str, object], capfd: pytest.CaptureFixture[str]) -> str:
+def report(talk: Talk, result: protocol.Exit, capfd: pytest.CaptureFixture[str]) -> str:
     assert talk.exchange.overtime
     talk.exchange.overtime.report(result)
     return capfd.readouterr().out
@@ -39,7 +39,7 @@ def test_a_test_that_heeds_the_first_signal(talk: Talk, capfd: pytest.CaptureFix
         guest.end.sendall(EXIT)
 
     result = talk.play(part)
-    assert result["status"] == 3
+    assert result.status == 3
     assert report(talk, result, capfd) == "*** Test killed with quit: ran too long (1m1s).\n"
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from vimto.errors import StreamError
 from vimto.vm import streams
+from vimto.vm.protocol import Exit
 from vimto.vm.run import check_streams
 from vimto.vm.streams import Input, Output, describe
 
@@ -143,8 +144,8 @@ def test_a_hung_up_terminal_is_no_failure_of_its_own() -> None:
             raise StreamError("stdout", errno.EIO, 0)
 
     output = Failed(1, 1)
-    check_streams({"signal": signal.SIGHUP}, [output])
-    for result in ({"signal": 0}, {"signal": signal.SIGTERM}):
+    check_streams(Exit(129, signal.SIGHUP), [output])
+    for result in (Exit(0), Exit(143, signal.SIGTERM)):
         with pytest.raises(StreamError):
             check_streams(result, [output])
     output.close()

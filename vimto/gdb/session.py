@@ -14,10 +14,9 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from vimto import console, proc
 from vimto.errors import VimtoError
@@ -25,6 +24,7 @@ from vimto.quoting import escape, visible
 from vimto.vm import exchange as exchanges
 from vimto.vm.exchange import Exchange
 from vimto.vm.machine import Addition, Machine
+from vimto.vm.protocol import Exit
 from vimto.vm.run import Companion
 from vimto.vm.signals import ENDING
 
@@ -200,7 +200,7 @@ class Gdb(Stub):
             raise quit_early()
         self._end_relay()  # it has detached: the command goes on without it
 
-    def part(self, result: Mapping[str, Any]) -> None:
+    def part(self, result: Exit) -> None:
         Path(self._settings.result).write_text(describe(result), "utf-8")
         # gdb may have stopped the machine between the command's end and now: its user's turn.
         self._wait_while(stopped=True, limit=None)
@@ -246,13 +246,13 @@ def quit_early() -> QuitError:
     )
 
 
-def describe(result: Mapping[str, Any]) -> str:
+def describe(result: Exit) -> str:
     """Return the exit frame `result` in words, which gdb prints."""
-    if result.get("error"):
-        return visible(str(result["error"]))
-    if result.get("signal"):
-        return f"the command was ended by signal {result['signal']}"
-    status = int(result["status"])
+    if result.error:
+        return visible(result.error)
+    if result.signal:
+        return f"the command was ended by signal {result.signal}"
+    status = result.status
     return f"the command has ended, status {status}" + ("" if status else ": passed")
 
 

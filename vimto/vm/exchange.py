@@ -74,13 +74,13 @@ class Exchange:
         self.on_accepted: Callable[[], None] = lambda: None
         self.on_start: Callable[[], None] = lambda: None
         self.on_end: Callable[[], None] = lambda: None
-        self.on_paused: Callable[[], None] = lambda: None
+        self.on_paused: Callable[[], None] | None = None  # nobody asked for a pause
         self.lifeline = -1
         self.watched: dict[int, Callable[[], object]] = {}  # more descriptors, and who reads them
         self.on_continue: Callable[[], None] = lambda: None  # after a stop, by SIGCONT
         self.forwarding: Forwarding | None = None
         self.overtime: Overtime | None = None
-        self.result: dict[str, Any] = {}
+        self.result: protocol.Exit | None = None
         self._port = port
         self._make_order = make_order
         self._limits = limits
@@ -106,14 +106,14 @@ class Exchange:
         self.send(protocol.encode_json(protocol.RUN, self._make_order()))
         self._enter(ORDERED)
 
-    def run(self) -> dict[str, Any]:
-        """Return the payload of the exit frame once all output is written.
+    def run(self) -> protocol.Exit:
+        """Return the guest's report once all output is written.
 
         Raises `BootError` when the machine ended or was silent before `accepted`, `LostVMError`
         after it, `Interrupted` for signals that nobody is left to handle, `Abandoned` when the
         lifeline hung up.
         """
-        while self.state != EXITED or self._unwritten():
+        while self.result is None or self._unwritten():
             poller = select.poll()
             for fd, events in self._interests():
                 poller.register(fd, events)
@@ -124,7 +124,7 @@ class Exchange:
                 self.forwarding.check_limits(self.state == EXITED)
             if self.overtime and self.state == RUNNING:
                 self.overtime.check()
-        if self._delivery.has_killed and self.result.get("signal") == signal.SIGKILL:
+        if self._delivery.has_killed and self.result.signal == signal.SIGKILL:
             raise Interrupted(
                 signal.SIGHUP,
                 "the command did not end when the terminal was closed, and was killed",
@@ -276,24 +276,25 @@ class Exchange:
                 output.put(payload)
                 self._write_output(output)
         elif kind == protocol.ACK:
-            _, count = protocol.decode_ack(payload)
-            if self._input:
-                self.send(self._input.acknowledge(count))
+            stream, count = protocol.decode_ack(payload)
+            if stream != 0 or self._input is None:
+                raise LostVMError("the guest acknowledged what was never sent")
+            self.send(self._input.acknowledge(count))
         elif kind == protocol.NOTICE:
-            notice = protocol.decode_json(payload)
-            self.on_notice(str(notice.get("level", "")), str(notice.get("text", "")))
+            self.on_notice(*protocol.decode_notice(payload))
         elif kind in protocol.CHANNEL_KINDS and self.forwarding:
             self.forwarding.take_frame(kind, payload)
         elif kind == protocol.SIGNALLED:
-            stuck = str(protocol.decode_json(payload).get("stuck", ""))
+            stuck = protocol.decode_signalled(payload)
             if not self._delivery.answered(stuck, time.monotonic()):
                 raise LostVMError("the guest answered a signal that it was not sent")
             if self._input:
                 self._input.told(stuck)
         elif kind == protocol.CLOCK:
+            protocol.decode_empty(kind, payload)
             self.send(protocol.encode_clock(time.time_ns()))
         elif kind == protocol.EXIT:
-            self.result = protocol.decode_json(payload)
+            self.result = protocol.decode_exit(payload)
             self._enter(EXITED)
             self.on_end()
         else:
@@ -301,15 +302,18 @@ class Exchange:
 
     def _take_progress(self, kind: int, payload: bytes) -> None:
         if kind == protocol.READY and self.state == BOOTING:
-            check_ready(protocol.decode_json(payload))
+            check_ready(payload)
             self.send_order()
         elif kind == protocol.ACCEPTED and self.state == ORDERED:
+            protocol.decode_empty(kind, payload)
             self._enter(PREPARING)
             self.on_accepted()
-        elif kind == protocol.PAUSED and self.state == PREPARING:
+        elif kind == protocol.PAUSED and self.state == PREPARING and self.on_paused:
+            protocol.decode_empty(kind, payload)
             self._enter(PAUSED)
             self.on_paused()
         elif kind == protocol.STARTED and self.state in (PREPARING, PAUSED):
+            protocol.decode_started(payload)
             self._enter(RUNNING)
             if self.overtime:
                 self.overtime.start()
@@ -398,11 +402,11 @@ class Exchange:
             self._outbox.clear()  # reading the port says that the machine has ended
 
 
-def check_ready(ready: dict[str, Any]) -> None:
-    """Raise `BootError` unless the guest speaks our protocol."""
-    if ready.get("protocol") != protocol.VERSION:
+def check_ready(payload: bytes) -> None:
+    """Raise `BootError` unless the guest speaks our protocol, and its first frame says so."""
+    version = protocol.decode_ready(payload)
+    if version != protocol.VERSION:
         raise BootError(
-            f"the guest speaks version {ready.get('protocol')} of vimto's protocol,"
-            f" the host {protocol.VERSION}",
+            f"the guest speaks version {version} of vimto's protocol, the host {protocol.VERSION}",
             hint="`vimto kernel prune` removes what another version left in the cache",
         )

@@ -153,10 +153,10 @@ class Forwarding:
     def take_frame(self, kind: int, payload: bytes) -> None:
         """Take a frame about a channel; one that is gone may still be spoken of."""
         if kind == protocol.OPENED:
-            answer = protocol.decode_json(payload)
-            channel = self._by_number.get(int(answer.get("id", 0)))
+            number, error = protocol.decode_opened(payload)
+            channel = self._by_number.get(number)
             if channel:
-                self._opened(channel, str(answer.get("error", "")))
+                self._opened(channel, error)
             return
         if kind == protocol.DATA_ACK:
             number, count = protocol.decode_channel_ack(payload)
@@ -166,7 +166,7 @@ class Forwarding:
         if channel is None:
             return
         if kind == protocol.DATA_ACK:
-            channel.credit += count
+            channel.acknowledge(count)
         elif kind == protocol.RESET:
             reason = data.decode("utf-8", "replace")
             console.debug(f"connection to {channel.forward.target}: {reason}")
@@ -297,6 +297,12 @@ class _Channel:
         """What poll(2) is to wait for."""
         reading = self.is_open and self.credit > 0 and not self.client_ended
         return (select.POLLIN if reading else 0) | (select.POLLOUT if self.queue else 0)
+
+    def acknowledge(self, count: int) -> None:
+        """Take credit back; raises `LostVMError` for bytes that were never sent."""
+        self.credit += count
+        if self.credit > protocol.CHANNEL_WINDOW:
+            raise LostVMError("the guest acknowledged what was never sent")
 
     def put(self, data: bytes, *, ended: bool) -> None:
         """Queue what the guest sent; raises `LostVMError` beyond the window."""

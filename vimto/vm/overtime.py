@@ -6,13 +6,13 @@ its turn would use up the test's time. This one starts with the test.
     runs ──limit──> asked to end (SIGQUIT) ──grace──> killed (SIGKILL) ──> lost with its machine
 """
 
-import os
 import signal
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from vimto.descriptors import write_all
 from vimto.errors import LostVMError
+from vimto.vm import protocol
 
 if TYPE_CHECKING:
     from vimto.vm.exchange import Exchange
@@ -58,14 +58,14 @@ class Overtime:
         self._exchange.pass_on(number)
         self.wake_at = time.monotonic() + patience
 
-    def report(self, result: Mapping[str, Any]) -> None:
+    def report(self, result: protocol.Exit) -> None:
         """Say on stdout, as go does, that the command with this `result` was ended."""
         if not self._sent:
             return
         text = f"*** Test killed with quit: ran too long ({self._limits.total}).\n"
-        if name := _NAMES.get(int(result.get("signal") or 0)):
+        if name := _NAMES.get(result.signal):
             text += f"signal: {name}\n"
         try:
-            os.write(1, text.encode())
-        except OSError:
+            write_all(1, text.encode())
+        except BrokenPipeError:
             pass  # go has gone

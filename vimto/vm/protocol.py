@@ -5,12 +5,15 @@ JSON, streams raw bytes. `guest/frames.go` is the other side; both read `tests/g
 
 Bytes that Linux does not promise to be UTF-8 (paths, arguments, environment) travel in JSON as
 Latin-1, one code point a byte: see `wire_text`.
+
+What the guest sends is not believed: it may run anything, and its kernel is the user's experiment.
+Whatever a decoder here does not take raises `LostVMError`, for no result can be read from it.
 """
 
 import json
 import os
 import struct
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from vimto.errors import LostVMError
 
@@ -47,6 +50,18 @@ JSON_KINDS = frozenset(
 CHANNEL_KINDS = frozenset((OPENED, DATA, DATA_ACK, CLOSE, RESET))
 MAX_STREAM = 256 << 10
 MAX_JSON = 16 << 20
+# The largest payload of each kind; there are no others.
+_LIMITS = {
+    **dict.fromkeys(JSON_KINDS, MAX_JSON),
+    **dict.fromkeys((STDIN, STDOUT, STDERR, DATA, RESET), MAX_STREAM),
+    ACK: 5,
+    SIGNAL: 1,
+    RESIZE: 4,
+    CLOSE: 4,
+    DATA_ACK: 8,
+    CLOCK: 8,
+    RESUME: 0,
+}
 
 # How much of a stream may be under way without the receiver's acknowledgement. A child that does
 # not read its stdin, or a user who does not read our stdout, then holds up that stream alone.
@@ -66,7 +81,7 @@ _SIZE = struct.Struct("<HH")
 
 def encode(kind: int, payload: bytes | memoryview = b"") -> bytes:
     """Return one frame; raises `ValueError` when `payload` is over the kind's limit."""
-    if len(payload) > (MAX_JSON if kind in JSON_KINDS else MAX_STREAM):
+    if len(payload) > _LIMITS[kind]:
         raise ValueError(f"a frame of kind {kind} cannot hold {len(payload)} bytes")
     return _HEADER.pack(len(payload), kind) + bytes(payload)
 
@@ -101,15 +116,187 @@ def encode_clock(nanoseconds: int) -> bytes:
     return encode(CLOCK, _I64.pack(nanoseconds))
 
 
-def decode_json(payload: bytes) -> dict[str, Any]:
-    """Return a JSON frame's object; raises `LostVMError` when the guest sent anything else."""
-    try:
-        value = json.loads(payload)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise LostVMError("the guest sent a frame that is no JSON object")
-    return value
+class Notice(NamedTuple):
+    """Something for the user; `level` is one of `NOTICE_LEVELS`."""
+
+    level: str
+    text: str
+
+
+NOTICE_LEVELS = ("info", "warning", "setup", "teardown")
+
+
+class Exit(NamedTuple):
+    """How the command ended: `status` is 128+N after signal N, and never 0 beside an `error`.
+
+    `stage` is where the guest was then: `mount`, `setup`, `start`, `command`, `teardown`, `flush`.
+    """
+
+    status: int
+    signal: int = 0
+    core: bool = False
+    error: str = ""
+    stage: str = "command"
+    hint: str = ""
+
+
+_LAST_SIGNAL = 64
+_LAST_PID = 1 << 22
+_MOST = (1 << 53) - 1
+
+
+def decode_ready(payload: bytes) -> int:
+    """Return the version of the protocol that the guest speaks; the rest is for logs."""
+    members = _Members("ready", payload)
+    version = members.whole("protocol")
+    if version == VERSION:
+        for name in ("agent", "release"):
+            members.text(name)
+        members.whole("cpus", 1)
+        members.whole("boot_ms")
+        members.texts("filesystems")
+        members.end()
+    return version
+
+
+def decode_started(payload: bytes) -> int:
+    """Return the command's process id."""
+    members = _Members("started", payload)
+    pid = members.whole("pid", 1, _LAST_PID)
+    members.whole("mount_ms")
+    members.end()
+    return pid
+
+
+def decode_empty(kind: int, payload: bytes) -> None:
+    """Take a frame that says all by its kind: an empty object, or nothing (`CLOCK`)."""
+    if kind in JSON_KINDS:
+        _Members(f"(kind {kind})", payload).end()
+    elif payload:
+        _refuse(f"frame of kind {kind} and {len(payload)} bytes")
+
+
+def decode_notice(payload: bytes) -> Notice:
+    """Return what the guest program has to say."""
+    members = _Members("notice", payload)
+    notice = Notice(level=members.text("level"), text=members.text("text"))
+    members.end()
+    if notice.level not in NOTICE_LEVELS:
+        _refuse("notice of an unknown level")
+    return notice
+
+
+def decode_exit(payload: bytes) -> Exit:
+    """Return the guest's report on the command."""
+    members = _Members("exit", payload)
+    report = Exit(
+        status=members.whole("status", 0, 255),
+        signal=members.whole("signal", 0, _LAST_SIGNAL),
+        core=members.flag("core"),
+        error=members.text("error"),
+        stage=members.text("stage"),
+        hint=members.text("hint"),
+    )
+    members.end()
+    if report.signal and report.status != 128 + report.signal:
+        _refuse(f"status {report.status} for signal {report.signal}")
+    if report.error and not report.status:
+        _refuse("status 0 beside an error")
+    return report
+
+
+def decode_signalled(payload: bytes) -> str:
+    """Return what keeps a signal from having an effect, or ""."""
+    members = _Members("signalled", payload)
+    members.whole("signal", 0, _LAST_SIGNAL)
+    stuck = members.text("stuck")
+    members.end()
+    return stuck
+
+
+def decode_opened(payload: bytes) -> tuple[int, str]:
+    """Return (channel, why it could not be opened); "" if it is open."""
+    members = _Members("opened", payload)
+    channel, error = members.whole("id", 0, 0xFFFFFFFF), members.text("error")
+    members.end()
+    return channel, error
+
+
+def _refuse(what: str) -> NoReturn:
+    raise LostVMError(f"the guest sent a malformed frame: {what}")
+
+
+class _Members:
+    """The members of a JSON object, taken one by one; `end` refuses those that nobody took."""
+
+    def __init__(self, what: str, payload: bytes) -> None:
+        self._what = what
+        try:
+            value = json.loads(
+                payload.decode("utf-8"),
+                object_pairs_hook=_unique,
+                parse_int=_parse_int,
+                parse_float=_no_number,
+                parse_constant=_no_number,
+            )
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            _refuse(f"`{what}` is not an object")
+        self._members: dict[str, Any] = value
+
+    def _take(self, name: str, kind: type) -> Any:
+        value = self._members.pop(name, None)
+        if type(value) is not kind:  # a bool is an int
+            _refuse(f"`{self._what}` has no valid `{name}`")
+        return value
+
+    def whole(self, name: str, least: int = 0, most: int = _MOST) -> int:
+        """Return a number from `least` to `most`."""
+        value = self._take(name, int)
+        if not least <= value <= most:
+            _refuse(f"`{self._what}` has no valid `{name}`")
+        return int(value)
+
+    def flag(self, name: str) -> bool:
+        """Return a truth value."""
+        return bool(self._take(name, bool))
+
+    def text(self, name: str) -> str:
+        """Return a string that has a UTF-8 form."""
+        return self._check_text(name, self._take(name, str))
+
+    def texts(self, name: str) -> list[str]:
+        """Return a list of strings."""
+        return [self._check_text(name, item) for item in self._take(name, list)]
+
+    def _check_text(self, name: str, value: object) -> str:
+        # An escape can write half of a surrogate pair, which no stream of ours could.
+        if not isinstance(value, str) or any("\ud800" <= char <= "\udfff" for char in value):
+            _refuse(f"`{self._what}` has no valid `{name}`")
+        return value
+
+    def end(self) -> None:
+        """Refuse what is left."""
+        if self._members:
+            _refuse(f"`{self._what}` has {len(self._members)} unknown members")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name comes twice")
+    return found
+
+
+def _parse_int(text: str) -> int:
+    if len(text) > 20:  # `int` takes long for many digits, and refuses 4,300
+        raise ValueError("out of range")
+    return int(text)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a whole number")
 
 
 def decode_ack(payload: bytes) -> tuple[int, int]:
@@ -120,7 +307,7 @@ def decode_ack(payload: bytes) -> tuple[int, int]:
 def decode_channel(payload: bytes) -> tuple[int, bytes]:
     """Return (channel, data) of a `DATA`, `CLOSE` or `RESET` frame."""
     if len(payload) < _U32.size:
-        raise LostVMError("the guest sent a channel frame without a channel")
+        _refuse("a channel's without the channel")
     return int(_U32.unpack_from(payload)[0]), payload[_U32.size :]
 
 
@@ -131,7 +318,7 @@ def decode_channel_ack(payload: bytes) -> tuple[int, int]:
 
 def _unpack(shape: struct.Struct, payload: bytes) -> tuple[int, int]:
     if len(payload) != shape.size:
-        raise LostVMError("the guest sent a frame of the wrong size")
+        _refuse(f"{len(payload)} bytes instead of {shape.size}")
     first, second = shape.unpack(payload)
     return first, second
 
@@ -145,7 +332,8 @@ class FrameReader:
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Return the frames that `data` completes, as (kind, payload).
 
-        Raises `LostVMError` at a length over the limit: the stream cannot be trusted after that.
+        Raises `LostVMError` at an unknown kind, and at a length over the limit: the stream cannot
+        be trusted after that.
         """
         buffer = self._buffer
         buffer += data
@@ -153,8 +341,8 @@ class FrameReader:
         start = 0
         while len(buffer) - start >= _HEADER.size:
             length, kind = _HEADER.unpack_from(buffer, start)
-            if length > (MAX_JSON if kind in JSON_KINDS else MAX_STREAM):
-                raise LostVMError(f"the guest sent a frame of kind {kind} and {length} bytes")
+            if length > _LIMITS.get(kind, -1):
+                _refuse(f"kind {kind} and {length} bytes")
             end = start + _HEADER.size + length
             if len(buffer) < end:
                 break

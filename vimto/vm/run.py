@@ -55,7 +55,7 @@ class Companion:
     def join(self, machine: Machine, exchange: Exchange) -> None:
         """Take part in the conversation that is about to begin."""
 
-    def part(self, result: Mapping[str, Any]) -> None:
+    def part(self, result: protocol.Exit) -> None:
         """The guest has reported `result`, and the machine is about to be ended."""
 
 
@@ -252,16 +252,13 @@ class _Session(NamedTuple):
             modes["stderr"] = "stdout"
         return modes
 
-    def _status(self, result: Mapping[str, Any]) -> int:
-        if result.get("error"):
-            stage = str(result.get("stage", ""))
-            error = VimtoError(str(result["error"]), hint=str(result.get("hint", "")))
-            if stage not in ("start", "command"):
+    def _status(self, result: protocol.Exit) -> int:
+        if result.error:
+            error = VimtoError(result.error, hint=result.hint)
+            if result.stage not in ("start", "command"):
                 raise error
             console.error(error)
-        if result.get("signal"):
-            return 128 + int(result["signal"])
-        return int(result["status"])
+        return result.status
 
     def _make_order(self, warm_up: bool) -> dict[str, Any]:
         plan, request = self.plan, self.request
@@ -325,9 +322,7 @@ def watch_monitor(machine: Machine, exchange: Exchange) -> None:
     exchange.watched[machine.monitor.fd] = read
 
 
-def check_streams(
-    result: Mapping[str, Any], ours: Sequence[streams.Output | streams.Input]
-) -> None:
+def check_streams(result: protocol.Exit, ours: Sequence[streams.Output | streams.Input]) -> None:
     """Raise `StreamError` when one of our streams failed: no status can make up for lost bytes.
 
     Writing to a terminal that hung up is EIO as well; SIGHUP has said so already.
@@ -336,7 +331,7 @@ def check_streams(
         try:
             stream.verify()
         except StreamError as exc:
-            if exc.errno != errno.EIO or result.get("signal") != signal.SIGHUP:
+            if exc.errno != errno.EIO or result.signal != signal.SIGHUP:
                 raise
 
 

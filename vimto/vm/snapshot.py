@@ -148,5 +148,5 @@ def wait_ready(machine: Machine, limit: float, signals: SignalPipe, lifeline: in
             raise BootError("the machine ended before it was ready")
         for kind, payload in reader.feed(data):
             if kind == protocol.READY:
-                check_ready(protocol.decode_json(payload))
+                check_ready(payload)
                 return

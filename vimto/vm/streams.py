@@ -7,7 +7,7 @@ import stat
 from collections import deque
 
 from vimto.descriptors import flush, stream_name
-from vimto.errors import StreamError
+from vimto.errors import LostVMError, StreamError
 from vimto.vm import protocol
 
 # What poll(2) promises for a pipe it calls writable, when its description is a blocking one.
@@ -24,7 +24,7 @@ class Output:
 
     def __init__(self, stream: int, fd: int) -> None:
         self.stream = stream
-        self._count = 0
+        self._count = self._waiting = 0
         self._failure: StreamError | None = None
         self._queue: deque[memoryview] = deque()
         self._own = _reopen(fd)
@@ -39,8 +39,14 @@ class Output:
             self._own = -1
 
     def put(self, data: bytes) -> None:
-        """Queue bytes; those of a broken stream are dropped."""
+        """Queue bytes; those of a broken stream are dropped.
+
+        Raises `LostVMError` beyond what the guest may send before we acknowledge it.
+        """
         if not self.broken:
+            self._waiting += len(data)
+            if self._waiting > protocol.OUTPUT_WINDOW:
+                raise LostVMError("the guest sent more than its window allows")
             self._queue.append(memoryview(data))
 
     @property
@@ -72,6 +78,7 @@ class Output:
                     stream_name(self.stream), exc.errno or errno.EIO, self._count + count
                 )
         self._count += count
+        self._waiting -= count
         return count
 
     def verify(self) -> None:
@@ -119,8 +126,13 @@ class Input:
             raise self._failure
 
     def acknowledge(self, count: int) -> bytes:
-        """Take back credit for bytes that the command has been given; return more frames for it."""
+        """Take back credit for bytes that the command has been given; return more frames for it.
+
+        Raises `LostVMError` for bytes that were never sent.
+        """
         self._credit += count
+        if self._credit > protocol.STDIN_WINDOW:
+            raise LostVMError("the guest acknowledged what was never sent")
         return b""
 
     # What follows is for a person at a terminal: `vimto.vm.terminal.Keys`.
