@@ -5,9 +5,11 @@ at any moment. So such a directory is opened once, each name is looked up from i
 what is written is new.
 """
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Callable, Iterator
 
 _PIECE = 1 << 20
 
@@ -77,3 +79,50 @@ def copy(source: int, directory: int, name: str, mode: int = 0o777) -> None:
     except BaseException:
         os.unlink(name, dir_fd=directory)
         raise
+
+
+def hold(directory: int, name: str) -> int:
+    """Return a descriptor of whatever `name` in `directory` is, for `remove` to know it again.
+
+    While it is open no other file has the same number.
+    """
+    return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+
+
+def remove(directory: int, name: str, held: int) -> None:
+    """Remove `name` if it is still what is `held`, and nothing that took its place."""
+    made = os.fstat(held)
+    try:
+        found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if (made.st_dev, made.st_ino) == (found.st_dev, found.st_ino):
+            os.unlink(name, dir_fd=directory)
+    except OSError:
+        pass  # gone already, or in a directory that is
+
+
+@contextlib.contextmanager
+def passing(path: str) -> Iterator[Callable[[str], None]]:
+    """Yield what copies a program to `path`, where it stays while the context lasts.
+
+    Raises `OSError` when the directory cannot be opened; what is yielded raises `FileExistsError`
+    for whatever is at `path` already. At the end only the copy itself is removed.
+    """
+    parent, name = os.path.split(path)
+    directory = open_directory(parent)
+    made: list[int] = []
+
+    def place(program: str) -> None:
+        source = os.open(program, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            copy(source, directory, name)
+        finally:
+            os.close(source)
+        made.append(hold(directory, name))
+
+    try:
+        yield place
+    finally:
+        for held in made:
+            remove(directory, name, held)
+            os.close(held)
+        os.close(directory)

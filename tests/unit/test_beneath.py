@@ -86,3 +86,32 @@ def test_a_copy_that_fails_leaves_nothing(share: Path, directory: int) -> None:
     finally:
         os.close(source)
     assert not (share / "x").exists()
+
+
+def test_a_program_passes(share: Path) -> None:
+    path = share / "program"
+    with beneath.passing(str(path)) as place:
+        assert not path.exists()
+        place(str(share / "sub/file"))
+        assert path.read_text() == "content" and path.stat().st_mode & 0o100
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("target", ["../secret", "../nowhere"])
+def test_a_program_does_not_pass_through_a_link(share: Path, target: str) -> None:
+    path = share / "program"
+    path.symlink_to(target)
+    with beneath.passing(str(path)) as place, pytest.raises(FileExistsError):
+        place(str(share / "sub/file"))
+    assert path.is_symlink()
+    assert (share.parent / "secret").read_text() == "secret"
+    assert not (share.parent / "nowhere").exists()
+
+
+def test_what_took_a_program_s_place_stays(share: Path) -> None:
+    path = share / "program"
+    with beneath.passing(str(path)) as place:
+        place(str(share / "sub/file"))
+        path.unlink()
+        path.write_text("mine")
+    assert path.read_text() == "mine"

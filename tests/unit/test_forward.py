@@ -225,6 +225,33 @@ def test_a_socket_with_a_path(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_socket_in_a_directory_that_others_write_to(tmp_path: Path) -> None:
+    share, outside = tmp_path / "share", tmp_path / "outside"
+    share.mkdir()
+    outside.mkdir()
+    path, victim = share / "here.sock", outside / "here.sock"
+    with Forwarding([Forward(*parse_pair(f"{path}=80"))]):
+        victim.write_text("a file")
+        share.rename(tmp_path / "moved")
+        share.symlink_to(outside)
+    assert victim.read_text() == "a file"
+    assert not (tmp_path / "moved/here.sock").exists()
+    with Forwarding([Forward(*parse_pair(f"{tmp_path}/moved/here.sock=80"))]):
+        (tmp_path / "moved/here.sock").unlink()
+        (tmp_path / "moved/here.sock").write_text("another's")
+    assert (tmp_path / "moved/here.sock").read_text() == "another's"
+
+
+def test_a_link_to_a_stale_socket_is_not_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "left"))
+    path = tmp_path / "here.sock"
+    path.symlink_to("left")
+    with pytest.raises(VimtoError), Forwarding([Forward(*parse_pair(f"{path}=80"))]):
+        pass
+    assert path.is_symlink() and (tmp_path / "left").exists()
+
+
 def test_a_socket_that_a_killed_vimto_left(tmp_path: Path) -> None:
     path = tmp_path / "here.sock"
     with socket.socket(socket.AF_UNIX) as left:

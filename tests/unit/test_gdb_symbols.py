@@ -43,7 +43,7 @@ def test_the_build_id_of_a_file_is_readelf_s(tmp_path: Path) -> None:
 def test_kallsyms_become_symbol_tables(tmp_path: Path) -> None:
     need("readelf")
     (tmp_path / "kallsyms").write_text(KALLSYMS)
-    (module,) = symbols.write_kallsyms(tmp_path / "kallsyms", tmp_path / "elf")
+    (module,) = symbols.write_kallsyms((tmp_path / "kallsyms").read_text(), tmp_path / "elf")
     assert rows_of(tmp_path / "elf") == [
         ["ffffffff81000040", "192", "FUNC", "LOCAL", "DEFAULT", "1", "local_helper"],
         ["ffffffff81000000", "64", "FUNC", "GLOBAL", "DEFAULT", "1", "_stext"],
@@ -67,7 +67,7 @@ def rows_of(path: Path) -> list[list[str]]:
 def test_gdb_reads_those_tables(tmp_path: Path) -> None:
     need("gdb")
     (tmp_path / "kallsyms").write_text(KALLSYMS)
-    (module,) = symbols.write_kallsyms(tmp_path / "kallsyms", tmp_path / "elf")
+    (module,) = symbols.write_kallsyms((tmp_path / "kallsyms").read_text(), tmp_path / "elf")
     words = ["gdb", "-nx", "-batch", str(tmp_path / "elf"), "-ex", f"add-symbol-file {module}"]
     words += ["-ex", "info symbol 0xffffffff81000104", "-ex", "info address v9fs_open"]
     words += ["-ex", "info symbol 0xffffffffc0003004"]

@@ -355,6 +355,11 @@ def test_what_is_written_beside(vimto: Vimto, package: Module) -> None:
     done.check()
     assert not (package.root / "own.test").exists()
     assert (place / "out").exists()
+    victim = place / "victim"
+    (package.root / "own.test").symlink_to(victim)
+    refused = vimto("dlv", "test", "./pkg", *words).check(125)
+    assert "is there already, and not overwritten" in refused.errors
+    assert (package.root / "own.test").is_symlink() and not victim.exists()
 
 
 def test_a_core_is_looked_at_on_the_host(vimto: Vimto) -> None:

@@ -111,7 +111,12 @@ printf "after the end\\n"
 
 
 def test_a_command_s_status_with_names_alone(vimto: Vimto) -> None:
-    vimto.flags = ("-kernel", OLDEST, "-smp", "1")  # whose debug information no test fetches
+    # What is for gdb cannot be changed from inside, nor a link be put in its place.
+    victim = vimto.directory / "victim"
+    plant = f"""sh -c 'cd {vimto.temporary} && for d in vimto-gdb-*/0 vimto-gdb-*/0/guest; do
+        for n in symbols start.gdb start.json output result; do ln -s {victim} $d/$n; done; done'"""
+    # (A kernel whose debug information no test fetches.)
+    vimto.flags = ("-kernel", OLDEST, "-smp", "1", "-setup", plant)
     outcome = script(
         vimto,
         *("-break", "__x64_sys_setpgid", "exec", "setsid", "-w", "sh", "-mc", "/bin/true; exit 3"),
@@ -122,6 +127,7 @@ def test_a_command_s_status_with_names_alone(vimto: Vimto) -> None:
     assert re.search(r"#0 .* in __x64_sys_setpgid \(\)", outcome.text)
     assert "status 3" in outcome.text
     assert "names of functions only" in outcome.errors and "-fetch-debug" in outcome.errors
+    assert not victim.exists()
 
 
 def test_a_module_without_debug_information(vimto: Vimto, module: Module) -> None:

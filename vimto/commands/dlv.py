@@ -9,9 +9,9 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from vimto import console, proc
+from vimto import beneath, console, proc
 from vimto.addresses import Address, parse_address
 from vimto.commands.go import background_save, hand_over
 from vimto.commands.interactive import attended
@@ -80,6 +80,7 @@ class _Session:
         self._command = command
         self._dlv = dlv
         self._cwd = os.getcwd()
+        self._place: Callable[[str], None] | None = None  # puts the program where `--output` says
 
     def run(self) -> int:
         if self._command.builds and shutil.which("go") is None:
@@ -148,11 +149,12 @@ class _Session:
             yield ""
         elif command.value("output"):
             path = absolute(command.value("output"), self._cwd)
-            try:
+            with contextlib.ExitStack() as stack:
+                try:
+                    self._place = stack.enter_context(beneath.passing(path))
+                except OSError as exc:
+                    raise _not_written(path, exc) from exc
                 yield path
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
         else:
             with tempfile.TemporaryDirectory(prefix="vimto-dlv-") as directory:
                 yield os.path.join(directory, self._program_name())
@@ -167,16 +169,36 @@ class _Session:
         False when go failed, which has said why.
         """
         command = self._command
-        if proc.foreground(command.build("go", binary)):
-            return False
-        if not os.access(binary, os.X_OK):
-            raise UsageError(
-                "there is no program to debug",
-                hint="the package is no main package, or has no test files",
-            )
+        with contextlib.ExitStack() as stack:
+            built = binary
+            if self._place:
+                # go would follow a link that is there, and overwrite what it leads to.
+                private = stack.enter_context(tempfile.TemporaryDirectory(prefix="vimto-dlv-"))
+                built = os.path.join(private, os.path.basename(binary))
+            if proc.foreground(command.build("go", built)):
+                return False
+            if not os.access(built, os.X_OK):
+                raise UsageError(
+                    "there is no program to debug",
+                    hint="the package is no main package, or has no test files",
+                )
+            if self._place:
+                self._put(built, binary)
         directory = self._package_directory() if command.verb == "test" else ""
         self._command = command.built(binary, directory)
         return True
+
+    def _put(self, built: str, binary: str) -> None:
+        assert self._place
+        try:
+            self._place(built)
+        except FileExistsError as exc:
+            raise UsageError(
+                f"`{binary}` is there already, and not overwritten",
+                hint="remove it, or give `--output` another name",
+            ) from exc
+        except OSError as exc:
+            raise _not_written(binary, exc) from exc
 
     def _package_directory(self) -> str:
         """Return the directory of the package under test, as dlv asks for it."""
@@ -221,6 +243,10 @@ class _Session:
         read = [absolute(path, self._cwd) for path in self._command.input_files()]
         beside = [os.path.dirname(path) for path in read]  # a script may name others
         return [self._dlv, *self._programs(binary), *read, *beside]
+
+
+def _not_written(path: str, exc: OSError) -> UsageError:
+    return UsageError(f"`{path}` cannot be written: {(exc.strerror or str(exc)).lower()}")
 
 
 class _Ending:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vimto import console, proc, quoting
+from vimto import beneath, console, proc, quoting
 from vimto.commands.interactive import forwarding
 from vimto.commands.prepare import prepare
 from vimto.commands.resolve import default_package, locate_kernel
@@ -50,6 +50,13 @@ Starts each package's test in a machine and gdb on its kernel, stopped just befo
 """
 
 
+# The part of a run's private directory that the guest sees, and may write to: the test binary, and
+# what the guest tells of its kernel. gdb, on the host, executes what is in the rest.
+_SHARED = "guest"
+# The most that /proc/kallsyms may hold; it has some 10 MB.
+_LISTING_LIMIT = 256 << 20
+
+
 @dataclass(frozen=True, kw_only=True)
 class Program:
     """A command to run under gdb: its words, directory, writable directories, and a title."""
@@ -84,7 +91,7 @@ def run_gdb(config: Config, words: list[str]) -> int:
         status = 0
         for index, program in enumerate(_programs(options, Path(base))):
             directory = Path(base, str(index))
-            directory.mkdir()
+            Path(directory, _SHARED).mkdir(parents=True, exist_ok=True)
             result = _Run(config, options, program, found, directory).run()
             status = status or result
             if result == VIMTO_FAILED:
@@ -218,8 +225,11 @@ def _programs(options: Options, base: Path) -> Iterator[Program]:
     command = parse_go([go, "test", *debugging, *options.words], goflags=env.goflags)
     check_target(env)
     roots = tuple(writable_roots(go, directory, env, os.environ))
-    for package in list_test_packages(go, command, directory, os.environ):
-        binary, status = build_test(go, command, package, base, directory)
+    for index, package in enumerate(list_test_packages(go, command, directory, os.environ)):
+        # A directory of its own: the machine of the one before has written to that one's.
+        into = Path(base, str(index), _SHARED)
+        into.mkdir(parents=True)
+        binary, status = build_test(go, command, package, into, directory)
         if status:
             raise CommandError(f"the tests of `{package.path}` cannot be built")
         yield Program(
@@ -237,7 +247,11 @@ def _unpacker() -> tuple[str, ...]:
 
 
 class _Run:
-    """One program in one machine with one gdb; `directory` is a private place for their files."""
+    """One program in one machine with one gdb.
+
+    `directory` is a private place for their files; what is in `shared` below it, the guest may have
+    written.
+    """
 
     def __init__(
         self, config: Config, options: Options, program: Program, found: Symbols, directory: Path
@@ -247,11 +261,12 @@ class _Run:
         self.program = program
         self.symbols = found
         self.directory = directory
+        self.shared = directory / _SHARED
         self._connections: Forwarding | None = None
 
     def run(self) -> int:
         """Return the program's status; raises `VimtoError` without one."""
-        shares = [(root, False) for root in (*self.program.roots, os.fspath(self.directory))]
+        shares = [(root, False) for root in (*self.program.roots, os.fspath(self.shared))]
         where = self.program.directory
         with (
             prepare(self.config, shares=shares, directory=where) as plan,
@@ -271,8 +286,20 @@ class _Run:
         if self.symbols.vmlinux is None:
             names += ["/proc/kallsyms", "/sys/kernel/btf/vmlinux"]
         script = 'for name; do cat "$name" >"$0/${name##*/}" 2>/dev/null; done; :'
-        words = ["sh", "-c", script, os.fspath(self.directory), *names]
+        words = ["sh", "-c", script, os.fspath(self.shared), *names]
         return [wire_text(word) for word in words]
+
+    def _told(self, name: str) -> bytes:
+        """Return what the guest has copied out of its /proc or /sys; nothing if it could not."""
+        directory = beneath.open_directory(self.shared)
+        try:
+            return beneath.read_file(directory, name, _LISTING_LIMIT)
+        except FileNotFoundError:
+            return b""
+        except OSError as exc:
+            raise VimtoError(f"the guest's `{name}` cannot be read: {exc.strerror}") from exc
+        finally:
+            os.close(directory)
 
     def _listen(self, plan: Plan) -> int:
         assert self.options.listen
@@ -341,14 +368,14 @@ class _Run:
         """Return gdb's command line, once the machine is there to be looked at."""
         vmlinux = self.symbols.vmlinux
         if not self.options.from_boot:
-            notes = self.directory / "notes"
-            running = elf.parse_notes(notes.read_bytes()) if notes.exists() else ""
-            symbols.check_build(self.symbols, running)
-        listing = self.directory / "kallsyms"
-        if vmlinux is None and listing.exists():
+            symbols.check_build(self.symbols, elf.parse_notes(self._told("notes")))
+        listing = self._told("kallsyms") if vmlinux is None else b""
+        if listing:
             vmlinux = self.directory / "symbols"
-            modules = symbols.write_kallsyms(listing, vmlinux)
+            modules = symbols.write_kallsyms(listing.decode("utf-8", "replace"), vmlinux)
             settings = replace(settings, listings=tuple(map(os.fspath, modules)))
+            if types := self._told("vmlinux"):
+                (self.directory / "vmlinux").write_bytes(types)
         script = self.directory / "start.gdb"
         session.write_script(settings, script)
         early = ["set debuginfod enabled off", "set confirm off", *_index_words(self.config)]

@@ -105,7 +105,10 @@ def read_kallsyms(lines: Iterable[str]) -> dict[str, list[elf.Symbol]]:
         fields = line.split()
         if len(fields) < 3:
             continue
-        address = int(fields[0], 16)
+        try:
+            address = int(fields[0], 16)
+        except ValueError:
+            raise KernelError("/proc/kallsyms is malformed") from None
         hidden = hidden and address == 0
         if address >= _KERNEL_HALF and fields[1] not in "aAuU":
             module = fields[3].strip("[]") if len(fields) > 3 else ""
@@ -119,14 +122,13 @@ def read_kallsyms(lines: Iterable[str]) -> dict[str, list[elf.Symbol]]:
     return found
 
 
-def write_kallsyms(source: Path, target: Path) -> tuple[Path, ...]:
-    """Make the ELF file `target` from a copy of `/proc/kallsyms`, and others for its modules.
+def write_kallsyms(listing: str, target: Path) -> tuple[Path, ...]:
+    """Make the ELF file `target` from the text of `/proc/kallsyms`, and others for its modules.
 
     Returns the modules' files, which lie beside it. (gdb looks an address up in the
     one file whose section spans it.)
     """
-    with open(source, encoding="utf-8", errors="replace") as lines:
-        groups = read_kallsyms(lines)
+    groups = read_kallsyms(listing.splitlines())
     paths = []
     for number, (module, symbols) in enumerate(groups.items()):
         path = target.with_name(f"{target.name}-{number}") if module else target

@@ -20,7 +20,7 @@ from vimto import console
 from vimto.addresses import Address
 from vimto.errors import LostVMError, VimtoError
 from vimto.vm import protocol
-from vimto.vm.listeners import listen, unlink
+from vimto.vm.listeners import Listener, listen
 
 if TYPE_CHECKING:
     from vimto.vm.exchange import Exchange
@@ -64,7 +64,7 @@ class Forwarding:
     def __init__(self, forwards: Sequence[Forward]) -> None:
         self.forwards = list(forwards)
         self.wake_at = 0.0
-        self._listeners: dict[int, tuple[socket.socket, Forward]] = {}
+        self._listeners: dict[int, tuple[Listener, Forward]] = {}
         self._waiting: list[tuple[socket.socket, Forward]] = []
         self._by_fd: dict[int, _Channel] = {}
         self._by_number: dict[int, _Channel] = {}
@@ -86,7 +86,8 @@ class Forwarding:
 
     def _start(self, forward: Forward) -> Forward:
         """Listen, and return `forward` with the ports that it got."""
-        listener, source = listen(forward.source)
+        listener = listen(forward.source)
+        source = listener.address
         target = forward.target
         told = console.debug if forward.source == source else console.note
         if not target.path and not target.port:
@@ -95,7 +96,7 @@ class Forwarding:
             told = console.note if source.path else console.debug
         told(f"connections to {source} go to {target} in the machine")
         forward = forward._replace(source=source, target=target)
-        self._listeners[listener.fileno()] = listener, forward
+        self._listeners[listener.socket.fileno()] = listener, forward
         return forward
 
     def __exit__(self, *_exc: object) -> None:
@@ -103,10 +104,8 @@ class Forwarding:
 
     def close(self) -> None:
         """Close all sockets and remove those that have a path. Idempotent."""
-        for listener, forward in self._listeners.values():
+        for listener, _ in self._listeners.values():
             listener.close()
-            if forward.source.path:
-                unlink(forward.source.path)
         for connection, _ in self._waiting:
             connection.close()
         for channel in self._by_fd.values():
@@ -139,7 +138,8 @@ class Forwarding:
     def handle(self, fd: int, events: int) -> bool:
         """Do what is possible with one of our descriptors; say whether it is one."""
         if fd in self._listeners:
-            self._accept(*self._listeners[fd])
+            listener, forward = self._listeners[fd]
+            self._accept(listener.socket, forward)
             return True
         channel = self._by_fd.get(fd)
         if channel is None:
