@@ -151,8 +151,8 @@ func (s sysctl) path() string {
 func setSysctls(values []sysctl) error {
 	for _, s := range values {
 		if err := writeFile("/proc/sys/"+s.path(), s.value); err != nil {
-			// A kernel without core dumps has no core_pattern; nobody asked for it by name.
-			if s.name == "kernel.core_pattern" && err == syscall.ENOENT {
+			// A kernel without core dumps has neither; nobody asked for them by name.
+			if strings.HasPrefix(s.name, "kernel.core_p") && err == syscall.ENOENT {
 				continue
 			}
 			return fmt.Errorf("sysctl `%s`: %w", s.name, err)

@@ -12,6 +12,9 @@ import (
 // mountRoot mounts the host's root, the kernel's files over it and a tmpfs over both, moves the private
 // file systems inside, mounts views and shares in them, and makes the result this process's root.
 func mountRoot(o *order) error {
+	if err := placeDumps(o.dir); err != nil {
+		return err
+	}
 	if err := mountHost(o); err != nil {
 		return err
 	}

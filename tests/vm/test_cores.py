@@ -5,6 +5,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import need
 from tests.vm.conftest import Module, Vimto
 
@@ -44,3 +46,17 @@ def test_a_test_that_crashes_leaves_core_dump_and_binary(vimto: Vimto, module: M
     core = dump_of(package, "pkg.test")
     assert not victim.exists() and binary.is_symlink()
     assert (package / f"pkg-{core.name.split('-')[2]}.test").read_bytes()[:4] == b"\x7fELF"
+
+
+@pytest.mark.parametrize("words", [(), ("-sudo",)], ids=["user", "root"])
+def test_whoever_crashes(stranger: Vimto, words: tuple[str, ...]) -> None:
+    outcome = stranger(
+        *words,
+        "exec",
+        "sh",
+        "-c",
+        "cd /tmp; sh -c 'kill -SEGV $$'; sh -c 'ulimit -c 0; kill -SEGV $$'; exit 7",
+    ).check(7)
+    core = dump_of(stranger.directory, "sh")
+    assert core.stat().st_uid == stranger.user
+    assert str(core) in outcome.errors

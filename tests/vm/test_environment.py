@@ -196,7 +196,7 @@ def test_the_machine_is_as_documented(vimto: Vimto) -> None:
         assert f"mount {mount}" in facts
     assert sum(line.startswith("device ") for line in facts) == 12
     assert "limits core=unlimited memlock=unlimited nproc=unlimited" in facts
-    assert "core_pattern core-%e-%t-%p" in facts
+    assert "core_pattern |/proc/1/exe core %P %t %u %g %c %e" in facts
     assert "cpus 2" in facts
     assert "interfaces lo" in facts
     assert "dmesg readable" in facts

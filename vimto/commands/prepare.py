@@ -218,7 +218,7 @@ def _configured_shares(config: Config) -> list[tuple[str, bool]]:
 
 
 def _sysctls(config: Config) -> dict[str, str]:
-    values = {"kernel.core_pattern": cores.PATTERN}
+    values = dict(cores.SYSCTLS)
     for text in config.sysctl:
         name, equals, value = text.partition("=")
         if not equals or not name:

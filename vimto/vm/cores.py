@@ -1,4 +1,4 @@
-"""Core dumps: where the guest's kernel writes them, and the program that belongs to one.
+"""Core dumps: where the guest writes them, and the program that belongs to one.
 
 They lie in the command's working directory, which for a test is its package's. go removes the test
 binary after its run, and a core dump without it is worth little: so the binary is kept beside it.
@@ -12,9 +12,13 @@ from typing import NamedTuple
 from vimto import beneath, console
 from vimto.quoting import show
 
-# core(5): the program, the second, the process. In machines of one snapshot the processes of two
-# runs have the same numbers.
-PATTERN = "core-%e-%t-%p"
+# core(5): the guest program gets the dump and writes it as core-%e-%t-%P: program, second, process,
+# for in machines of one snapshot the processes of two runs have the same numbers. The limit is that
+# of dumps at once; with one the kernel waits for each before it ends the process.
+SYSCTLS = {
+    "kernel.core_pattern": "|/proc/1/exe core %P %t %u %g %c %e",
+    "kernel.core_pipe_limit": "16",
+}
 _PREFIX = "core-"
 # The kernel's name of a program, %e, has at most so many bytes.
 _COMM = 15
