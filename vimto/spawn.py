@@ -1,7 +1,9 @@
 """Processes beside us, in a module that is quick to import: QEMU is started before all else."""
 
 import os
-from _signal import SIGPIPE, SIGXFSZ  # `signal` makes enumerations of them, which takes 5 ms
+
+# `signal` makes enumerations of them, which takes 5 ms.
+from _signal import SIGKILL, SIGPIPE, SIGXFSZ
 
 from vimto.errors import CommandError
 
@@ -70,3 +72,23 @@ def spawn(argv: "Sequence[str]", *, log: int, keep: "Sequence[int]" = ()) -> int
     finally:
         for fd in keep:
             os.set_inheritable(fd, False)
+
+
+def end(pid: int, *numbers: int, limit: float = 5.0) -> int | None:
+    """End our child `pid`, reap it and return its wait status.
+
+    It is sent `numbers` one after the other, SIGKILL last, each of which it has `limit` seconds
+    for. One in uninterruptible sleep survives even that: None, and whoever reaps orphans will
+    reap it.
+    """
+    import select
+
+    fd = os.pidfd_open(pid)
+    try:
+        for number in (*numbers, SIGKILL):
+            os.kill(pid, number)
+            if select.select([fd], [], [], limit)[0]:
+                return os.waitpid(pid, 0)[1]
+    finally:
+        os.close(fd)
+    return None

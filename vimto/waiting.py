@@ -11,9 +11,8 @@ def interruptible(action: Callable[[], _Result]) -> _Result:
     """Return what `action` returns, or raise what it raises; a signal's exception comes at once.
 
     Python runs its signal handlers between two steps of the main thread. What blocks inside of C
-    without a step (getaddrinfo(3) tries each name server for seconds, fsync(2) waits for a disk)
-    is done in a thread beside it, and left to itself if a signal comes; so `action` must not
-    mind to be cut short by our end.
+    without a step (getaddrinfo(3) tries each name server for seconds) is done in a thread beside
+    it, and left to itself if a signal comes; so `action` must not mind to be cut short by our end.
     """
     if threading.current_thread() is not threading.main_thread():
         return action()

@@ -221,6 +221,26 @@ def test_what_we_start_dies_with_us() -> None:
             os.close(fd)
 
 
+def test_a_child_is_asked_to_end_and_then_killed() -> None:
+    script = "trap 'exit 7' TERM; {} echo up; while :; do sleep 0.05; done"
+    for trap, status in (("", 7), ("trap '' TERM;", -9)):
+        read, write = os.pipe()
+        pid = spawn.spawn(["sh", "-c", script.format(trap)], log=write)
+        assert os.read(read, 10) == b"up\n"
+        ended = spawn.end(pid, signal.SIGTERM, limit=1.0)
+        assert ended is not None and os.waitstatus_to_exitcode(ended) == status
+        os.close(read)
+        os.close(write)
+
+
+def test_a_child_that_cannot_be_killed_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        monkeypatch.setattr(os, "kill", lambda _pid, _number: None)
+        assert spawn.end(process.pid, limit=0.05) is None
+        monkeypatch.undo()
+        process.kill()
+
+
 def test_spawn_inherits_what_is_said_and_no_more(tmp_path: Path) -> None:
     read, write = os.pipe()
     other = os.open("/", os.O_RDONLY)

@@ -6,8 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from vimto.vm import snapshot
+from vimto.vm.signals import Interrupted, SignalPipe
 
 # A stand-in for a download: something to clean up, and a helper that must not outlive us.
 PROGRAM = """
@@ -28,7 +33,7 @@ vimto.cli.main()
 """
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGQUIT"])
 def test_a_signal_outside_of_a_machine_ends_cleanly(name: str, tmp_path: Path) -> None:
 
     pid_file = tmp_path / "pid"
@@ -47,3 +52,32 @@ def test_a_signal_outside_of_a_machine_ends_cleanly(name: str, tmp_path: Path) -
     while Path(f"/proc/{child}").exists():
         assert time.monotonic() < deadline, "the helper outlives us"
         time.sleep(0.01)
+
+
+def test_work_without_a_place_to_look_is_interrupted() -> None:
+    with SignalPipe() as signals:
+        with signals.raising():
+            os.kill(os.getpid(), signal.SIGUSR1)  # the command's, if there is one
+        with pytest.raises(Interrupted) as caught, signals.raising():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1000)
+        assert caught.value.status == 143
+        signals.read()
+        os.kill(os.getpid(), signal.SIGHUP)  # between two such works
+        with pytest.raises(Interrupted), signals.raising():
+            time.sleep(1000)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.read() == [signal.SIGINT]
+
+
+def test_a_snapshot_that_is_being_looked_for_or_made_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def find(_saves: str, _key: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1000)
+
+    monkeypatch.setattr(snapshot, "find_snapshot", find)
+    place: Any = SimpleNamespace(saves="saves", save="key")
+    with SignalPipe() as signals, pytest.raises(Interrupted):
+        snapshot.acquire_snapshot(place, place, signals, -1)

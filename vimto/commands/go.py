@@ -20,7 +20,7 @@ from vimto.errors import UsageError
 from vimto.go.args import GoCommand, parse_go
 from vimto.go.duration import MINUTE, SECOND, format_duration, parse_duration
 from vimto.go.tool import check_target, go_env, writable_roots
-from vimto.spawn import spawn
+from vimto.spawn import end, spawn
 from vimto.vm.plan import GoTimeout, Plan
 from vimto.vm.run import Request, choose_machine
 
@@ -142,6 +142,4 @@ def background_save(
     try:
         yield
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-        os.waitpid(pid, 0)
+        end(pid, signal.SIGTERM)

@@ -171,7 +171,7 @@ class Gdb(Stub):
             if self._wait(limit):
                 return
             os.kill(self._pid, number)
-        self._wait(None)
+        self._wait(_END_LIMIT)
 
     def attach(self) -> None:
         argv = self._make_argv(self.machine.pid)

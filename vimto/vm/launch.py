@@ -5,10 +5,9 @@ It takes a QEMU 30 ms to load and link itself, and us as long to find out what t
 
 import _socket
 import os
-from _signal import SIGKILL
 
 from vimto.qemu.readconfig import EARLY, config_text
-from vimto.spawn import spawn
+from vimto.spawn import end, spawn
 
 TYPE_CHECKING = False  # this module is imported in a hurry: see `vimto.spawn`
 if TYPE_CHECKING:
@@ -101,8 +100,7 @@ class Launch:
         """End a QEMU that did not proceed. Idempotent."""
         if self._pid < 0:
             return
-        os.kill(self._pid, SIGKILL)
-        os.waitpid(self._pid, 0)
+        end(self._pid)
         self._pid = -1
         os.close(self._words)
         self.wiring.close_ours()

@@ -7,14 +7,13 @@ start_machine ──> Machine: port (frames), monitor (QMP), console (the kernel
 
 import os
 import select
-import signal
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from vimto import console
 from vimto.qemu.qmp import Monitor
 from vimto.quoting import escape, show
-from vimto.spawn import spawn
+from vimto.spawn import end, spawn
 from vimto.vm.crowd import ALONE, Seat
 from vimto.vm.launch import Launch, Wiring
 from vimto.vm.plan import Plan, Tier
@@ -96,12 +95,12 @@ class Machine:
     def close(self) -> None:
         """Kill QEMU, wait for its end and close the descriptors. Idempotent."""
         if self.status is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self._reap()
+            self.status = end(self.pid)
+            if self.status is None:
+                console.warn(f"QEMU (process {self.pid}) cannot be killed, and is left behind")
+                self.status = 0
         while self._servers:
-            server = self._servers.pop()
-            os.kill(server, signal.SIGKILL)
-            os.waitpid(server, 0)
+            end(self._servers.pop())
         self.monitor.close()
         self._seat.close()
         for fd in (self.port, self._console):

@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from vimto.errors import VimtoError
 
@@ -25,12 +27,12 @@ class Interrupted(VimtoError):
 
 
 def end_by_exception() -> None:
-    """Make SIGTERM and SIGHUP raise `Interrupted` where nothing else takes them.
+    """Make SIGTERM, SIGHUP and SIGQUIT raise `Interrupted` where nothing else takes them.
 
     What was begun outside of a machine (a download, a file aside, a helper) ends in its context
     manager then, as it does for Ctrl-C.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _raise)
 
@@ -73,6 +75,24 @@ class SignalPipe:
         signal.set_wakeup_fd(-1)
         os.close(self.fd)
         os.close(self._write)
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Inside it a signal that asks us to end raises `Interrupted`, whatever we are doing.
+
+        For work without a place at which to look at `fd`.
+        """
+        for number in self.read():
+            if number in ENDING:
+                raise Interrupted(number)
+        ours = [number for number in ENDING if number in self._before]
+        try:
+            for number in ours:
+                signal.signal(number, _raise)
+            yield
+        finally:
+            for number in ours:
+                signal.signal(number, _wake)
 
     def read(self) -> list[int]:
         """Return the numbers of the signals that came since the last call."""

@@ -48,6 +48,11 @@ def acquire_snapshot(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int)
     One maker at a time: others wait for it, as long as a boot may take. Raises `BootError` when
     the machine does not boot at all, for then nothing is won by trying again.
     """
+    with signals.raising():
+        return _acquire(plan, tier, signals, lifeline)
+
+
+def _acquire(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> Snapshot | None:
     found = find_snapshot(plan.saves, tier.save)
     if found is not None:
         return found

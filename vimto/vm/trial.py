@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +9,7 @@ from vimto.errors import QemuError
 from vimto.qemu import devices
 from vimto.qemu.cmdline import FIRST_SHARE_SLOT, assemble
 from vimto.qemu.qmp import Monitor
-from vimto.spawn import spawn
+from vimto.spawn import end, spawn
 from vimto.vm.launch import Wiring
 from vimto.vm.loss import qemu_lines
 from vimto.vm.machine import Memory, fill, read_log
@@ -75,8 +74,7 @@ def _machine(words: Sequence[str], memory: Memory) -> Iterator[Monitor]:
         exc.lines = tuple(qemu_lines(read_log(wiring.console), words[0]))
         raise
     finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        end(pid)
         monitor.close()
         os.close(wiring.port)
         os.close(wiring.console)
