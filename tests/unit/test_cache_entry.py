@@ -169,6 +169,15 @@ def status(mode: int, uid: int, gid: int = 99) -> os.stat_result:
     return os.stat_result((mode, 0, 0, 0, uid, gid, 0, 0, 0, 0))
 
 
+def test_a_link_is_an_entry_that_is_not_removed(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (tmp_path / "x").symlink_to(target)
+    entry.make_once(tmp_path / "x", lambda: pytest.fail("it is there"), waiting="")
+    assert not entry.remove(tmp_path / "x")
+    assert names(tmp_path) == ["target", "x"]
+
+
 def test_trust() -> None:
     own, other = os.geteuid(), os.geteuid() + 1
     assert entry.is_trusted(status(0o040755, own))

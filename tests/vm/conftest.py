@@ -285,14 +285,19 @@ def either(request: pytest.FixtureRequest, vimto: Vimto) -> Vimto:
 
 @pytest.fixture
 def cache(vimto: Vimto, tmp_path: Path) -> Path:
-    """A cache with the kernels of the shared one, and no saves."""
+    """A cache with the kernels of the shared one, and no snapshots.
+
+    Links lead to them: they are as good as what is there, and whoever removes gets no further.
+    """
     shared = load_config({}, os.environ, os.sep).cache_dir
     vimto("exec", "true").check()  # whatever the kernel needs is in the shared cache now
     own = tmp_path / "cache"
-    own.mkdir()
-    for entry in shared.iterdir():
-        if entry.name not in ("saves", "images", "local"):
-            (own / entry.name).symlink_to(entry)
+    shutil.copytree(shared / "apt/index", own / "apt/index")
+    for kind in ("agent", "apt", "initramfs", "vmlinux"):
+        (own / kind).mkdir(exist_ok=True)
+        for entry in (shared / kind).iterdir():
+            if not entry.name.startswith(".") and entry.name not in ("index", "state"):
+                (own / kind / entry.name).symlink_to(entry)
     vimto.variables = {**vimto.variables, "VIMTO_CACHE_DIR": str(own)}
     return own
 

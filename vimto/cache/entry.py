@@ -152,7 +152,7 @@ def untrusted(path: "str | Path") -> CacheError:
 
 def _is_here(path: "str | Path") -> bool:
     try:
-        return is_trusted(os.lstat(path))
+        return is_trusted(os.stat(path))  # a link in a directory of ours is ours
     except OSError:
         return False
 

@@ -60,11 +60,11 @@ def prepare(
     better is not told each time. While the context lasts, the kernel's image is not removed from
     the cache.
     """
+    shared = [*_configured_shares(config), *shares]
+    refuse_cache([Share(*share) for share in shared], str(config.cache_dir))
     # One that is full and read-only serves as well. (Path.is_dir raises where it may not look.)
     if not (os.path.isdir(config.cache_dir) and os.access(config.cache_dir, os.X_OK)):
         make_directory(config.cache_dir)
-    shared = [*_configured_shares(config), *shares]
-    refuse_cache([Share(*share) for share in shared], str(config.cache_dir))
     qemu = probe_qemu(find_qemu(config.qemu), config.cache_dir)
     check_memory(config.memory)
     accelerator = choose_accelerator(config.accel)
