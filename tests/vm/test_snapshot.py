@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -310,7 +309,7 @@ def test_a_disk_that_fills_up_while_saving_is_one_line(vimto: Vimto, small_disk:
     assert [path.name for path in small_disk.iterdir() if not path.name.endswith(".lock")] == []
 
 
-def test_a_cache_of_another_user_is_used_without_saves(vimto: Vimto, cache: Path) -> None:
+def test_root_s_cache_is_used_without_saves(vimto: Vimto, cache: Path) -> None:
     saves = cache / "saves"
     saves.mkdir(mode=0o755)
     for path in (cache.parent, cache, vimto.directory, vimto.temporary):
@@ -347,8 +346,14 @@ def test_removing_saves_never_hurts_a_running_machine(vimto: Vimto, save: Path) 
 
 
 def test_one_makes_the_save_and_the_others_wait(vimto: Vimto, cache: Path) -> None:
+    """One of them as in another container: it sees none of the others' processes."""
     vimto.flags = (*vimto.flags, "-v")
-    processes = [vimto.start("exec", "echo", str(index)) for index in range(3)]
+    processes = [vimto.start("exec", "echo", str(index)) for index in range(2)]
+    if os.geteuid() == 0:
+        program = vimto.program
+        vimto.program = "unshare"
+        vimto.flags = ("--pid", "--fork", "--kill-child", "--mount-proc", program, *vimto.flags)
+    processes.append(vimto.start("exec", "echo", "2"))
     outputs = [process.communicate(timeout=_LIMIT) for process in processes]
     assert [stdout for stdout, _ in outputs] == [b"0\n", b"1\n", b"2\n"]
     commands = b"".join(stderr for _, stderr in outputs)
@@ -389,12 +394,12 @@ def test_a_cache_in_an_archive_restores_elsewhere(
     vimto("exec", "true").check()
     elsewhere, moved = tmp_path / "elsewhere", tmp_path / "moved"
     elsewhere.mkdir()
-    kinds = ["agent", "initramfs", "saves", "vmlinux"]
-    with tarfile.open(tmp_path / "cache.tar", "w", dereference=True) as archive:
-        for kind in kinds:
-            archive.add(cache / kind, kind)
-    with tarfile.open(tmp_path / "cache.tar") as archive:
-        archive.extractall(elsewhere, filter="tar")
+    (resolved,) = cache.glob("local/*/resolved/*.json")
+    used = [Path(name) for name in json.loads(resolved.read_bytes())["entries"]]
+    names = ["saves", *(path.relative_to(cache) for path in used if path.is_relative_to(cache))]
+    archive = tmp_path / "cache.tar"
+    subprocess.run(["tar", "-C", cache, "-chf", archive, *names], check=True)
+    subprocess.run(["tar", "-C", elsewhere, "-xf", archive], check=True)
     shutil.copytree(tree, moved, symlinks=True)
     for path in (*elsewhere.rglob("*"), *moved.rglob("*")):
         os.utime(path, (77, 77), follow_symlinks=False)
