@@ -13,6 +13,14 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi
 }
 
+# install_packages PACKAGE…  installs Debian packages. (sudo lets no variable of ours through.)
+install_packages() {
+    say "installing Debian packages: $*"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
 # need_packages COMMAND:PACKAGE…  installs the Debian packages whose command, or file, is not there.
 need_packages() {
     local missing=() pair
@@ -21,11 +29,7 @@ need_packages() {
             PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null ||
             missing+=("${pair#*:}")
     done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    say "installing Debian packages: ${missing[*]}"
-    as_root apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq --no-install-recommends \
-        "${missing[@]}" >/dev/null
+    [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 }
 
 # The first Python that is new enough; a venv of another one would be no use.
@@ -43,10 +47,7 @@ find_python() {
 need_python() {
     python=$(find_python)
     if [ -z "$python" ]; then
-        say "installing Debian packages: python3 python3-venv"
-        as_root apt-get update -qq
-        DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq --no-install-recommends \
-            python3 python3-venv >/dev/null
+        install_packages python3 python3-venv
         python=$(find_python)
     fi
     if [ -z "$python" ]; then

@@ -8,7 +8,7 @@ import pytest
 from vimto import console
 from vimto.errors import BootError, EmulatorFaultError, LostVMError, VimtoError
 from vimto.vm import run
-from vimto.vm.loss import explain, show_log
+from vimto.vm.loss import add_complaint, explain, qemu_lines, show_log
 from vimto.vm.machine import Machine
 from vimto.vm.plan import Plan, Tier
 
@@ -27,8 +27,8 @@ class Ended:
         return self.lines
 
 
-def told(exc: VimtoError, lines: list[str], ended: bool = True) -> VimtoError:
-    return explain(exc, cast(Machine, Ended(lines, ended)), cast(Plan, None))
+def told(exc: VimtoError, lines: list[str], ended: bool = True, smp: int = 2) -> VimtoError:
+    return explain(exc, cast(Machine, Ended(lines, ended)), cast(Plan, SimpleNamespace(smp=smp)))
 
 
 PANIC = "[    1.298113] Kernel panic - not syncing: sysrq triggered crash"
@@ -77,6 +77,33 @@ def test_causes_come_with_advice(line: str, said: str, advice: str) -> None:
 def test_a_silent_kernel_may_lack_a_driver() -> None:
     error = told(BootError("the machine did not boot"), [], ended=False)
     assert "virtio driver" in error.hint and error.lines == ()
+
+
+def test_more_processors_than_a_host_can_emulate_may_be_why_it_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1})
+    error = told(BootError("the machine did not boot"), [], ended=False, smp=255)
+    assert error.hint.startswith("`-smp 255` is much for a host with 2:")
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/qemu-system-x86_64", "/opt/my-qemu"])
+def test_a_state_that_is_not_loaded_is_told_in_qemu_s_words(program: str) -> None:
+    name = program.rpartition("/")[2]
+    lines = [
+        "[    1.298113] qemu: a guest may say anything",
+        f"{name}: Not a migration stream",
+        "/lib/qemu-system-x86_64: load of migration failed: Invalid argument",
+    ]
+    assert qemu_lines(lines, program) == [
+        "Not a migration stream",
+        "load of migration failed: Invalid argument",
+    ]
+    plan = cast(Plan, SimpleNamespace(tiers=[Tier(0, [program], "")]))
+    error = add_complaint(BootError("the machine ended"), cast(Machine, Ended(lines)), plan)
+    assert error.message == "the machine ended: load of migration failed: Invalid argument"
+    silent = add_complaint(BootError("the machine ended"), cast(Machine, Ended([])), plan)
+    assert silent.message == "the machine ended"
 
 
 def test_two_v_show_the_log_of_a_machine_that_did_well(

@@ -9,6 +9,8 @@ from vimto.vm.machine import Machine
 from vimto.vm.plan import Plan
 
 _SHOWN = 20
+# So many processors of the guest for each of the host may be why it has not booted yet.
+_MANY = 16
 # A breakpoint that the kernel no longer knows of. It patches its own code by way of them, and with
 # two emulated processors one may still meet it later (seen: QEMU 7.2, Linux 6.12, booting).
 _STALE_CODE = "int3: 0000 [#"
@@ -94,9 +96,16 @@ def explain(exc: VimtoError, machine: Machine, plan: Plan) -> VimtoError:
             break
     else:
         if isinstance(exc, BootError) and not ended:
-            hint = hint or "the kernel may lack a virtio driver; `vimto doctor` lists what it has"
+            hint = hint or _hint_for_silence(plan.smp, len(os.sched_getaffinity(0)))
     message += "\n  this is no failure of the test"
     return kind(message, hint=hint, lines=_select(lines, place))
+
+
+def _hint_for_silence(wanted: int, host: int) -> str:
+    # Two host processors that emulate 255 are still at it after 180 s.
+    if wanted > _MANY * host:
+        return f"`-smp {wanted}` is much for a host with {host}: ask for fewer, or `-boot-timeout`"
+    return "the kernel may lack a virtio driver; `vimto doctor` lists what it has"
 
 
 def add_complaint(exc: BootError, machine: Machine, plan: Plan) -> BootError:
