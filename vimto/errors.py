@@ -54,6 +54,10 @@ class QemuError(VimtoError):
     """QEMU is missing, too old, or refused its command line."""
 
 
+class QemuSilentError(QemuError):
+    """QEMU did not answer on its monitor, or ended before it did; it has not refused anything."""
+
+
 class BootError(VimtoError):
     """The machine did not come up, or not in time; the command has not been started."""
 

@@ -181,7 +181,8 @@ SETTINGS: tuple[Setting, ...] = (
         parse=parse_duration,
         default=0.0,
         shown_default="automatic, longer under emulation",
-        help="how long a machine may take until it answers; 0 chooses by the accelerator",
+        help="how long a machine may take until it answers, of time that the host lets it run;"
+        " 0 chooses by the accelerator",
         trust=trust.full("a run ends sooner or later, and by Ctrl-C at any time"),
     ),
     Setting(

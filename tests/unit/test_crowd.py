@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from vimto.vm.crowd import ALONE, CROWDED, Seat
+from vimto.vm import crowd
+from vimto.vm.crowd import ALONE, CROWDED, Seat, Turn, available_memory, obstacle, wait_turn
+from vimto.vm.signals import Interrupted
 
 HOST = len(os.sched_getaffinity(0))
 
@@ -63,3 +65,112 @@ def test_no_directory_is_no_crowd(tmp_path: Path) -> None:
     seat = Seat(str(tmp_path / "none"), 1)
     assert seat.threads() == ALONE
     seat.close()
+
+
+def turns(directory: Path, number: int, stack: ExitStack) -> list[Turn]:
+    return [stack.enter_context(closing(Turn(str(directory)))) for _ in range(number)]
+
+
+def test_turns_come_in_their_order(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        first, second, third = turns(tmp_path, 3, stack)
+        assert [first.ahead(), second.ahead()] == [0, 1]
+        second.close()
+        assert third.ahead() == 1
+        first.close()
+        assert third.ahead() == 0
+
+
+def test_turns_and_seats_are_not_confused(tmp_path: Path) -> None:
+    with closing(Seat(str(tmp_path), HOST)) as seat, closing(Turn(str(tmp_path))) as turn:
+        assert seat.threads() == ALONE
+        assert (turn.ahead(), turn.running()) == (0, HOST)
+
+
+def test_a_turn_ends_with_its_process(tmp_path: Path) -> None:
+    script = (
+        "import sys; from vimto.vm.crowd import Turn; turn = Turn(sys.argv[1]);"
+        " print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        with closing(Turn(str(tmp_path))) as turn:
+            assert turn.ahead() == 1
+            other.kill()
+            other.wait(10)
+            assert turn.ahead() == 0
+
+
+@pytest.mark.parametrize(
+    ("ahead", "running", "available", "reason"),
+    [
+        (0, 0, 0, ""),  # alone: QEMU shall say itself what there is too little of
+        (0, 2, 1200, ""),
+        (0, 2, 1000, "1000 MiB of memory are free, and 1124 MiB may be needed"),
+        (HOST - 1, 2, 1 << 20, ""),
+        (HOST - 1, 2, 1124 * HOST - 1, "MiB may be needed"),
+        (HOST, 0, 1 << 20, "other machines start first"),
+    ],
+)
+def test_what_keeps_a_machine_from_starting(
+    ahead: int, running: int, available: int, reason: str
+) -> None:
+    found = obstacle(ahead, running, 1024, lambda: available)
+    assert reason in found and bool(found) == bool(reason)
+
+
+def test_the_memory_that_there_is() -> None:
+    assert 0 < available_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+def test_a_wait_ends_when_the_turn_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(crowd, "_SAID_AFTER", 0.0)
+    waits = []
+    with ExitStack() as stack:
+        others = turns(tmp_path, HOST, stack)
+
+        def pause(limit: float) -> None:
+            waits.append(limit)
+            if len(waits) == 3:
+                others[0].close()
+
+        stack.enter_context(closing(wait_turn(str(tmp_path), 128, pause)))
+    assert len(waits) == 3
+    assert capfd.readouterr().err == "vimto: waiting: other machines start first\n"
+
+
+def test_a_wait_that_is_interrupted_leaves_the_queue(tmp_path: Path) -> None:
+    def pause(limit: float) -> None:
+        raise Interrupted(2)
+
+    with ExitStack() as stack:
+        turns(tmp_path, HOST, stack)
+        with pytest.raises(Interrupted):
+            wait_turn(str(tmp_path), 128, pause)
+        last = stack.enter_context(closing(Turn(str(tmp_path))))
+        assert last.ahead() == HOST
+
+
+def test_under_go_a_wait_has_a_limit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with ExitStack() as stack:
+        turns(tmp_path, HOST, stack)
+        waits: list[float] = []
+        stack.enter_context(closing(wait_turn(str(tmp_path), 128, waits.append, limit=0.0)))
+    assert waits == []
+    assert "no longer waiting, for go's own timer has started" in capfd.readouterr().err
+
+
+def test_memory_that_never_comes_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(crowd, "available_memory", lambda: 100)
+    monkeypatch.setattr(crowd, "_MEMORY_PATIENCE", 0.0)
+    waits: list[float] = []
+    with closing(Seat(str(tmp_path), 1)):
+        wait_turn(str(tmp_path), 128, waits.append).close()
+    assert len(waits) == 1
+    assert "no longer waiting: 100 MiB of memory are free" in capfd.readouterr().err

@@ -13,11 +13,8 @@ from vimto.cache import digest, entry
 from vimto.cache.digest import digest_file
 from vimto.cache.snapshots import (
     find_snapshot,
-    forget_failure,
-    has_failed,
     list_snapshots,
     new_snapshot,
-    note_failure,
     prune_snapshots,
 )
 
@@ -170,24 +167,6 @@ def test_what_cannot_be_made_leaves_nothing(saves: Path) -> None:
     ):
         Path(aside, "ram").touch()
     assert list(saves.iterdir()) == []
-
-
-def test_failures_are_of_this_host_and_do_not_last(
-    saves: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert not has_failed(str(saves), KEY)
-    note_failure(str(saves), KEY)
-    assert has_failed(str(saves), KEY)
-    with monkeypatch.context() as patch:
-        patch.setattr("vimto.cache.snapshots.local_directory", lambda cache: f"{cache}/elsewhere")
-        assert not has_failed(str(saves), KEY)
-    mark = next(saves.parent.glob(f"local/*/failed/{KEY}"))
-    os.utime(mark, (1, 1))
-    assert not has_failed(str(saves), KEY)
-    note_failure(str(saves), KEY)
-    assert has_failed(str(saves), KEY)
-    forget_failure(str(saves), KEY)
-    assert not has_failed(str(saves), KEY)
 
 
 def test_info_is_of_the_contents(saves: Path) -> None:

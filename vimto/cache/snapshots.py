@@ -3,7 +3,6 @@
     CACHE/saves/KEY/ram          the guest's RAM, sparse; restored machines map it privately
     CACHE/saves/KEY/state        the devices
     CACHE/saves/KEY/info         JSON: digests of the two, and what the snapshot is for people
-    CACHE/local/HOST/failed/KEY  that one could not be made or restored here, at its mtime
 
 KEY stands for all that shaped the machine, as contents: the same machine has the same key on
 another host. A snapshot is used by whoever holds it, and one that is not what `info` says is as
@@ -18,12 +17,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from vimto.cache import entry
-from vimto.cache.digest import Table, local_directory
+from vimto.cache.digest import Table
 
 # What is compared with `info`, the smaller one first.
 _FILES = ("state", "ram")
-# Where making one failed, those who waited for it boot, and do not each try and fail again.
-_RETRY_AFTER = 600.0
 
 
 class Snapshot:
@@ -50,14 +47,6 @@ class Snapshot:
         """Remove the snapshot; machines that run from it go on."""
         self.close()
         entry.remove(self.path)
-
-    def distrust(self) -> None:
-        """Remove a snapshot that did not come back to life, and make no other one for a while.
-
-        A QEMU that cannot restore what it saved would otherwise cost each run two boots.
-        """
-        self.drop()
-        note_failure(*os.path.split(self.path))
 
 
 def find_snapshot(saves: str, key: str) -> Snapshot | None:
@@ -136,33 +125,6 @@ def new_snapshot(saves: str, key: str, about: dict[str, object]) -> Iterator[str
             json.dump(info, file)
         if os.path.lexists(path):  # damaged, or it would have been used
             entry.remove(path)
-
-
-def note_failure(saves: str, key: str) -> None:
-    """Note that the snapshot `key` could not be made, or not be restored."""
-    path = _failure(saves, key)
-    with suppress(OSError):
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-        os.utime(path)
-
-
-def forget_failure(saves: str, key: str) -> None:
-    """Note that the snapshot `key` could be made."""
-    with suppress(OSError):
-        os.unlink(_failure(saves, key))
-
-
-def has_failed(saves: str, key: str) -> bool:
-    """Say whether a failure was noted lately."""
-    try:
-        return time.time() - os.stat(_failure(saves, key)).st_mtime < _RETRY_AFTER
-    except OSError:
-        return False
-
-
-def _failure(saves: str, key: str) -> str:
-    return os.path.join(local_directory(os.path.dirname(saves)), "failed", key)
 
 
 class SnapshotInfo(NamedTuple):

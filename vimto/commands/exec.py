@@ -9,6 +9,9 @@ from vimto.errors import UsageError
 from vimto.qemu.find import find_qemu
 from vimto.vm.launch import Launch
 
+# Seconds: well below the minute by which go's timer is longer than the test's own.
+_GO_WAIT = 30.0
+
 USAGE = """\
 usage: vimto [flags] exec [--] command [arguments]
 
@@ -70,4 +73,17 @@ def run_command(
         plan = stack.enter_context(prepare(config, shares=shares, one_of_many=one_of_many))
         if greeting and request.terminal:
             console.note(f"{plan.kernel_name}: {greeting}")
-        return run(plan, request._replace(argv=words, companion=companion, launch=launch))
+        return run(
+            plan,
+            request._replace(
+                argv=words, companion=companion, launch=launch, wait_limit=wait_limit(words)
+            ),
+        )
+
+
+def wait_limit(words: list[str]) -> float | None:
+    """Return how long `words` may wait for a machine; None where nothing presses.
+
+    go's own timer for a test, `-timeout` and a minute, starts with us where go runs us itself.
+    """
+    return _GO_WAIT if "-test.paniconexit0" in words else None

@@ -21,6 +21,7 @@ from vimto.go.args import GoCommand, parse_go
 from vimto.go.duration import MINUTE, SECOND, format_duration, parse_duration
 from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.spawn import end, spawn
+from vimto.vm.blame import are_off
 from vimto.vm.plan import GoTimeout, Plan
 from vimto.vm.run import Request, choose_machine
 
@@ -135,7 +136,8 @@ def background_save(
     `argv` in `cwd` is a command like theirs: which machine it needs follows from its directories.
     """
     _, tier = choose_machine(plan, Request(list(argv), cwd, os.environb))
-    if not tier.save or have_snapshot(plan.saves, tier.save):
+    off = tier.save and are_off(plan, tier, told=False)  # once, and not in each test's output
+    if not tier.save or off or have_snapshot(plan.saves, tier.save):
         yield
         return
     pid = spawn(handover.shim("--save", str(tier.shares)), log=2)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vimto import console
+from vimto.cache import verdicts
 from vimto.commands import inventory
 from vimto.commands.inventory import Item, show_ago
 from vimto.commands.resolve import locate_kernel
@@ -190,6 +191,7 @@ def prune(config: Config, words: Sequence[str]) -> None:
         freed += item.size
         _say_removed(item)
     inventory.forget(config.cache_dir, before=before)
+    verdicts.acquit_all(str(config.cache_dir / "saves"))
     _say(f"{show_bytes(freed)} freed")
     for item in inventory.list_items(config.cache_dir) if everything else ():
         console.note(f"`{item.names[0]}` is in use")

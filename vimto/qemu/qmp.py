@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from vimto import console
-from vimto.errors import QemuError
+from vimto.errors import QemuError, QemuSilentError
 
 # What a refusal means: nothing; what the one who waits for it says; that the state is not loaded;
 # or the same, if all tries are refused.
@@ -149,9 +149,9 @@ class Monitor:
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._fd], [], [], left)[0]:
-                raise QemuError("QEMU's monitor did not answer in time")
+                raise QemuSilentError("QEMU's monitor did not answer in time")
             if not self._receive():
-                raise QemuError("QEMU ended before its monitor answered")
+                raise QemuSilentError("QEMU ended before its monitor answered")
         return self._take_message()
 
     def _receive(self) -> bool:

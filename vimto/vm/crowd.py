@@ -1,13 +1,23 @@
-"""How many machines share this host's processors, and what an emulator makes of it.
+"""How many machines share this host: who starts next, and what an emulator makes of the others.
 
-Every running machine holds a lock on as many bytes of the saves' directory as it has processors, at
-a place of its own, so that whoever asks for the locks (fcntl(2), F_OFD_GETLK) sees all of them.
+Every machine holds locks on bytes of the snapshots' directory, so that whoever asks for the locks
+(fcntl(2), F_OFD_GETLK) sees all of them, and the kernel frees them however the machine ends:
+
+    _SEATS + random        as many bytes as it has processors, while it runs
+    _QUEUE + time          one byte, from when it wants to start until it has started
+
 /proc/locks lists them too, but waits for other processors first: 15 ms.
 """
 
 import fcntl
+import math
 import os
 import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from vimto import console
 
 # A guest's processor that waits for a spinlock spins while the host runs something else than the
 # processor that holds it: two machines of two processors on two host processors spent a quarter of
@@ -16,45 +26,51 @@ ALONE, CROWDED = "multi", "single"
 
 # struct flock of a 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = "hhqqi4x"
-_END = 1 << 62
+_SEATS, _QUEUE, _END = 0, 1 << 61, 1 << 62
+
+# Nobody can be woken when a lock of another process goes: those who are next look more often.
+_NEXT_STEP, _STEP = 0.02, 0.1
+# Whoever waits no longer than this need not know.
+_SAID_AFTER = 8.0
+# MiB that a QEMU takes besides its guest's memory.
+_OVERHEAD = 100
+# How long memory is waited for while no machine starts or ends: others than we may hold it.
+_MEMORY_PATIENCE = 60.0
 
 
-class Seat:
-    """The place in the crowd of a machine with `processors`, while it runs.
+class _Place:
+    """Bytes of the directory `saves` that are ours until `close`, and a view of the others'.
 
-    Owns a descriptor; `close` gives the place up. Where the directory `saves` cannot be locked,
-    the machine is not seen, and sees nobody.
+    Where the directory cannot be locked, the machine is not seen, and sees nobody.
     """
 
-    def __init__(self, saves: str, processors: int) -> None:
-        self._processors = processors
+    def __init__(self, saves: str, start: int, length: int) -> None:
         self._fd = -1
+        self.start = start
         try:
             self._fd = os.open(saves, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            place = int.from_bytes(os.urandom(7), "big")
-            self._ask(fcntl.F_OFD_SETLK, fcntl.F_RDLCK, place, processors)
+            self._ask(fcntl.F_OFD_SETLK, fcntl.F_RDLCK, start, length)
         except OSError:
             pass
 
-    def threads(self) -> str:
-        """Return how QEMU shall emulate: each processor in a thread, or all of them in one.
+    def others(self, start: int, end: int, enough: int = _END) -> int:
+        """Return the number of bytes from `start` to `end` that others have locked.
 
-        Threads of their own are for a host that has a processor for each one of every machine.
+        Once they are `enough`, no more are counted.
         """
-        wanted = self._processors + (self._others(0, _END) if self._fd >= 0 else 0)
-        return ALONE if wanted <= len(os.sched_getaffinity(0)) else CROWDED
-
-    def _others(self, start: int, end: int) -> int:
-        """Return the number of bytes from `start` to `end` that others have locked."""
-        if start >= end:
-            return 0
-        try:
-            kind, first, length = self._ask(fcntl.F_OFD_GETLK, fcntl.F_WRLCK, start, end - start)
-        except OSError:
-            return 0
-        if kind == fcntl.F_UNLCK:
-            return 0
-        return length + self._others(start, first) + self._others(first + length, end)
+        found, left = 0, [(start, end)] if self._fd >= 0 else []
+        while left and found < enough:
+            start, end = left.pop()
+            if start >= end:
+                continue
+            try:
+                kind, at, length = self._ask(fcntl.F_OFD_GETLK, fcntl.F_WRLCK, start, end - start)
+            except OSError:
+                break
+            if kind != fcntl.F_UNLCK:
+                found += length
+                left += [(start, at), (at + length, end)]
+        return found
 
     def _ask(self, command: int, kind: int, start: int, length: int) -> tuple[int, int, int]:
         """Return kind, start and length of what fcntl(2) answers about such a lock."""
@@ -67,3 +83,123 @@ class Seat:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class Seat(_Place):
+    """The place in the crowd of a machine with `processors`, while it runs."""
+
+    def __init__(self, saves: str, processors: int) -> None:
+        self._processors = processors
+        super().__init__(saves, _SEATS + int.from_bytes(os.urandom(7), "big"), processors)
+
+    def threads(self) -> str:
+        """Return how QEMU shall emulate: each processor in a thread, or all of them in one.
+
+        Threads of their own are for a host that has a processor for each one of every machine.
+        """
+        wanted = self._processors + self.others(_SEATS, _QUEUE)
+        return ALONE if wanted <= host_processors() else CROWDED
+
+
+class Turn(_Place):
+    """A machine's place in the queue of those that start; `close` lets the next one come."""
+
+    def __init__(self, saves: str) -> None:
+        with suppress(OSError):
+            os.makedirs(saves, mode=0o755, exist_ok=True)
+        super().__init__(saves, _QUEUE + time.monotonic_ns(), 1)
+
+    def ahead(self) -> int:
+        """Return how many that came before have not started yet, up to two for each processor."""
+        return self.others(_QUEUE, self.start, 2 * host_processors())
+
+    def running(self) -> int:
+        """Return the number of processors of all machines that run."""
+        return self.others(_SEATS, _QUEUE)
+
+
+def host_processors() -> int:
+    """Return the number of processors that we may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def obstacle(ahead: int, running: int, memory: int, available: Callable[[], int]) -> str:
+    """Return what keeps a machine with `memory` MiB from starting now, or nothing.
+
+    `ahead` is how many start before it, `running` whether others run. As many start at once as
+    the host has processors, and while others are there none does that the host could not give all
+    its memory, and as much to each that starts with it. `available` says how many MiB there are.
+    """
+    if ahead >= host_processors():
+        return "other machines start first"
+    if ahead or running:
+        wanted, left = (memory + _OVERHEAD) * (ahead + 1), available()
+        if left < wanted:
+            return f"{left} MiB of memory are free, and {wanted} MiB may be needed"
+    return ""
+
+
+def wait_turn(
+    saves: str, memory: int, pause: Callable[[float], None], limit: float = math.inf
+) -> Turn:
+    """Return once a machine with `memory` MiB may start; the caller closes its turn then.
+
+    `pause` sleeps for so many seconds, or raises. Says what it waits for after a while. Goes on
+    all the same after `limit` seconds, and when a minute has brought no memory, nor any other
+    machine's start or end.
+    """
+    turn = Turn(saves)
+    try:
+        _wait(turn, memory, pause, limit)
+    except BaseException:
+        turn.close()
+        raise
+    return turn
+
+
+def _wait(turn: Turn, memory: int, pause: Callable[[float], None], limit: float) -> None:
+    begun = changed = time.monotonic()
+    crowd, said = (-1, -1), False
+    while True:
+        now = turn.ahead(), turn.running()
+        reason = obstacle(*now, memory, available_memory)
+        if not reason:
+            return
+        waited = time.monotonic() - begun
+        if now != crowd:
+            crowd, changed = now, begun + waited
+        if waited >= limit:
+            console.note(f"no longer waiting, for go's own timer has started: {reason}")
+            return
+        if now[0] < host_processors() and begun + waited - changed > _MEMORY_PATIENCE:
+            console.note(f"no longer waiting: {reason}")
+            return
+        if waited > _SAID_AFTER and not said:
+            said = True
+            console.note(f"waiting: {reason}")
+        pause(_NEXT_STEP if now[0] < 2 * host_processors() else _STEP)
+
+
+def available_memory() -> int:
+    """Return how many MiB new processes may take on this host, or in this container."""
+    with open("/proc/meminfo", "rb") as file:
+        found = _number(file.read(), b"MemAvailable:") >> 10
+    return min(found, _container_memory(found))
+
+
+def _container_memory(otherwise: int) -> int:
+    """Return what a limit of our control group (cgroup v2) leaves, in MiB."""
+    contents = {}
+    try:
+        for name in ("max", "current", "stat"):
+            with open(f"/sys/fs/cgroup/memory.{name}", "rb") as file:
+                contents[name] = file.read()
+        cached = sum(_number(contents["stat"], b"%s_file " % n) for n in (b"inactive", b"active"))
+        return int(contents["max"]) - int(contents["current"]) + cached >> 20
+    except (OSError, ValueError, IndexError):
+        return otherwise  # there is none
+
+
+def _number(text: bytes, name: bytes) -> int:
+    """Return the number that stands behind `name`."""
+    return int(text.partition(b"\n" + name)[2].split(None, 1)[0])

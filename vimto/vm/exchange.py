@@ -4,8 +4,9 @@
                                     (paused, where a debugger is to attach) └─> PAUSED ─┘
                                                      └─────────exit─────────┴──exit──> EXITED
 
-A restored guest begins in ORDERED: it said `ready` before it was saved. Each state but RUNNING
-has a limit of its own. Until `accepted` the order may be given to another machine; after it never.
+A restored guest begins in ORDERED: it said `ready` before it was saved. Each state has a limit of
+its own; until RUNNING only time that the machine could use counts. Until `accepted` the order may
+be given to another machine; after it never.
 """
 
 import os
@@ -24,6 +25,7 @@ from vimto.vm.streams import Input, Output
 if TYPE_CHECKING:
     from vimto.vm.forward import Forwarding
     from vimto.vm.overtime import Overtime
+    from vimto.vm.patience import Patience
 
 BOOTING, ORDERED, PREPARING, PAUSED, RUNNING, EXITED = range(6)
 
@@ -80,6 +82,7 @@ class Exchange:
         self.on_continue: Callable[[], None] = lambda: None  # after a stop, by SIGCONT
         self.forwarding: Forwarding | None = None
         self.overtime: Overtime | None = None
+        self.patience: Patience | None = None  # until the command runs
         self.result: protocol.Exit | None = None
         self._port = port
         self._make_order = make_order
@@ -169,7 +172,8 @@ class Exchange:
         if self.state == RUNNING and not self._held_since:
             deadlines.append(self._delivery.wake_at)
             deadlines.append(self._input.wake_at if self._input else 0.0)
-        deadlines += [other.wake_at for other in (self.forwarding, self.overtime) if other]
+        others = (self.forwarding, self.overtime, self._patience())
+        deadlines += [other.wake_at for other in others if other]
         due = min((deadline for deadline in deadlines if deadline), default=0.0)
         left = min(86400.0, max(0.0, due - time.monotonic()))  # poll(2) takes 24 days at most
         return left * 1000 + 1 if due else None
@@ -177,6 +181,10 @@ class Exchange:
     def _deadline(self) -> float:
         limit = 0.0 if self._held_since else self._limits.of(self.state)
         return self._entered + limit if limit else 0.0
+
+    def _patience(self) -> "Patience | None":
+        waiting = self.state in (BOOTING, ORDERED, PREPARING) and not self._held_since
+        return self.patience if waiting else None
 
     def _unwritten(self) -> bool:
         forwarding = self.forwarding is not None and self.forwarding.pending
@@ -188,6 +196,8 @@ class Exchange:
             for output in self._outputs.values():
                 output.broken = True
             self._outputs = {}
+        if patience := self._patience():
+            self._entered += patience.lost()
         deadline = self._deadline()
         if deadline and now > deadline:
             self._give_up()

@@ -108,20 +108,14 @@ def _hint_for_silence(wanted: int, host: int) -> str:
     return "the kernel may lack a virtio driver; `vimto doctor` lists what it has"
 
 
-def add_complaint(exc: BootError, machine: Machine, plan: Plan) -> BootError:
-    """Return `exc` with what QEMU itself said last, such as why it cannot load a state."""
-    machine.wait(2.0)
-    complaints = qemu_lines(machine.read_console(), plan.tiers[0].machine[0])
-    return BootError(": ".join((exc.message, *complaints[-1:])), hint=exc.hint)
-
-
 def qemu_lines(console_lines: Sequence[str], program: str) -> list[str]:
     """Return what QEMU, started as `program`, said itself, without its name before each line."""
     names = (os.path.basename(program), "qemu-system-")  # a wrapper starts it by another name
     found = []
     for line in console_lines:
         head, colon, text = line.partition(": ")
-        if colon and " " not in head and os.path.basename(head).startswith(names):
+        program = head.partition(":")[0]  # it may name a line of its configuration, too
+        if colon and " " not in head and os.path.basename(program).startswith(names):
             found.append(text)
     return found
 

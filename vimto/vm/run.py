@@ -1,13 +1,16 @@
 """One command in one machine, from its order to its status."""
 
 import errno
+import itertools
 import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vimto import console
+from vimto.cache import verdicts
 from vimto.cache.snapshots import Snapshot
 from vimto.errors import (
     BootError,
@@ -20,13 +23,17 @@ from vimto.errors import (
 from vimto.quoting import escape
 from vimto.vm import cores, likeness, protocol, shares, snapshot, streams, views
 from vimto.vm import machine as machines
+from vimto.vm.blame import NotRestoredError, diagnose, settle
+from vimto.vm.crowd import Turn, wait_turn
 from vimto.vm.exchange import Exchange, Limits
 from vimto.vm.launch import Launch
-from vimto.vm.loss import add_complaint, explain, show_log
+from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Machine
 from vimto.vm.overtime import Overtime
+from vimto.vm.patience import Patience
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.signals import SignalPipe
+from vimto.vm.waiting import Waiting
 
 if TYPE_CHECKING:  # who has no terminal, as go's tests, loads neither
     from vimto.vm.forward import Forwarding
@@ -65,7 +72,8 @@ class Request(NamedTuple):
     `lifeline` hangs up when the vimto that made the plan is gone (-1 for none). With a `terminal`
     the command gets one of its own; `forwarding` are connections into the guest. `make_output`
     makes what carries the command's output, given the stream's number and our descriptor. A
-    `launch` becomes the machine, if that is restored.
+    `launch` becomes the machine, if that is restored. The machine waits for its turn at most
+    `wait_limit` seconds (None: as long as it takes).
     """
 
     argv: list[str]
@@ -77,6 +85,7 @@ class Request(NamedTuple):
     make_output: Callable[[int, int], streams.Output] = streams.Output
     companion: Companion = Companion()
     launch: Launch | None = None
+    wait_limit: float | None = None
 
 
 def run(plan: Plan, request: Request) -> int:
@@ -88,24 +97,38 @@ def run(plan: Plan, request: Request) -> int:
     places, tier = choose_machine(plan, request)
     shares.admit(places.shares, plan.uid, plan.gid)
     dumps = cores.watched(request.argv, request.cwd, plan.temporary)
+    until = None if request.wait_limit is None else time.monotonic() + request.wait_limit
     with dumps, SignalPipe() as signals:
-        session = _Session(plan, tier, places, request, signals)
-        if tier.save:
-            save = snapshot.acquire_snapshot(plan, tier, signals, request.lifeline)
-            if save is not None:
-                try:
-                    return session.run_restored(save)
-                except (BootError, QemuError) as exc:
-                    save.distrust()
-                    console.warn(f"the saved machine did not come back, booting: {exc.message}")
-                finally:
-                    save.close()
+        waiting = Waiting(signals, request.lifeline, until)
+        session = _Session(plan, tier, places, request, waiting)
+        status = _run_restored(session) if tier.save else None
+        if status is not None:
+            return status
         if request.launch:
             request.launch.close()
         try:
             return session.run_booted()
         except EmulatorFaultError:
             return session.run_booted()  # the command was not started
+
+
+def _run_restored(session: "_Session") -> int | None:
+    """Run the command in a restored machine and return its status, None where it was not started.
+
+    The user has been told why then.
+    """
+    plan, tier = session.plan, session.tier
+    found = snapshot.acquire_snapshot(plan, tier, session.waiting)
+    if found is None:
+        return None
+    with closing(found):
+        for tries in itertools.count(1):
+            try:
+                return session.run_restored(found)
+            except NotRestoredError as exc:
+                if not settle(plan, tier, found, exc, tries):
+                    break
+    return None
 
 
 class Places(NamedTuple):
@@ -140,7 +163,7 @@ def make_save(plan: Plan, tier: Tier, lifeline: int) -> int:
     """
     with SignalPipe() as signals:
         try:
-            save = snapshot.acquire_snapshot(plan, tier, signals, lifeline)
+            save = snapshot.acquire_snapshot(plan, tier, Waiting(signals, lifeline))
         except VimtoError:
             return 1
         if save is not None:
@@ -153,12 +176,15 @@ class _Session(NamedTuple):
     tier: Tier
     places: Places
     request: Request
-    signals: SignalPipe
+    waiting: Waiting
 
     def run_booted(self) -> int:
         more = self.request.companion.addition
-        with machines.boot(self.plan, self.tier, self._slots(), more) as machine:
-            exchange = self._exchange(machine)
+        with (
+            closing(self._wait_turn()) as turn,
+            machines.boot(self.plan, self.tier, self._slots(), more) as machine,
+        ):
+            exchange = self._exchange(machine, turn)
             try:
                 status = self._converse(exchange)
             except (BootError, LostVMError) as exc:
@@ -168,22 +194,30 @@ class _Session(NamedTuple):
 
     def run_restored(self, save: Snapshot) -> int:
         more = self.request.companion.addition
-        with machines.restore(
-            self.plan, self.tier, self._slots(), save, more, self.request.launch
-        ) as machine:
+        with (
+            closing(self._wait_turn()) as turn,
+            machines.restore(
+                self.plan, self.tier, self._slots(), save, more, self.request.launch
+            ) as machine,
+        ):
             # Not under a debugger, whose breakpoints a program that nobody started would meet.
             warm_up = machine.spare and not self.request.companion.addition.words
-            exchange = self._exchange(machine, warm_up=warm_up)
-            exchange.on_accepted = lambda: console.debug("the machine is restored from a snapshot")
+            exchange = self._exchange(machine, turn, warm_up=warm_up)
+            exchange.on_accepted = lambda: self._restored(turn)
             exchange.send_order()
             try:
                 status = self._converse(exchange)
             except LostVMError as exc:
                 raise explain(exc, machine, self.plan) from exc
-            except BootError as exc:
-                raise add_complaint(exc, machine, self.plan) from exc
+            except (BootError, QemuError) as exc:
+                raise diagnose(exc, machine, self.plan) from exc
             show_log(machine)
             return status
+
+    def _restored(self, turn: Turn) -> None:
+        turn.close()
+        verdicts.acquit(self.plan.saves, self.tier.save)
+        console.debug("the machine is restored from a snapshot")
 
     def _slots(self) -> dict[str, str]:
         """Return what is behind each mount tag; unused ones show the root, read-only."""
@@ -195,7 +229,11 @@ class _Session(NamedTuple):
             values[f"share{index}"] = escape(share.path) + suffix
         return values
 
-    def _exchange(self, machine: Machine, *, warm_up: bool = False) -> Exchange:
+    def _wait_turn(self) -> Turn:
+        waiting = self.waiting
+        return wait_turn(self.plan.saves, self.plan.memory, waiting.pause, waiting.left)
+
+    def _exchange(self, machine: Machine, turn: Turn, *, warm_up: bool = False) -> Exchange:
         limits = Limits(
             boot=self.plan.boot_timeout,
             accept=_ACCEPT_LIMIT,
@@ -203,8 +241,14 @@ class _Session(NamedTuple):
             run=self.plan.timeout,
             stop=self.plan.stop_timeout,
         )
-        exchange = Exchange(machine.port, lambda: self._make_order(warm_up), limits, self.signals)
+        exchange = Exchange(
+            machine.port, lambda: self._make_order(warm_up), limits, self.waiting.signals
+        )
         exchange.lifeline = self.request.lifeline
+        exchange.patience = Patience(machine.pid)
+        exchange.on_accepted = turn.close
+        if self.request.companion.addition.words:
+            turn.close()  # it may be held before its first instruction, for hours
         exchange.on_notice = show_notice
         watch_monitor(machine, exchange)
         if self.plan.go_timeout and self.plan.go_timeout.kill:

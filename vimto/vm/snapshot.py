@@ -6,23 +6,26 @@ How snapshots are kept is `vimto.cache.snapshots`.
 import errno
 import os
 import select
+import signal
 import time
+from contextlib import closing
 
 from vimto import console
+from vimto.cache import verdicts
 from vimto.cache.entry import locked, sweep
-from vimto.cache.snapshots import (
-    Snapshot,
-    find_snapshot,
-    forget_failure,
-    has_failed,
-    new_snapshot,
-    note_failure,
-    prune_snapshots,
+from vimto.cache.snapshots import Snapshot, find_snapshot, new_snapshot, prune_snapshots
+from vimto.errors import (
+    BootError,
+    CacheError,
+    EmulatorFaultError,
+    QemuError,
+    QemuSilentError,
+    VimtoError,
 )
-from vimto.errors import BootError, CacheError, EmulatorFaultError, QemuError, VimtoError
 from vimto.quoting import escape
 from vimto.vm import protocol
-from vimto.vm.crowd import CROWDED
+from vimto.vm.blame import are_off
+from vimto.vm.crowd import CROWDED, wait_turn
 from vimto.vm.exchange import check_ready
 from vimto.vm.machine import (
     Addition,
@@ -34,25 +37,36 @@ from vimto.vm.machine import (
     slot_tags,
     start_machine,
 )
+from vimto.vm.patience import Patience
 from vimto.vm.plan import Plan, Tier
-from vimto.vm.signals import ENDING, Interrupted, SignalPipe
+from vimto.vm.waiting import Waiting
 
 # A save of Debian's 6.1 with 1 GiB takes 130 MiB; with less room than this none is tried.
 _ROOM_NEEDED = 512 << 20
 _SAVE_LIMIT = 60.0
+# What the host may have too little of now, and enough the next time.
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-def acquire_snapshot(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> Snapshot | None:
+class _PassingError(QemuError):
+    """The machine was not saved, for a reason that says nothing about the next try."""
+
+
+def acquire_snapshot(plan: Plan, tier: Tier, waiting: Waiting) -> Snapshot | None:
     """Return the snapshot for `tier`, making it if there is none; None means: boot.
 
-    One maker at a time: others wait for it, as long as a boot may take. Raises `BootError` when
+    One maker at a time: others wait for it, for it has limits of its own. Raises `BootError` when
     the machine does not boot at all, for then nothing is won by trying again.
     """
-    with signals.raising():
-        return _acquire(plan, tier, signals, lifeline)
+    with waiting.signals.raising():
+        return _acquire(plan, tier, waiting)
 
 
-def _acquire(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> Snapshot | None:
+def _acquire(plan: Plan, tier: Tier, waiting: Waiting) -> Snapshot | None:
+    # Not into the log of a test: forty may wait at once, and who runs go says it as well.
+    planned = waiting.lifeline >= 0
+    if are_off(plan, tier, told=planned):
+        return None
     found = find_snapshot(plan.saves, tier.save)
     if found is not None:
         return found
@@ -60,90 +74,113 @@ def _acquire(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> Snap
         with locked(
             f"{plan.saves}/{tier.save}",
             waiting="another vimto makes the snapshot of this machine",
-            limit=plan.boot_timeout,
-            # Not into the log of a test: forty may wait at once.
-            say=console.note if lifeline < 0 else console.debug,
-            pause=lambda limit: wait_for_signal(signals, lifeline, limit),
+            limit=waiting.left,
+            say=console.debug if planned else console.note,
+            pause=waiting.pause,
         ):
+            if are_off(plan, tier, told=True):  # the one before has said why
+                return None
             found = find_snapshot(plan.saves, tier.save)
-            if found is None and not has_failed(plan.saves, tier.save):
-                try:
-                    made = _make(plan, tier, signals, lifeline)
-                except EmulatorFaultError:
-                    made = _make(plan, tier, signals, lifeline)
-                (forget_failure if made else note_failure)(plan.saves, tier.save)
+            if found is None and _try_make(plan, tier, waiting):
                 found = find_snapshot(plan.saves, tier.save)
             return found
-    except CacheError:  # it cannot be written, or the other one takes too long
+    except CacheError as exc:  # it cannot be written, or the other one takes too long
+        if waiting.left <= 0:
+            console.note(f"{exc.message}; booting, for go's own timer has started")
         return None
 
 
-def wait_for_signal(signals: SignalPipe, lifeline: int, limit: float) -> None:
-    """Sleep for `limit` seconds; raises `Interrupted` or `BootError` when told to end."""
-    fds = [signals.fd] if lifeline < 0 else [signals.fd, lifeline]
-    ready = select.select(fds, [], [], limit)[0]
-    if lifeline in ready:
-        raise BootError("the vimto that started this run is gone")
-    for number in signals.read():
-        if number in ENDING:
-            raise Interrupted(number)
+def _try_make(plan: Plan, tier: Tier, waiting: Waiting) -> bool:
+    """Make the snapshot and say whether that worked; a failure costs one line.
+
+    One that is likely to repeat turns snapshots off, so that those who come next do not each boot
+    twice.
+    """
+    place = plan.saves, tier.save
+    try:
+        try:
+            _make(plan, tier, waiting)
+        except EmulatorFaultError:
+            _make(plan, tier, waiting)
+    except (OSError, QemuError, CacheError) as exc:
+        reason = exc.message if isinstance(exc, VimtoError) else str(exc.strerror)
+        console.warn(f"the machine was not saved, so it boots: {reason}")
+        if isinstance(exc, QemuSilentError):
+            verdicts.suspect(*place, "saving", reason)
+        elif not isinstance(exc, _PassingError) and getattr(exc, "errno", 0) not in _PASSING:
+            verdicts.turn_off(*place, "saving", reason)
+        return False
+    verdicts.acquit(*place)
+    return True
 
 
 def _check_room(saves: str) -> None:
     room = os.statvfs(saves)
     if room.f_bavail * room.f_frsize < _ROOM_NEEDED:
-        raise OSError(errno.ENOSPC, f"less than {_ROOM_NEEDED >> 20} MiB are free in `{saves}`")
+        raise _PassingError(f"less than {_ROOM_NEEDED >> 20} MiB are free in `{saves}`")
 
 
-def _make(plan: Plan, tier: Tier, signals: SignalPipe, lifeline: int) -> bool:
-    """Boot a machine, save it and put it in place; say whether that worked.
+def _make(plan: Plan, tier: Tier, waiting: Waiting) -> None:
+    """Boot a machine, save it and put it in place.
 
-    A failure to save costs one line and leaves nothing. Raises `BootError` for a machine that
-    does not boot.
+    A failure leaves nothing. Raises `OSError`, `QemuError` or `CacheError` when the machine cannot
+    be saved, and `BootError` for one that does not boot.
     """
-    from vimto.vm.loss import explain, show_log
+    from vimto.vm.loss import show_log
 
     sweep(plan.saves)
     about = {"kernel": plan.kernel_name, "memory": plan.memory}
-    try:
-        _check_room(plan.saves)
-        with new_snapshot(plan.saves, tier.save, about) as aside:
-            empty = f"{aside}/empty"
-            os.mkdir(empty)
-            slots = {tag: escape(empty) for tag in slot_tags(tier)}
-            memory = Memory(f"{aside}/ram", shared=True)
-            # A boot has nothing to do at once, and go compiles meanwhile.
-            shape = emulated(tier, CROWDED)
-            with start_machine(plan, shape, slots, memory, Addition(boot_words(plan))) as machine:
-                try:
-                    wait_ready(machine, plan.boot_timeout, signals, lifeline)
-                except BootError as exc:
-                    explained = explain(exc, machine, plan)
-                    if os.WIFSIGNALED(machine.status or 0):  # SIGBUS: no room for a page of the RAM
-                        raise QemuError("QEMU was killed while the machine booted") from exc
-                    raise explained from exc
-                save(machine, f"{aside}/state", _SAVE_LIMIT)
-                show_log(machine)
-            os.rmdir(empty)
-        prune_snapshots(plan.saves, plan.snapshot_limit, keep=tier.save)
-        return True
-    except (OSError, QemuError, CacheError) as exc:
-        reason = exc.message if isinstance(exc, VimtoError) else exc.strerror
-        console.warn(f"the machine was not saved, so each boots: {reason}")
-        return False
+    _check_room(plan.saves)
+    with new_snapshot(plan.saves, tier.save, about) as aside:
+        empty = f"{aside}/empty"
+        os.mkdir(empty)
+        slots = {tag: escape(empty) for tag in slot_tags(tier)}
+        memory = Memory(f"{aside}/ram", shared=True)
+        # A boot has nothing to do at once, and go compiles meanwhile.
+        shape = emulated(tier, CROWDED)
+        with (
+            closing(wait_turn(plan.saves, plan.memory, waiting.pause, waiting.left)),
+            start_machine(plan, shape, slots, memory, Addition(boot_words(plan))) as machine,
+        ):
+            try:
+                wait_ready(machine, plan.boot_timeout, waiting)
+            except BootError as exc:
+                raise _not_booted(exc, machine, plan) from exc
+            save(machine, f"{aside}/state", _SAVE_LIMIT)
+            show_log(machine)
+        os.rmdir(empty)
+    prune_snapshots(plan.saves, plan.snapshot_limit, keep=tier.save)
 
 
-def wait_ready(machine: Machine, limit: float, signals: SignalPipe, lifeline: int) -> None:
+def _not_booted(exc: BootError, machine: Machine, plan: Plan) -> VimtoError:
+    from vimto.vm.loss import explain
+
+    explained = explain(exc, machine, plan)
+    status = machine.status or 0
+    if not os.WIFSIGNALED(status):
+        return explained
+    number = signal.Signals(os.WTERMSIG(status))
+    message = f"QEMU was killed while the machine booted ({number.name})"
+    # SIGBUS: there was no room for a page of the RAM. The others are somebody's, or a chance.
+    return QemuError(message) if number == signal.SIGBUS else _PassingError(message)
+
+
+def wait_ready(machine: Machine, limit: float, waiting: Waiting) -> None:
     """Wait until the guest says `ready`; raises `BootError`, or `Interrupted` for a signal."""
     deadline = time.monotonic() + limit
+    patience = Patience(machine.pid)
     reader = protocol.FrameReader()
     while True:
-        fds = [machine.port, signals.fd, *([lifeline] if lifeline >= 0 else [])]
-        ready = select.select(fds, [], [], max(0.0, deadline - time.monotonic()))[0]
+        wake_at = min(deadline, patience.wake_at)
+        fds = [machine.port, *waiting.fds]
+        ready = select.select(fds, [], [], max(0.0, wake_at - time.monotonic()))[0]
+        deadline += patience.lost()
+        if not ready and time.monotonic() < deadline:
+            continue
         if not ready:
             raise BootError(f"the machine did not boot within {limit:g} s")
         if machine.port not in ready:
-            wait_for_signal(signals, lifeline, 0)
+            waiting.pause(0)
             continue
         try:
             data = os.read(machine.port, 65536)

@@ -1,0 +1,121 @@
+"""Whose fault it is that a machine was not restored, and what follows for its snapshot.
+
+QEMU's own word on the state                              the snapshot is dropped at once
+silent though it could run; ended itself; QEMU's abort    dropped if the next one does the same
+QEMU killed, or refused by the host (memory, files, port) kept: no fault of the snapshot's
+"""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+from vimto import console
+from vimto.cache import verdicts
+from vimto.cache.snapshots import Snapshot
+from vimto.errors import BootError, QemuError, VimtoError
+from vimto.vm.loss import qemu_lines
+from vimto.vm.machine import Machine
+from vimto.vm.plan import Plan, Tier
+
+STATE, SILENT, ENDED, ABORTED, KILLED, REFUSED = (
+    "state",
+    "silent",
+    "ended",
+    "aborted",
+    "killed",
+    "refused",
+)
+# What QEMU says when it cannot load a state (migration/migration.c and savevm.c, 7.2 to 11).
+_STATE_WORDS = ("load of migration failed", "migration stream", "savevm", "while loading state")
+# What it says beside that where the host is to blame.
+_HOST_WORDS = ("Cannot allocate memory", "Too many open files", "No space left on device")
+# Before it exits with 0 on SIGTERM, SIGINT and SIGHUP, and at gdb's `kill`.
+_ENDED_WORDS = ("terminating on signal", "Terminated via GDBstub")
+# Those that another try in the same run may not meet; they take no time.
+_AGAIN = (KILLED, ENDED)
+
+
+class NotRestoredError(BootError):
+    """The command was not started; `fault` is one of the kinds above."""
+
+    def __init__(self, message: str, fault: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+def diagnose(exc: VimtoError, machine: Machine, plan: Plan) -> NotRestoredError:
+    """Return why the restored `machine` did not take its order, which showed as `exc`.
+
+    Waits up to two seconds for QEMU's end, so that its last words are complete.
+    """
+    if not isinstance(exc, QemuError):
+        machine.wait(2.0)
+    log = machine.read_console()
+    complaints = qemu_lines(log, plan.tiers[0].machine[0])
+    fault = judge(exc, machine.status, complaints)
+    last = complaints or (log if fault == REFUSED else [])  # its libraries' own words
+    reason = ": ".join((exc.message, *last[-1:]))
+    if machine.status is not None and os.WIFSIGNALED(machine.status):
+        reason += f": QEMU was ended by {signal.Signals(os.WTERMSIG(machine.status)).name}"
+    return NotRestoredError(reason, fault)
+
+
+def judge(exc: VimtoError, status: int | None, complaints: Sequence[str]) -> str:
+    """Return the fault of a QEMU with this wait status (None: it is alive) and these last words.
+
+    A `QemuError` is its refusal to load the state, on its monitor.
+    """
+
+    def said(words: Sequence[str]) -> bool:
+        return any(word in line for line in complaints for word in words)
+
+    if isinstance(exc, QemuError) or (said(_STATE_WORDS) and not said(_HOST_WORDS)):
+        return STATE
+    if status is None:
+        return SILENT
+    if os.WIFSIGNALED(status):
+        return ABORTED if os.WTERMSIG(status) == signal.SIGABRT else KILLED
+    if said(_ENDED_WORDS):
+        return KILLED
+    return REFUSED if os.WEXITSTATUS(status) else ENDED
+
+
+def settle(plan: Plan, tier: Tier, snapshot: Snapshot, exc: NotRestoredError, tries: int) -> bool:
+    """Draw the consequences of a failure at one of `tries`; say whether to try again.
+
+    Otherwise the user is told, in one line.
+    """
+    place, reason = (plan.saves, tier.save), exc.message
+    if exc.fault == STATE:
+        verdicts.turn_off(*place, STATE, reason)
+        off = True
+    else:
+        innocent = exc.fault in (KILLED, REFUSED)
+        off = not innocent and verdicts.suspect(*place, exc.fault, reason)
+    if not off and exc.fault in _AGAIN and tries == 1:
+        console.debug(f"the machine was not restored, trying again: {reason}")
+        return True
+    if off:
+        snapshot.drop()
+        end = "the snapshot is dropped"
+    elif exc.fault in (KILLED, REFUSED):
+        end = "the snapshot is kept"
+    else:
+        end = "the snapshot is kept, and dropped if the next one fails in this way"
+    console.warn(f"the machine was not restored, booting: {reason}; {end}")
+    return False
+
+
+def are_off(plan: Plan, tier: Tier, *, told: bool) -> bool:
+    """Say whether snapshots of this machine are off for a while; the user is told unless `told`."""
+    found = verdicts.find_verdict(plan.saves, tier.save)
+    if found is None or not found.is_off:
+        return False
+    until = time.strftime("%H:%M:%S", time.localtime(found.until))
+    say = console.debug if told else console.note
+    say(
+        f"snapshots of this machine are off until {until}, so it boots: {found.reason}"
+        " (`vimto kernel prune` turns them on)"
+    )
+    return True
