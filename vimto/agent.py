@@ -28,7 +28,7 @@ class Agent(NamedTuple):
 def find_agent(*, cache: Path, arch: str = "amd64") -> Agent | None:
     """Return the latest build of the present source, whichever Go made it; None without one."""
     digest = source_digest(source_directory())
-    built = [*(cache / "agent").glob(f"{arch}-{digest}-*")]
+    built = [path for path in (cache / "agent").glob(f"{arch}-{digest}-*") if entry.is_here(path)]
     if not built:
         return None
     return Agent(path=max(built, key=lambda path: path.stat().st_mtime_ns), digest=digest)

@@ -52,6 +52,7 @@ def test_one_makes_it_and_the_others_say_what_they_wait_for(tmp_path: Path) -> N
     said: list[str] = []
     with entry.locked(tmp_path / "x", waiting="somebody makes x"):
         assert names(tmp_path) == [".x.lock"]
+        assert entry.is_locked(tmp_path / "x")
         with (
             pytest.raises(CacheError, match=r"given up after 1\.5 s: another makes x") as caught,
             entry.locked(tmp_path / "x", waiting="another makes x", limit=1.5, say=said.append),
@@ -59,6 +60,7 @@ def test_one_makes_it_and_the_others_say_what_they_wait_for(tmp_path: Path) -> N
             pytest.fail("two make it at once")
     assert said == ["waiting: another makes x"]
     assert ".x.lock" in caught.value.hint
+    assert not entry.is_locked(tmp_path / "x")
     assert names(tmp_path) == []
 
 
@@ -109,9 +111,12 @@ def leave_aside(path: Path) -> Path:
 def test_what_a_killed_maker_left_is_removed(tmp_path: Path) -> None:
     left = leave_aside(tmp_path / "x")
     assert (left / "x/ram").exists()
-    (tmp_path / ".nfs0001").touch()  # somebody else's
+    (tmp_path / ".x.lock").touch()
+    others = [".nfs0001", "my.lock", "x~"]
+    for name in others:
+        (tmp_path / name).touch()
     entry.sweep(tmp_path)
-    assert names(tmp_path) == [".nfs0001"]
+    assert names(tmp_path) == others
 
 
 def test_what_is_being_made_or_locked_is_not(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from vimto.cache.place import KINDS, has_grown
 from vimto.cache.snapshots import new_snapshot
 from vimto.commands import inventory, kernel
 from vimto.config import load_config
+from vimto.errors import VimtoError
 
 KEY = "0123456789abcdef" * 2
 PACKAGE = "linux-image-6.1.0-1-amd64_1%3a6.1.1-2_amd64"
@@ -69,10 +70,10 @@ def vimto(cache: Path, *words: str) -> None:
     kernel.run(config, list(words))
 
 
-def test_all_kinds_are_listed(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_kinds_are_listed(cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert shown(cache) == NAMES
     vimto(cache, "ls")
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert all(name in out for name in NAMES)
     assert "snapshot of Linux, 64 MiB" in out
     assert out.splitlines()[-1].endswith(f" of at most 20.0 GiB in {cache}")
@@ -92,6 +93,13 @@ def test_other_names(cache: Path) -> None:
     assert len(shown(cache)) == len(NAMES) - 4
 
 
+def test_a_tag_is_not_named_by_its_beginning(cache: Path) -> None:
+    image = make_image(make_tar(member("boot/vmlinuz", b"other")))
+    pull(Settings(cache_dir=cache), image, "reg.example/name:123456789")
+    with pytest.raises(VimtoError, match="is not on this machine"):
+        vimto(cache, "rm", "reg.example/name:1234567")
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -102,7 +110,7 @@ def test_other_names(cache: Path) -> None:
     ],
 )
 def test_what_is_not_there(cache: Path, name: str, says: str) -> None:
-    with pytest.raises(Exception, match=says):
+    with pytest.raises(VimtoError, match=says):
         vimto(cache, "rm", "agent:amd64-0123-4567", name)
     assert shown(cache) == NAMES
 

@@ -132,9 +132,9 @@ def make_once(path: "P", make: "Callable[[], object]", *, waiting: str) -> "P":
 
     However many ask at once, one makes it. One that somebody else could have written goes first.
     """
-    if not _is_here(path):
+    if not is_here(path):
         with locked(path, waiting=waiting):
-            if not _is_here(path):
+            if not is_here(path):
                 sweep(os.path.dirname(path))
                 if os.path.lexists(path) and not remove(path):
                     raise untrusted(path)
@@ -150,7 +150,8 @@ def untrusted(path: "str | Path") -> CacheError:
     )
 
 
-def _is_here(path: "str | Path") -> bool:
+def is_here(path: "str | Path") -> bool:
+    """Say whether there is an entry `path`, and only this user and root can have written it."""
     try:
         return is_trusted(os.stat(path))  # a link in a directory of ours is ours
     except OSError:
@@ -276,6 +277,12 @@ def is_held(path: "str | Path") -> bool:
     return False
 
 
+def is_locked(path: "str | Path") -> bool:
+    """Say whether anybody makes the entry `path`."""
+    directory, name = os.path.split(path)
+    return is_held(os.path.join(directory, f".{name}.lock"))
+
+
 def remove(path: "str | Path") -> bool:
     """Remove the entry `path` unless somebody uses it; say whether it is gone."""
     path = os.fspath(path)
@@ -304,7 +311,7 @@ def sweep(directory: "str | Path") -> None:
             path = os.path.join(directory, name)
             if name.startswith(".") and name.endswith("~"):
                 _sweep(path, delete)
-            elif name.endswith(".lock"):
+            elif name.startswith(".") and name.endswith(".lock"):
                 _sweep(path, os.unlink)
 
 

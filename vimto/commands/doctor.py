@@ -17,9 +17,10 @@ from pathlib import Path
 from vimto import console
 from vimto.agent import build_agent
 from vimto.agent import check_go as check_go_version
+from vimto.cache import entry
 from vimto.commands.resolve import locate_kernel
 from vimto.config import Config
-from vimto.errors import QemuError, UsageError, VimtoError
+from vimto.errors import CacheError, QemuError, UsageError, VimtoError
 from vimto.go.tool import check_target, go_env
 from vimto.kernel import boot
 from vimto.kernel.boot import KernelFiles
@@ -181,17 +182,15 @@ def check_memory(config: Config) -> Iterable[Finding]:
 def check_cache(config: Config) -> Iterable[Finding]:
     """Write into the cache, and look at the room it has."""
     directory = config.cache_dir
-    file = directory / f".doctor-{os.getpid()}"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"")
-        file.unlink()
+        with entry.workplace(directory / ".doctor~") as place:
+            (place / "file").touch()
         free = shutil.disk_usage(directory).free
-    except OSError as exc:
+    except (OSError, CacheError) as exc:
         yield Finding(
             verdict=Verdict.MISSING,
             what="cache",
-            detail=f"`{exc.filename or directory}` cannot be written: {exc.strerror}",
+            detail=f"`{directory}` cannot be written: {exc.__cause__ or exc}",
             hint="`-cache-dir DIR` names another place",
         )
         return

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vimto import beneath, console, proc, quoting
+from vimto.cache import entry
 from vimto.commands.interactive import forwarding
 from vimto.commands.prepare import prepare
 from vimto.commands.resolve import default_package, locate_kernel
@@ -173,9 +174,8 @@ def _symbols(config: Config, options: Options, stack: contextlib.ExitStack) -> S
     return found
 
 
-def _index_words(config: Config) -> list[str]:
-    """Return gdb's commands about its index of symbols, which it keeps by build-id."""
-    directory = config.cache_dir / "gdb-index"
+def _index_words(directory: Path) -> list[str]:
+    """Return gdb's commands about its indexes of symbols, which it keeps there by build ID."""
     return [f"set index-cache directory {directory}", "set index-cache enabled on"]
 
 
@@ -185,12 +185,21 @@ def _make_index(config: Config, found: Symbols) -> None:
     Measured with Debian's 7.2 and gdb 13 on two busy processors: a session that makes the index
     itself takes over 100 s, for every module that it adds repeats a part; one that finds it 15 s.
     """
-    if found.vmlinux and not (config.cache_dir / f"gdb-index/{found.build_id}.gdb-index").exists():
+    vmlinux = found.vmlinux
+    if not vmlinux or not found.build_id:
+        return
+    path = config.cache_dir / f"gdb-index/{found.build_id}.gdb-index"  # as gdb itself calls it
+
+    def make() -> None:
         console.note(f"gdb indexes the symbols of Linux {found.release} (once)")
-        words = ["gdb", "-nx", "-batch"]
-        for line in _index_words(config):
-            words += ["-iex", line]
-        proc.run([*words, os.fspath(found.vmlinux)], check=False, limit=None)
+        with entry.new_file(path) as temporary:
+            words = ["gdb", "-nx", "-batch"]
+            for line in _index_words(temporary.parent):
+                words += ["-iex", line]
+            proc.run([*words, os.fspath(vmlinux)], check=False, limit=None)
+
+    with contextlib.suppress(FileNotFoundError):  # a gdb that makes none does not need one
+        entry.make_once(path, make, waiting="another vimto has gdb index these symbols")
 
 
 def _package(config: Config, place: Path) -> AptKernel | None:
@@ -378,7 +387,11 @@ class _Run:
                 (self.directory / "vmlinux").write_bytes(types)
         script = self.directory / "start.gdb"
         session.write_script(settings, script)
-        early = ["set debuginfod enabled off", "set confirm off", *_index_words(self.config)]
+        early = [
+            "set debuginfod enabled off",
+            "set confirm off",
+            *_index_words(self.config.cache_dir / "gdb-index"),
+        ]
         # The kernel's own scripts lie beside the file itself, not beside a link to it.
         if vmlinux and self._trusts_scripts(vmlinux.resolve()):
             early.append(f"add-auto-load-safe-path {vmlinux.resolve().parent}")

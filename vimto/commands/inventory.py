@@ -76,8 +76,9 @@ def prune_items(cache: Path, *, before: float, limit: int, saves: int) -> Iterat
 def sweep(cache: Path) -> None:
     """Remove what killed processes left."""
     images.sweep(cache)
-    for name in KINDS:
-        entry.sweep(cache / name)
+    places = [*(cache / name for name in KINDS), cache / "apt/index"]
+    for directory in (*places, *cache.glob("local/*"), *cache.glob("local/*/*")):
+        entry.sweep(directory)
 
 
 def forget(cache: Path, *, before: float) -> None:
@@ -181,7 +182,7 @@ def _package_lists(cache: Path) -> Iterator[Item]:
 
         suite = "this host's suites" if name == "own" else f"the suite {name}"
         yield _item(path, (f"apt-lists:{name}",), f"package lists of {suite}", {})._replace(
-            remove=remove
+            busy=entry.is_locked(path), remove=remove
         )
 
 

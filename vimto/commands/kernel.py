@@ -142,15 +142,19 @@ def remove_items(config: Config, words: Sequence[str]) -> None:
     items = inventory.list_items(config.cache_dir)
     for item in [_find(config, items, word) for word in words]:
         if not item.remove():
-            raise CacheError(f"`{item.names[0]}` is in use")
+            raise CacheError(f"`{item.names[0]}` {_why_kept(item)}")
         _say_removed(item)
+
+
+def _why_kept(item: Item) -> str:
+    return "is in use" if item.busy else "cannot be removed: it is not this user's"
 
 
 def _find(config: Config, items: list[Item], word: str) -> Item:
     """Return the entry that `word` names: wholly, or by at least six digits of its digest."""
-    start = word.removeprefix("sha256:")
     found = [item for item in items if word in item.names]
-    if not found and len(start.rpartition(":")[2]) >= 6:
+    if not found and _DIGITS.fullmatch(word):
+        start = word.removeprefix("sha256:")
         found = [item for item in items if any(name.startswith(start) for name in item.names)]
     if len(found) == 1:
         return found[0]
@@ -166,6 +170,8 @@ def _find(config: Config, items: list[Item], word: str) -> Item:
     raise CacheError(f"there is no `{word}` in the cache", hint=hint)
 
 
+# Digests may be given in part, tags and versions may not.
+_DIGITS = re.compile(r"((vmlinux|initramfs|gdb-index|snapshot|image|sha256):)?[0-9a-f]{6,64}")
 # What is no image, or a digest.
 _NAMED = re.compile(r"(apt|apt-lists|vmlinux|initramfs|agent|gdb-index|snapshot|image|sha256):")
 
@@ -194,7 +200,7 @@ def prune(config: Config, words: Sequence[str]) -> None:
     verdicts.acquit_all(str(config.cache_dir / "saves"))
     _say(f"{show_bytes(freed)} freed")
     for item in inventory.list_items(config.cache_dir) if everything else ():
-        console.note(f"`{item.names[0]}` is in use")
+        console.note(f"`{item.names[0]}` {_why_kept(item)}")
 
 
 def flush_cache(config: Config, words: Sequence[str]) -> None:

@@ -157,8 +157,8 @@ def _machines(
     ]
     if config.net == "user":
         fixed.append(devices.UserNetwork())
-    table = Table(config.cache_dir)
-    contents = [_qemu_digest(qemu, table), *map(table.digest, (parts.kernel, parts.initrd))]
+    with_snapshots = config.snapshot and parts.transport == "9p"
+    contents = _contents(qemu, parts, Table(config.cache_dir)) if with_snapshots else []
     cpu = identify_host_cpu(emulated=accelerator.emulated)
     tiers = []
     append = ""
@@ -173,7 +173,7 @@ def _machines(
         line = assemble(qemu.path, [*fixed, slots], config.kernel_args)
         append = line.append
         key = ""
-        if config.snapshot and parts.transport == "9p":
+        if with_snapshots:
             key = snapshot_key(
                 line.machine, append, contents=contents, version=qemu.version, cpu=cpu
             )
@@ -181,11 +181,13 @@ def _machines(
     return append, tiers
 
 
-def _qemu_digest(qemu: Qemu, table: Table) -> str:
+def _contents(qemu: Qemu, parts: BootParts, table: Table) -> list[str]:
+    """Return the digests of QEMU, kernel and initramfs."""
     try:
-        return table.digest(qemu.path)
+        program = table.digest(qemu.path)
     except OSError:  # it may be executed, but not read
-        return qemu.identity
+        program = qemu.identity
+    return [program, table.digest(parts.kernel), table.digest(parts.initrd)]
 
 
 def snapshot_key(
