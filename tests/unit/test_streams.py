@@ -172,3 +172,43 @@ def test_input_ends_once() -> None:
     assert stdin.read_some()[5:] == b""
     assert not stdin.wanted
     os.close(read)
+
+
+# A shell in small: its job begins in the background, and is brought to the foreground later.
+JOB = """
+import fcntl, os, signal, sys, termios, time
+from vimto.vm.protocol import FrameReader
+from vimto.vm.streams import Input
+
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+reading, writing = os.pipe()
+if job := os.fork():
+    os.setpgid(job, job)
+    assert os.read(reading, 1) == b"b"
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    os.tcsetpgrp(0, job)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(job, os.WUNTRACED)[1]))
+while os.getpgrp() != os.getpid():
+    time.sleep(0.001)
+stdin = Input(0)
+assert not stdin.wanted and stdin.wake_at > time.monotonic()
+assert stdin.read_some() == b"" and not stdin.ended  # had we been asked to, all the same
+os.write(writing, b"b")
+while not stdin.wanted:
+    time.sleep(0.001)
+assert not stdin.wake_at
+assert FrameReader().feed(stdin.read_some()) == [(4, b"typed\\n")]
+os._exit(0)
+"""
+
+
+def test_a_terminal_is_not_read_in_the_background() -> None:
+    master, slave = os.openpty()
+    os.write(master, b"typed\n")
+    with subprocess.Popen(
+        [sys.executable, "-c", JOB], stdin=slave, start_new_session=True, stderr=subprocess.PIPE
+    ) as process:
+        os.close(slave)
+        errors = process.communicate(timeout=60)[1].decode()
+    os.close(master)
+    assert process.returncode == 0, errors

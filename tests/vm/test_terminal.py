@@ -1,11 +1,12 @@
 """A person at a terminal, with a machine behind it."""
 
 import os
+import shlex
 import signal
 import subprocess
 
 from tests.vm.conftest import Vimto
-from tests.vm.keyboard import find_machine, sit_at
+from tests.vm.keyboard import find_machine, seat, sit_at
 
 
 def test_exec_has_a_terminal_of_our_size(vimto: Vimto) -> None:
@@ -90,3 +91,25 @@ def test_the_terminal_survives_a_signal(vimto: Vimto) -> None:
         person.expect("ready")
         person.process.send_signal(signal.SIGTERM)
         assert person.end() == 128 + signal.SIGTERM
+
+
+def start_shell(vimto: Vimto, **options: object) -> "subprocess.Popen[bytes]":
+    words = ["bash", "--norc", "--noprofile", "-i"]
+    env = {**vimto.environment(), "HISTFILE": ""}
+    return subprocess.Popen(words, cwd=vimto.directory, env=env, **options)  # type: ignore[call-overload]
+
+
+def test_a_job_of_a_shell(vimto: Vimto) -> None:
+    command = "echo r''uns; read line; echo got $line; exit 5"
+    words = shlex.join([vimto.program, *vimto.flags, "exec", "sh", "-c", command])
+    with seat(lambda **options: start_shell(vimto, **options)) as person:
+        person.type(f"PS1='$ '\r{words} &\r")
+        person.expect("\rruns")
+        person.type("jobs; echo lis''ted\r")
+        assert b"Running" in person.expect("listed")  # not stopped, though keys came
+        person.type("fg\r")
+        person.expect("sh -c")
+        person.type("hello\r")
+        person.expect("got hello")
+        person.type("exit $?\r")
+        assert person.end() == 5

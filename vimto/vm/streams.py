@@ -3,7 +3,9 @@
 import errno
 import fcntl
 import os
+import signal
 import stat
+import time
 from collections import deque
 
 from vimto.descriptors import flush, stream_name
@@ -14,6 +16,8 @@ from vimto.vm import protocol
 _SAFE_WRITE = 4096
 _CHUNK = 256 << 10
 _NULL_DEVICE = os.makedev(1, 3)
+# Nobody is told when a running job is brought to the foreground.
+_LOOK_AGAIN = 0.5
 
 
 class Output:
@@ -89,8 +93,15 @@ class Output:
             flush(self.fd, self.stream, self._count)
 
 
+_TTIN = (signal.SIGTTIN,)
+
+
 class Input:
-    """Our stdin, read only as fast as the guest's command takes it."""
+    """Our stdin, read only as fast as the guest's command takes it.
+
+    A terminal is read while we are in its foreground. In the background a shell's user types
+    something else, and who reads then is stopped (SIGTTIN), command, machine and all.
+    """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -103,22 +114,39 @@ class Input:
     @property
     def wanted(self) -> bool:
         """Whether more may be read now."""
-        return not self.ended and self._credit > 0
+        return not self.ended and self._credit > 0 and not self._is_behind
 
     def read_some(self) -> bytes:
         """Read what is there and return it as a frame; end of file is an empty one."""
-        try:
-            data = os.read(self.fd, min(self._credit, _CHUNK))
-        except BlockingIOError:
+        data = self._read(min(self._credit, _CHUNK))
+        if data is None:
             return b""
-        except OSError as exc:
-            data = b""
-            if not self._is_terminal:  # the end of one that is not ours to read is EIO (setpgid(2))
-                self._failure = StreamError("stdin", exc.errno or errno.EIO, self._count)
         self._credit -= len(data)
         self._count += len(data)
         self.ended = not data
         return protocol.encode(protocol.STDIN, data)
+
+    def _read(self, size: int) -> bytes | None:
+        """Return what is there, or nothing at the end; None is for nothing now."""
+        # We may have got into the background since we looked: EIO then, instead of the signal.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, _TTIN) if self._is_terminal else ()
+        try:
+            return os.read(self.fd, size)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            if self._is_behind:
+                return None
+            if not self._is_terminal:  # a terminal that hangs up is at its end
+                self._failure = StreamError("stdin", exc.errno or errno.EIO, self._count)
+            return b""
+        finally:
+            if self._is_terminal:
+                signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+    @property
+    def _is_behind(self) -> bool:
+        return self._is_terminal and is_behind(self.fd)
 
     def verify(self) -> None:
         """Raise `StreamError` when what the command took for the end of its input was a failure."""
@@ -135,13 +163,15 @@ class Input:
             raise LostVMError("the guest acknowledged what was never sent")
         return b""
 
+    @property
+    def wake_at(self) -> float:
+        """When to look again whether it is `wanted`, and when `check` is due; 0 is never."""
+        return time.monotonic() + _LOOK_AGAIN if not self.ended and self._is_behind else 0.0
+
     # What follows is for a person at a terminal: `vimto.vm.terminal.Keys`.
 
     hung_up = False
     """Whether this was a terminal that is closed now."""
-
-    wake_at = 0.0
-    """When `check` is due; 0 is never."""
 
     def heard(self) -> None:
         """The guest has sent something."""
@@ -152,6 +182,14 @@ class Input:
 
     def told(self, stuck: str) -> None:
         """Take the guest's word on a process in uninterruptible sleep, or an empty one."""
+
+
+def is_behind(fd: int) -> bool:
+    """Say whether `fd` is our session's terminal, and we are not in its foreground."""
+    try:
+        return os.tcgetpgrp(fd) != os.getpgrp()
+    except OSError:
+        return False
 
 
 def _reopen(fd: int) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from vimto import console
 from vimto.vm import protocol
 from vimto.vm.signals import Interrupted
-from vimto.vm.streams import Input
+from vimto.vm.streams import Input, is_behind
 
 if TYPE_CHECKING:
     from vimto.vm.exchange import Exchange
@@ -61,6 +61,8 @@ class Terminal:
         exchange.on_notice = lambda level, text: tell(level, self.show(text))
 
         def begin() -> None:
+            if is_behind(self._fd):
+                return  # continued in the background; `Keys` sees us come back
             self.enter()
             exchange.send_size()  # it may have changed since the order
 
@@ -105,9 +107,12 @@ class Terminal:
             self._set(modes, termios.TCSANOW)
 
     def leave(self) -> None:
-        """Give the terminal its own modes back. Idempotent."""
+        """Give the terminal its own modes back. Idempotent.
+
+        In the background it has them already, from the shell.
+        """
         before, self._before = self._before, None
-        if before is not None:
+        if before is not None and not is_behind(self._fd):
             self._set(before)
 
     def _set(self, modes: list[object], when: int = termios.TCSADRAIN) -> None:
@@ -163,18 +168,22 @@ class Keys(Input):
         self._key_at = self._look_at = 0.0
         self._silent = False  # we have said so
         self._looking = False
+        self._was_behind = False
 
     @property
     def wanted(self) -> bool:
+        if self._is_behind:
+            self._was_behind = True
+            return False
+        if self._was_behind:  # a shell gives back the terminal with modes of its own
+            self._was_behind = False
+            self._terminal.enter()
         return not self.ended and len(self._typed) < _TYPED_AHEAD
 
     def read_some(self) -> bytes:
-        try:
-            data = os.read(self.fd, 4096)
-        except BlockingIOError:
+        data = self._read(4096)
+        if data is None:
             return b""
-        except OSError:
-            data = b""
         if not data:
             self.ended = True
             self.hung_up = not os.isatty(self.fd)
@@ -202,8 +211,9 @@ class Keys(Input):
         return self._take()
 
     @property
-    def wake_at(self) -> float:  # type: ignore[override]
-        return min((at for at in (self._silent_at, self._look_at) if at), default=0.0)
+    def wake_at(self) -> float:
+        times = (super().wake_at, self._silent_at, self._look_at)
+        return min((at for at in times if at), default=0.0)
 
     @property
     def _silent_at(self) -> float:
