@@ -4,7 +4,6 @@ defaults < the user's own file < the repository's `.vimto.toml` < environment < 
 """
 
 import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from vimto import console
 from vimto.errors import ConfigError
+from vimto.files import read_file
 from vimto.places import TEMPORARY
 from vimto.settings import SETTINGS, Flags, Setting, near_misses, resolve_path
 from vimto.trust import Place
@@ -370,13 +370,7 @@ def _parse_toml(row: Setting, value: object) -> Any:
 
 def _read_text(path: str) -> str:
     try:
-        # Not to wait for a pipe's writer; what is no file, or too large for one, is not read.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ConfigError(f"`{path}` is not a file")
-            data = file.read(_LARGEST + 1)
-        if len(data) > _LARGEST:
-            raise ConfigError(f"`{path}` is larger than {_LARGEST >> 10} KiB")
+        data = read_file(path, _LARGEST)
     except OSError as exc:
         raise ConfigError(f"`{path}` cannot be read: {exc.strerror}") from exc
     try:

@@ -14,7 +14,17 @@ PACKAGE = ROOT / "vimto"
 
 # A module imports from its own row and from those above it. A package stands for all its modules.
 ROWS = (
-    ("errors", "console", "quoting", "descriptors", "spawn", "beneath", "places", "waiting"),
+    (
+        "errors",
+        "console",
+        "quoting",
+        "descriptors",
+        "spawn",
+        "beneath",
+        "places",
+        "waiting",
+        "files",
+    ),
     ("addresses", "trust", "values", "settings", "config"),
     ("cache",),
     ("proc",),

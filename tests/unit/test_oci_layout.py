@@ -185,7 +185,7 @@ def test_an_archive_s_links_lead_to_members_only(
 def test_an_archive_that_is_no_file(tmp_path: Path, kind: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "."):
-        with pytest.raises(ImageError, match="is not a file"):
+        with pytest.raises(ImageError, match=r"it is a (FIFO|directory)"):
             fetch(tmp_path, f"{kind}:{tmp_path}/{name}")
 
 

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from vimto.files import open_file
+from vimto.kernel.bzimage import LARGEST
+
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
@@ -36,7 +39,7 @@ class Symbol(NamedTuple):
 
 def find_build_id(path: Path) -> str:
     """Return the build-id of an ELF file in hexadecimal, "" where it has none or is no ELF."""
-    with open(path, "rb") as file:
+    with open_file(path, LARGEST) as file:
         for notes in _notes(file):
             found = parse_notes(notes)
             if found:

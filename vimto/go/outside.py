@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from vimto.config import find_repository, find_upward
+from vimto.files import read_file
 
 # As go.mod and go.work are split (golang.org/x/mod/modfile): two kinds of quotes, and comments.
 _TOKEN = re.compile(r'//.*|"((?:[^"\\]|\\.)*)"|`([^`]*)`|([()])|([^\s()"`]+)')
@@ -73,7 +74,6 @@ def _directories(path: str, verb: str) -> list[str]:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read(1 << 20)
+        return read_file(path, 1 << 20).decode("utf-8", "surrogateescape")
     except OSError:
         return ""

@@ -14,6 +14,7 @@ from pathlib import Path
 from vimto.cache import entry
 from vimto.cache.digest import Table
 from vimto.errors import KernelError
+from vimto.files import read_file
 from vimto.kernel import bzimage, modules, tree
 from vimto.kernel.modules import MACHINE, TRANSPORTS, Driver, ModuleIndex, ModulePlan
 
@@ -65,6 +66,7 @@ _VERSIONED_IMAGES = (
 _BARE_IMAGES = ("vmlinux", "vmlinuz", "bzImage")
 _BUILT_IMAGES = ("vmlinux", "arch/x86/boot/bzImage")
 _SHELF = "data/kernels"
+_LARGEST_CONFIG = 16 << 20
 _MODULES = ("lib/modules/{v}", "usr/lib/modules/{v}")
 _CONFIGS = (
     ".config",
@@ -298,7 +300,8 @@ def _read_config(located: Located, kernel: Path) -> tuple[str, Path | None]:
     """Return the kernel's configuration, and the file that holds it unless the kernel does."""
     path = _first(located.root, _CONFIGS, located.release)
     try:
-        text = path.read_text("utf-8", "surrogateescape") if path else ""
+        data = read_file(path, _LARGEST_CONFIG) if path else b""
+        text = data.decode("utf-8", "surrogateescape")
     except OSError:
         path, text = None, ""
     return text or bzimage.read_config(kernel), path

@@ -18,6 +18,11 @@ from typing import BinaryIO, NamedTuple
 
 from vimto.cache import entry
 from vimto.errors import KernelError
+from vimto.files import open_file, read_file
+
+# A `vmlinux` with debug information for everything, and the sanitizers, has 2 GB.
+LARGEST = 8 << 30
+_LARGEST_BZIMAGE = 1 << 30
 
 _SETUP_SECTORS = 0x1F1
 _BOOT_FLAG = 0x1FE
@@ -48,7 +53,7 @@ def is_elf(head: bytes) -> bool:
 def read_head(path: Path) -> bytes:
     """Return the first KiB of `path`; raises `KernelError`, with a hint, if it's unreadable."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path, LARGEST) as file:
             return file.read(1024)
     except PermissionError as exc:
         raise KernelError(
@@ -65,12 +70,15 @@ def read_release(path: Path) -> str:
     head = read_head(path)
     if is_bzimage(head):
         offset = struct.unpack_from("<H", head, _KERNEL_VERSION)[0] + 0x200
-        with open(path, "rb") as file:
+        with open_file(path, LARGEST) as file:
             file.seek(offset)
             text = file.read(256).split(b"\0")[0].decode("ascii", "replace")
         return text.split(" ")[0]
+    if not is_elf(head):
+        return ""
     with _mapped(path) as data:
-        found = re.search(rb"Linux version (\d[!-~]*) ", data)
+        # Symbols and debug information, which come last, need not be searched.
+        found = re.compile(rb"Linux version (\d[!-~]*) ").search(data, 0, loaded_size(path))
         return found[1].decode("ascii") if found else ""
 
 
@@ -96,7 +104,10 @@ def extract_vmlinux(bzimage: Path, out: Path) -> None:
     """
     if not is_bzimage(read_head(bzimage)):
         raise KernelError(f"`{bzimage}` is not an x86 bzImage")
-    data = bzimage.read_bytes()
+    try:
+        data = read_file(bzimage, _LARGEST_BZIMAGE)
+    except OSError as exc:
+        raise KernelError(f"the kernel `{bzimage}` cannot be read: {exc.strerror}") from exc
     start, length = struct.unpack_from("<II", data, _PAYLOAD)
     start += ((data[_SETUP_SECTORS] or 4) + 1) * 512
     payload = data[start : start + length]
@@ -223,7 +234,7 @@ class Segment(NamedTuple):
 
 def has_pvh_note(vmlinux: Path) -> bool:
     """Say whether QEMU can enter the ELF `vmlinux` directly (CONFIG_PVH)."""
-    with open(vmlinux, "rb") as file:
+    with open_file(vmlinux, LARGEST) as file:
         for segment in _segments(file):
             if segment.kind == _PT_NOTE:
                 notes = _notes(_read_at(file, segment.offset, segment.size))
@@ -237,7 +248,7 @@ def loaded_size(vmlinux: Path) -> int:
 
     Beyond them are symbols and debug information, which a linker puts last.
     """
-    with open(vmlinux, "rb") as file:
+    with open_file(vmlinux, LARGEST) as file:
         return max((segment.offset + segment.size for segment in _segments(file)), default=0)
 
 
@@ -249,7 +260,7 @@ def strip_vmlinux(vmlinux: Path, out: Path) -> None:
     information (633 MB) 65 MB are left, and QEMU 7.2 is ready in 0.12 instead of 0.15 s.
     """
     size = loaded_size(vmlinux)
-    with entry.new_file(out) as temporary, open(vmlinux, "rb") as source:
+    with entry.new_file(out) as temporary, open_file(vmlinux, LARGEST) as source:
         head = bytearray(source.read(64))
         struct.pack_into("<Q", head, 0x28, 0)  # e_shoff
         struct.pack_into("<HH", head, 0x3C, 0, 0)  # e_shnum, e_shstrndx
@@ -264,7 +275,7 @@ def strip_vmlinux(vmlinux: Path, out: Path) -> None:
 
 def has_debug_info(vmlinux: Path) -> bool:
     """Say whether the file is an ELF with DWARF debug information."""
-    with open(vmlinux, "rb") as file:
+    with open_file(vmlinux, LARGEST) as file:
         head = file.read(64)
         if len(head) < 64 or not is_elf(head):
             return False
@@ -310,7 +321,7 @@ def _notes(data: bytes) -> Iterator[tuple[bytes, int]]:
 
 @contextmanager
 def _mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
-    with open(path, "rb") as file:
+    with open_file(path, LARGEST) as file:
         if file.seek(0, 2) == 0:  # mmap(2) refuses an empty file
             yield b""
             return

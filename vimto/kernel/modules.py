@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vimto.errors import KernelError
+from vimto.files import read_file
 from vimto.kernel import bzimage
 
 
@@ -150,6 +151,11 @@ def resolve_modules(index: ModuleIndex | None, wanted: tuple[str, ...]) -> Modul
     )
 
 
+# nvidia's, with debug information, has 100 MB.
+_LARGEST_MODULE = 512 << 20
+_LARGEST_LIST = 64 << 20
+
+
 def read_module(path: Path) -> bytes:
     """Return the module in `path` as the kernel takes it: decompressed.
 
@@ -157,9 +163,13 @@ def read_module(path: Path) -> bytes:
     """
     unpack = _COMPRESSIONS.get(path.suffix)
     try:
-        data = path.read_bytes()
+        data = read_file(path, _LARGEST_MODULE)
         return unpack(data) if unpack else data
-    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as exc:
+    except OSError as exc:
+        raise KernelError(
+            f"the kernel module `{path}` cannot be read: {exc.strerror or exc}"
+        ) from exc
+    except (EOFError, ValueError, zlib.error, lzma.LZMAError) as exc:
         raise KernelError(f"the kernel module `{path}` cannot be read: {exc}") from exc
 
 
@@ -197,11 +207,21 @@ def _section(data: bytes, wanted: bytes, name: Path) -> bytes:
     return b""
 
 
+def _read_list(path: Path) -> str:
+    """Return one of depmod's files; raises `FileNotFoundError`, or `KernelError`."""
+    try:
+        return read_file(path, _LARGEST_LIST).decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise KernelError(f"`{path}` cannot be read: {exc.strerror}") from exc
+
+
 def _read_dep(path: Path) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]] | None:
     # A line of modules.dep(5): `kernel/fs/9p/9p.ko: kernel/fs/netfs/netfs.ko …`. Old ones have
     # absolute paths, which the join below keeps only if they lie in the same directory.
     try:
-        text = path.read_text(errors="surrogateescape")
+        text = _read_list(path)
     except FileNotFoundError:
         return None
     files: dict[str, Path] = {}
@@ -217,7 +237,7 @@ def _read_dep(path: Path) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]] 
 
 def _read_builtin(path: Path) -> frozenset[str]:
     try:
-        text = path.read_text(errors="surrogateescape")
+        text = _read_list(path)
     except FileNotFoundError:
         return frozenset()
     return frozenset(normalise(line) for line in text.split())

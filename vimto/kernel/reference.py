@@ -113,13 +113,13 @@ def _parse_path(text: str, directory: Path) -> FileKernel | DirectoryKernel:
         return DirectoryKernel(path=path)
     try:
         path.stat()
-    except PermissionError as exc:
-        raise KernelError(f"the kernel `{path}` cannot be read: {exc.strerror}") from exc
-    except OSError as exc:
+    except (FileNotFoundError, NotADirectoryError) as exc:
         raise KernelError(
             f"the kernel `{text}` does not exist",
             hint="" if text.startswith("/") else f"it would be `{path}`",
         ) from exc
+    except OSError as exc:  # no permission, or a loop of links
+        raise KernelError(f"the kernel `{path}` cannot be read: {exc.strerror}") from exc
     return FileKernel(path=path)
 
 

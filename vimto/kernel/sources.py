@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vimto.errors import KernelError
+from vimto.files import read_file
 
 Source = Mapping[str, str]
 
@@ -21,7 +22,7 @@ def read_sources(files: Iterable[Path]) -> list[Source]:
     found: list[Source] = []
     for path in files:
         try:
-            text = path.read_text(errors="replace")
+            text = read_file(path, 1 << 20).decode("utf-8", "replace")
         except OSError:
             continue
         found += parse_sources(text) if path.suffix == ".sources" else parse_list(text)

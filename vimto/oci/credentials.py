@@ -15,11 +15,13 @@ from typing import Any
 
 from vimto import console
 from vimto.errors import CommandError, ImageError
+from vimto.files import read_file
 from vimto.oci.reference import RegistryReference
 
 # The key under which Docker keeps the credentials of docker.io.
 _DOCKER_SERVER = "https://index.docker.io/v1/"
 # What a credential helper gives for a user name when the secret is an identity token.
+_LARGEST = 1 << 20
 _TOKEN_USER = "<token>"
 
 
@@ -54,7 +56,7 @@ def find_credentials(
     """
     for path in credential_files(environ):
         try:
-            data = path.read_bytes()
+            data = read_file(path, _LARGEST)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as exc:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from vimto.errors import ImageError, KernelError
+from vimto.files import open_file
 from vimto.kernel.tree import find_inside
 from vimto.oci.manifest import MANIFEST_LIMIT, Descriptor, digest_of, parse_json
 from vimto.oci.reference import LayoutReference, want_digest
@@ -22,6 +23,7 @@ from vimto.oci.tar import Kind, TarReader
 from vimto.oci.unpack import LayerStream
 
 _PIECE = 1 << 20
+_LARGEST = 1 << 40  # `-image-limit` is the limit; no image needs more
 _REF_NAME = "org.opencontainers.image.ref.name"
 _DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 _DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
@@ -81,7 +83,7 @@ class Archive:
     def __init__(self, path: Path, work: Path, limit: int) -> None:
         plain = _decompress(path, work, limit)
         self._members: dict[str, _Place | str] = {}
-        with open(plain, "rb") as file:
+        with open_file(plain, _LARGEST) as file:
             reader = TarReader(_Bounded(file), f"`{path}`")
             for entry in reader:
                 name = os.path.normpath(entry.name)
@@ -123,10 +125,13 @@ class _Bounded:
 
 
 def _decompress(path: Path, work: Path, limit: int) -> Path:
-    if not path.is_file():  # a pipe would be waited for
-        raise ImageError(f"`{path}` is not a file" if path.exists() else f"there is no `{path}`")
-    with open(path, "rb") as file:
-        head = file.read(4)
+    try:
+        with open_file(path, _LARGEST) as file:
+            head = file.read(4)
+    except FileNotFoundError:
+        raise ImageError(f"there is no `{path}`") from None
+    except OSError as exc:
+        raise ImageError(f"`{path}` cannot be read: {exc.strerror}") from exc
     if not head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
         return path
     total = 0
@@ -307,16 +312,19 @@ def _read(place: _Place | None, what: str) -> bytes:
         raise ImageError(f"{what} is missing")
     if place.size > MANIFEST_LIMIT:
         raise ImageError(f"{what} is larger than {MANIFEST_LIMIT >> 20} MiB")
-    with open(place.path, "rb") as file:
-        file.seek(place.offset)
-        return file.read(place.size)
+    try:
+        with open_file(place.path, _LARGEST) as file:
+            file.seek(place.offset)
+            return file.read(place.size)
+    except OSError as exc:
+        raise ImageError(f"{what} cannot be read: {exc.strerror}") from exc
 
 
 def _copy(place: _Place, into: Path | None, progress: Callable[[int], None], what: str) -> str:
     """Return the digest of what lies at `place`, copying it to `into` if that is given."""
     digest, left = hashlib.sha256(), place.size
     try:
-        with open(place.path, "rb") as file, open(into or os.devnull, "wb") as out:
+        with open_file(place.path, _LARGEST) as file, open(into or os.devnull, "wb") as out:
             file.seek(place.offset)
             while left and (data := file.read(min(left, _PIECE))):
                 digest.update(data)
