@@ -328,13 +328,16 @@ _QUESTIONS = ("-h", "-help", "-?", "-version")
 Flags = Mapping[str, Any]
 
 
-def parse_flags(argv: Sequence[str], given: Flags | None = None) -> tuple[Flags, list[str]]:
+def parse_flags(
+    argv: Sequence[str], given: Flags | None = None, others: Sequence[str] = ()
+) -> tuple[Flags, list[str]]:
     """Take the flags at the start of `argv`; return them by key, and the words that follow.
 
     Go's rules: one dash or two, `-flag value` or `-flag=value`, switches without a value or as
     `-flag=false` (also `-no-flag`). Parsing ends at the first word that is no flag, at `--`,
     which is dropped, and at a request for help or the version, which is not. `given` are flags
-    from earlier on the command line, which these continue. Raises `UsageError`.
+    from earlier on the command line, which these continue; `others` are flags of somebody else's,
+    at which parsing ends as well. Raises `UsageError`.
     """
     values = dict(given or {})
     words = list(argv)
@@ -343,9 +346,11 @@ def parse_flags(argv: Sequence[str], given: Flags | None = None) -> tuple[Flags,
         if word == "--":
             return values, words[1:]
         dashed = word[1:] if word.startswith("--") else word
-        if not dashed.startswith("-") or dashed == "-" or dashed in _QUESTIONS:
+        if not dashed.startswith("-") or dashed == "-" or dashed in (*_QUESTIONS, *others):
             return values, words
         name, equals, text = dashed[1:].partition("=")
+        if len(name) > 1 and not name.strip("v") and not equals:  # -vv
+            name, equals, text = "v", "=", str(len(name))
         row, negated = _find_row(name)
         if row is None:
             raise UsageError(f"unknown flag `{word.partition('=')[0]}`", hint=_flag_hint(name))

@@ -6,18 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vimto import console
+from vimto.commands.catalog import usage
 from vimto.config import CONFIG_FILE, Config, user_file_path
 from vimto.errors import UsageError
 from vimto.quoting import visible
 from vimto.settings import SETTINGS, Setting
 from vimto.values import parse_bool, show_value
-
-USAGE = """\
-usage: vimto [flags] config [-json | -markdown]
-
-Prints every setting as it would be written in .vimto.toml, and where its value came from.
--json prints an object by setting; -markdown the reference of all settings, docs/configuration.md.
-"""
 
 
 def run(config: Config, argv: list[str]) -> int:
@@ -30,7 +24,7 @@ def run(config: Config, argv: list[str]) -> int:
     form = argv[0].replace("--", "-", 1) if argv else ""
     if form not in forms or len(argv) > 1:
         word = argv[-1] if form in forms else argv[0]
-        raise UsageError(f"`vimto config` does not understand `{word}`", hint=USAGE.splitlines()[0])
+        raise UsageError(f"`vimto config` does not understand `{word}`", hint=usage("config"))
     console.show(forms[form](config))
     return 0
 

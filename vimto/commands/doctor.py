@@ -18,6 +18,7 @@ from vimto import console
 from vimto.agent import build_agent
 from vimto.agent import check_go as check_go_version
 from vimto.cache import entry
+from vimto.commands.catalog import usage
 from vimto.commands.resolve import locate_kernel
 from vimto.config import Config
 from vimto.errors import CacheError, QemuError, UsageError, VimtoError
@@ -30,13 +31,6 @@ from vimto.quoting import visible
 from vimto.spawn import SETPRIV
 from vimto.values import GIB, MIB
 from vimto.vm.trial import try_snapshot
-
-USAGE = """\
-usage: vimto [flags] doctor
-
-Checks what a run needs of this host and of the kernel (`vimto -kernel X doctor`), and says how to
-get what is missing. The status is 1 if something is missing that every run needs.
-"""
 
 # A save of 1 GiB of memory, a kernel image, and some room.
 _ROOM = 3 * GIB
@@ -89,7 +83,7 @@ _OPTIONS: Mapping[str, str] = {
 def run(config: Config, argv: list[str]) -> int:
     """Print all findings to stdout; return 0 if a run can succeed, else 1."""
     if argv:
-        raise UsageError(f"unexpected argument `{argv[0]}`", hint=USAGE.splitlines()[0])
+        raise UsageError(f"unexpected argument `{argv[0]}`", hint=usage("doctor"))
     bad = False
     for finding in examine(config):
         bad = bad or finding.verdict.stops_a_run

@@ -4,6 +4,7 @@ import contextlib
 import os
 
 from vimto import console
+from vimto.commands.catalog import usage
 from vimto.config import Config, find_repository
 from vimto.errors import UsageError
 from vimto.qemu.find import find_qemu
@@ -11,13 +12,6 @@ from vimto.vm.launch import Launch
 
 # Seconds: well below the minute by which go's timer is longer than the test's own.
 _GO_WAIT = 30.0
-
-USAGE = """\
-usage: vimto [flags] exec [--] command [arguments]
-
-Runs a command in a virtual machine: same directory, same user, same environment. What it writes
-below the repository and the working directory stays, all else is gone with the machine.
-"""
 
 
 def run_exec(config: Config, argv: list[str], launch: Launch | None = None) -> int:
@@ -27,7 +21,7 @@ def run_exec(config: Config, argv: list[str], launch: Launch | None = None) -> i
     """
     words = argv[1:] if argv[:1] == ["--"] else argv
     if not words:
-        raise UsageError("`vimto exec` needs a command", hint=USAGE.splitlines()[0])
+        raise UsageError("`vimto exec` needs a command", hint=usage("exec"))
     return run_command(config, words, launch)
 
 

@@ -35,22 +35,6 @@ from vimto.vm.plan import Plan
 from vimto.vm.protocol import wire_text
 from vimto.vm.run import Request, run
 
-USAGE = """\
-usage: vimto [flags] gdb-kernel [own flags] [packages] [test flags] [-- gdb's words]
-       vimto [flags] gdb-kernel [own flags] exec command… [-- gdb's words]
-
-Starts each package's test in a machine and gdb on its kernel, stopped just before the test.
-
-  -break PLACE       breakpoint at `SYMBOL` or `FILE:LINE`; may be repeated
-  -from-boot         stop before the first instruction instead
-  -go-symbols        build the test for debugging, and load its symbols too
-  -batch FILE        run gdb's script FILE and end
-  -fetch-debug       download the debug information of the distribution's kernel and modules
-  -vmlinux FILE      the kernel's ELF file with debug information
-  -listen HOST:PORT  start no gdb, wait for one; port 0 is a free one
-"""
-
-
 # The part of a run's private directory that the guest sees, and may write to: the test binary, and
 # what the guest tells of its kernel. gdb, on the host, executes what is in the rest.
 _SHARED = "guest"
@@ -70,9 +54,6 @@ class Program:
 
 def run_gdb(config: Config, words: list[str]) -> int:
     """Run `vimto gdb-kernel WORDS` and return the status of the test or command."""
-    if words[:1] in (["-h"], ["-help"], ["--help"], ["help"]):
-        console.show(USAGE)
-        return 0
     options = parse_options(words)
     if not options.listen:
         check_gdb()

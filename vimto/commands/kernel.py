@@ -10,6 +10,7 @@ from pathlib import Path
 from vimto import console
 from vimto.cache import verdicts
 from vimto.commands import inventory
+from vimto.commands.catalog import unknown_command
 from vimto.commands.inventory import Item, show_ago
 from vimto.commands.resolve import locate_kernel
 from vimto.config import Config
@@ -22,30 +23,15 @@ from vimto.oci.progress import show_bytes
 from vimto.oci.reference import parse_reference
 from vimto.quoting import visible
 
-USAGE = """\
-usage: vimto [flags] kernel pull [IMAGE…]   fetch images, or look for newer ones of their tags
-       vimto [flags] kernel ls              list what is in the cache, of all kinds
-       vimto [flags] kernel info [KERNEL]   describe a kernel: version, drivers, debug symbols
-       vimto [flags] kernel rm NAME…        remove what `ls` lists, by name or start of a digest
-       vimto [flags] kernel prune [-all]    remove what was not used for 30 days, or everything
-       vimto [flags] flush-cache            the same as `kernel prune -all`
-
-Without IMAGE or KERNEL, the configured one. What a running machine uses is never removed.
-"""
-
 # A CI job that runs once a month still finds its kernel.
 _KEPT = 30 * 86400
 
 
 def run(config: Config, argv: list[str]) -> int:
     """Carry out the words after `kernel`, or `flush-cache`, and return 0."""
-    word = argv[0] if argv else "help"
-    if word in ("help", "-h", "-help", "--help"):
-        console.show(USAGE)
-        return 0
-    command = _COMMANDS.get(word)
+    command = _COMMANDS.get(argv[0])
     if command is None:
-        raise UsageError(f"`vimto kernel` has no command `{word}`", hint=USAGE.splitlines()[0])
+        raise unknown_command(["kernel", argv[0]])
     command(config, argv[1:])
     return 0
 
