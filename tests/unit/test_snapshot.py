@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,21 @@ def test_a_damaged_snapshot_is_removed(saves: Path, damage: str) -> None:
         os.truncate(path / name, 3)
     assert not find(saves)
     assert not path.exists()
+
+
+def test_what_cannot_be_read_now_is_kept(saves: Path) -> None:
+    """Too many open files are no fault of a snapshot's."""
+    path = add(saves, KEY)
+    free = os.dup(0)
+    os.close(free)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, limits[1]))
+    try:
+        assert not find(saves)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (path / "ram").exists()
+    assert find(saves)
 
 
 def test_it_is_compared_once_on_each_host(saves: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ another host. A snapshot is used by whoever holds it, and one that is not what `
 good as none. Which files have been compared with `info` is in the table of `cache.digest`.
 """
 
+import errno
 import json
 import os
 import time
@@ -62,14 +63,15 @@ def find_snapshot(saves: str, key: str) -> Snapshot | None:
         return None
     except OSError:
         return None
-    state = -1
-    with suppress(OSError):
-        state = os.open(os.path.join(path, "state"), os.O_RDONLY | os.O_CLOEXEC)
-    if state < 0 or not _is_whole(path, Table(os.path.dirname(saves))):
-        for fd in (lock, state):
-            if fd >= 0:
-                os.close(fd)
-        entry.remove(path)
+    try:
+        if _is_whole(path, Table(os.path.dirname(saves))):
+            state = os.open(os.path.join(path, "state"), os.O_RDONLY | os.O_CLOEXEC)
+        else:
+            os.close(lock)
+            entry.remove(path)
+            return None
+    except OSError:  # this process has too many files open, or the like: no fault of the snapshot
+        os.close(lock)
         return None
     with suppress(OSError):
         os.utime(path)  # when it was used last: the oldest are removed first
@@ -77,7 +79,10 @@ def find_snapshot(saves: str, key: str) -> Snapshot | None:
 
 
 def _is_whole(path: str, table: Table) -> bool:
-    """Compare the files with `info`; one that this host knows is not read again."""
+    """Compare the files with `info`; one that this host knows is not read again.
+
+    Raises `OSError` when they are there, and cannot be read now.
+    """
     try:
         with open(f"{path}/info", "rb") as file:
             info = json.load(file)
@@ -91,7 +96,11 @@ def _is_whole(path: str, table: Table) -> bool:
                 return False
             if table.digest(f"{path}/{name}") != digest:
                 return False
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+    except OSError as exc:
+        if exc.errno != errno.EIO:
+            raise
         return False
     return True
 
