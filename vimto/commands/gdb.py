@@ -390,7 +390,7 @@ class _Run:
 
         Not where the repository has chosen the kernel: then the scripts are its choice too.
         """
-        if self.options.vmlinux or not self.config.foreign_kernel:
+        if self.options.vmlinux or self.config.vmlinux or not self.config.foreign_kernel:
             return True
         script = vmlinux.with_name(f"{vmlinux.name}-gdb.py")
         if script.exists():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vimto.errors import KernelError
 from vimto.kernel.modules import read_module
+from vimto.quoting import visible
 
 
 def main(path: str) -> int:
@@ -15,7 +16,7 @@ def main(path: str) -> int:
     try:
         data = read_module(Path(path))
     except KernelError as exc:
-        sys.stderr.write(f"{exc.message}\n")
+        sys.stderr.write(visible(exc.message) + "\n")
         return 1
     sys.stdout.buffer.write(data)
     return 0
