@@ -1,3 +1,4 @@
+import bz2
 import gzip
 import lzma
 from pathlib import Path
@@ -6,7 +7,7 @@ import kernel_parts as parts
 import pytest
 
 from vimto.errors import KernelError
-from vimto.kernel import modules
+from vimto.kernel import modules, unpack
 
 
 def test_names_are_the_kernels_own() -> None:
@@ -69,6 +70,19 @@ def test_a_damaged_module_is_named(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x.ko{suffix}"
     path.write_bytes(packs[suffix](parts.make_module())[:-9])
     with pytest.raises(KernelError, match=r"x\.ko"):
+        modules.read_module(path)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz", ".zst", ".bz2"])
+def test_a_module_that_unpacks_without_end(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": parts.zstd_compress}
+    pack = packs.get(suffix, bz2.compress)
+    path = tmp_path / f"x.ko{suffix}"
+    path.write_bytes(pack(bytes(4 << 20)))
+    monkeypatch.setattr(unpack, "LARGEST", 1 << 20)
+    with pytest.raises(KernelError, match="it unpacks to more than 1 MiB"):
         modules.read_module(path)
 
 

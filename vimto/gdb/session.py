@@ -26,7 +26,7 @@ from vimto.vm.exchange import Exchange
 from vimto.vm.machine import Addition, Machine
 from vimto.vm.protocol import Exit
 from vimto.vm.run import Companion
-from vimto.vm.signals import ENDING
+from vimto.vm.signals import ENDING, Interrupted
 
 # QEMU's word when gdb ended the machine, as its `quit` and `kill` do.
 KILLED_BY_GDB = "Terminated via GDBstub"
@@ -165,9 +165,10 @@ class Gdb(Stub):
     def __enter__(self) -> "Gdb":
         return self
 
-    def __exit__(self, *_exc: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_exc: object) -> None:
         self._end_relay()
-        for limit, number in ((_END_LIMIT, signal.SIGTERM), (_END_LIMIT, signal.SIGKILL)):
+        patience = 0.0 if kind and issubclass(kind, Interrupted) else _END_LIMIT
+        for limit, number in ((patience, signal.SIGTERM), (_END_LIMIT, signal.SIGKILL)):
             if self._wait(limit):
                 return
             os.kill(self._pid, number)

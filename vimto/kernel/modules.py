@@ -1,7 +1,5 @@
 """Kernel modules: which ones the guest needs, where they lie, and in which order they load."""
 
-import bz2
-import gzip
 import lzma
 import os
 import re
@@ -13,7 +11,7 @@ from pathlib import Path
 
 from vimto.errors import KernelError
 from vimto.files import read_file
-from vimto.kernel import bzimage
+from vimto.kernel import bzimage, unpack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +159,10 @@ def read_module(path: Path) -> bytes:
 
     Raises `KernelError` when it cannot be read or is damaged.
     """
-    unpack = _COMPRESSIONS.get(path.suffix)
+    how = _COMPRESSIONS.get(path.suffix)
     try:
         data = read_file(path, _LARGEST_MODULE)
-        return unpack(data) if unpack else data
+        return how(data) if how else data
     except OSError as exc:
         raise KernelError(
             f"the kernel module `{path}` cannot be read: {exc.strerror or exc}"
@@ -174,10 +172,10 @@ def read_module(path: Path) -> bytes:
 
 
 _COMPRESSIONS: Mapping[str, Callable[[bytes], bytes]] = {
-    ".gz": gzip.decompress,
-    ".xz": lzma.decompress,
-    ".zst": bzimage.unpack_zstd,
-    ".bz2": bz2.decompress,
+    ".gz": unpack.gunzip,
+    ".xz": unpack.unxz,
+    ".zst": unpack.unzstd,
+    ".bz2": unpack.bunzip2,
 }
 
 
