@@ -1,5 +1,6 @@
 """Entries of the cache: whole or not there, kept while used, and only locks say who is alive."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -124,6 +125,28 @@ def test_what_is_being_made_or_locked_is_not(tmp_path: Path) -> None:
         made.write_text("x")
         entry.sweep(tmp_path)
     assert names(tmp_path) == ["x"]
+
+
+def test_a_file_system_without_locks_is_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x").touch()
+    before = len(os.listdir("/proc/self/fd"))
+
+    def refuse(_fd: int, _how: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(CacheError, match="without locks"), entry.new_file(tmp_path / "y"):
+        pytest.fail("it cannot be made")
+    with pytest.raises(CacheError, match="without locks"), entry.locked(tmp_path / "y", waiting=""):
+        pytest.fail("it cannot be locked")
+    with pytest.raises(OSError, match="not supported"):
+        entry.hold(tmp_path / "x")
+    assert not entry.remove(tmp_path / "x")
+    assert not entry.is_held(tmp_path / "x")
+    entry.sweep(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_maker_that_is_swept_at_once_tries_again(

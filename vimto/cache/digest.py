@@ -189,7 +189,8 @@ class Table:
         while sum(map(len, lines)) > _TABLE_LIMIT // 2:
             lines = lines[len(lines) // 2 :]
         self._data = b"".join(b"\n%s\n" % line for line in lines)
-        aside = f"{self._path}.{os.urandom(4).hex()}~"
+        directory, name = os.path.split(self._path)
+        aside = f"{directory}/.{name}.{os.urandom(4).hex()}~"
         with open(aside, "wb") as file:
             file.write(self._data)
         os.rename(aside, self._path)

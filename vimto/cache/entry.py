@@ -102,21 +102,48 @@ def _try_lock_file(lock: str) -> int:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as exc:
         raise _unusable(os.path.dirname(lock), exc) from exc
-    return fd if _seize(fd, lock) else _closed(fd)
+    return _ours(fd, lock)
 
 
-def _closed(fd: int) -> int:
-    os.close(fd)
-    return -1
+def _lock_new(place: str) -> int:
+    """Return the descriptor of a directory, which is ours now, or -1; raises `CacheError`."""
+    return _ours(os.open(place, _READ), place)
+
+
+def _ours(fd: int, path: str) -> int:
+    """Return `fd` if we have locked what `path` names, else close it and return -1."""
+    mine = False
+    try:
+        mine = _seize(fd, path)
+        return fd if mine else -1
+    finally:
+        if not mine:
+            os.close(fd)
 
 
 def _seize(fd: int, path: str) -> bool:
-    """Lock `fd` for us alone, and say whether that worked and it is still what `path` names."""
+    """Lock `fd` for us alone, and say whether that worked and it is still what `path` names.
+
+    Raises `CacheError` where nothing can be locked, for nobody could ever make anything there.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError as exc:
+        raise CacheError(
+            f"`{os.path.dirname(path)}` is on a file system without locks: {exc.strerror}",
+            hint="`cache_dir` or `VIMTO_CACHE_DIR` names a place on another",
+        ) from exc
     return _is_there(fd, path)
+
+
+def _open_alone(path: "str | Path") -> int:
+    """Open `path` for an exclusive lock, which NFS grants to whoever can write alone."""
+    try:
+        return os.open(path, _READ | os.O_RDWR)
+    except (IsADirectoryError, PermissionError):
+        return os.open(path, _READ)
 
 
 def _is_there(fd: int, path: "str | Path") -> bool:
@@ -172,10 +199,9 @@ def _aside(path: "str | Path") -> "Iterator[str]":
         # Somebody who sweeps may be quicker.
         with suppress(FileNotFoundError):
             os.chmod(place, 0o755)  # whatever the umask is
-            fd = os.open(place, _READ)
-            if _seize(fd, place):
+            fd = _lock_new(place)
+            if fd >= 0:
                 break
-            os.close(fd)
     try:
         yield place
     finally:
@@ -194,10 +220,9 @@ def workplace(path: "P") -> "Iterator[P]":
     while True:
         make_directory(name)
         with suppress(FileNotFoundError):
-            fd = os.open(name, _READ)
-            if _seize(fd, name):
+            fd = _lock_new(name)
+            if fd >= 0:
                 break
-            os.close(fd)
             time.sleep(_STEP)  # somebody who sweeps removes it
     try:
         yield path
@@ -265,13 +290,13 @@ def hold(path: "str | Path") -> int:
 def is_held(path: "str | Path") -> bool:
     """Say whether anybody uses the entry `path`."""
     try:
-        fd = os.open(path, _READ)
+        fd = _open_alone(path)
     except OSError:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
+    except OSError as exc:
+        return isinstance(exc, BlockingIOError)
     finally:
         os.close(fd)
     return False
@@ -287,7 +312,7 @@ def remove(path: "str | Path") -> bool:
     """Remove the entry `path` unless somebody uses it; say whether it is gone."""
     path = os.fspath(path)
     try:
-        fd = os.open(path, _READ)
+        fd = _open_alone(path)
     except OSError:
         return not os.path.lexists(path)
     try:
@@ -298,7 +323,7 @@ def remove(path: "str | Path") -> bool:
         os.rename(path, place)  # at once, so that nobody finds half of it
         delete(place)
         return True
-    except OSError:
+    except (OSError, CacheError):
         return False
     finally:
         os.close(fd)
@@ -316,8 +341,8 @@ def sweep(directory: "str | Path") -> None:
 
 
 def _sweep(path: str, action: "Callable[[str], None]") -> None:
-    with suppress(OSError):
-        fd = os.open(path, _READ)
+    with suppress(OSError, CacheError):
+        fd = _open_alone(path)
         try:
             if _seize(fd, path):
                 action(path)
