@@ -18,9 +18,15 @@ from vimto.descriptors import write_all
 from vimto.errors import StreamError, VimtoError
 from vimto.quoting import visible
 
-# Two lists, not flags: `sys.stderr` may be replaced by a test at any time, so nothing about it
-# is remembered; how talkative vimto is belongs to the process and is set once by `cli`.
+# Lists, not flags: `sys.stderr` may be replaced by a test at any time, so nothing about it is
+# remembered; how talkative vimto is belongs to the process and is set once by `cli`.
 _verbosity = [0]
+# The terminal is raw: a newline alone does not return the carriage.
+_raw = [False]
+# Whether we were asked to end, where that raises nothing by itself.
+_hurried: list[Callable[[], bool]] = [lambda: False]
+_LOOK_AGAIN = 0.2
+_PIECE = 4096  # what poll(2) promises for a pipe it calls writable
 
 _TAB = "\t"
 
@@ -33,6 +39,16 @@ def set_verbosity(level: int) -> None:
 def verbosity() -> int:
     """Return the number of `-v` flags in effect."""
     return _verbosity[0]
+
+
+def set_raw(raw: bool) -> None:
+    """Take it that our terminal, if stderr is one, is raw now, or not any more."""
+    _raw[0] = raw
+
+
+def set_hurried(hurried: Callable[[], bool]) -> None:
+    """Take what says whether to drop a message that nobody reads, for we were asked to end."""
+    _hurried[0] = hurried
 
 
 def want_colour() -> bool:
@@ -54,7 +70,7 @@ def _paint(text: str, name: str) -> str:
 
 
 def write(text: str) -> None:
-    """Write `text`, escaped, and a newline to stderr in one call; a closed stderr is no error."""
+    """Write `text`, escaped, and a newline to stderr; a closed stderr is no error."""
     _put(visible(text))
 
 
@@ -62,9 +78,26 @@ def _put(text: str) -> None:
     try:
         if sys.stderr:  # None where it was closed from the start
             sys.stderr.flush()
-        write_all(2, _encode(text + "\n"))
+        lines = text + "\n"
+        if _raw[0] and os.isatty(2):
+            lines = lines.replace("\n", "\r\n")
+        data = _encode(lines)
+        for at in range(0, len(data), _PIECE):
+            if not _wait_for_reader():
+                return
+            write_all(2, data[at : at + _PIECE])
     except (OSError, ValueError, StreamError):
         pass
+
+
+def _wait_for_reader() -> bool:
+    """Wait until stderr takes more; says whether it does, as it may never."""
+    import select
+
+    while not select.select([], [2], [], _LOOK_AGAIN)[1]:
+        if _hurried[0]():
+            return False
+    return True
 
 
 def _message(text: str) -> str:

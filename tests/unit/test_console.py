@@ -153,3 +153,34 @@ def test_nothing_but_the_console_writes_to_stdout() -> None:
     package = Path(console.__file__).parent
     for path in package.rglob("*.py"):
         assert "sys.stdout.write" not in path.read_text(), path
+
+
+def test_lines_on_a_raw_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (
+        "import os, tty\nfrom vimto import console\ntty.setraw(2)\nconsole.set_raw(True)\n"
+        "console.warn('a\\nb\\r')\nconsole.set_raw(False)\nconsole.note('c')"
+    )
+    master, slave = os.openpty()
+    subprocess.run([sys.executable, "-c", program], stderr=slave, check=True)
+    assert os.read(master, 1000).endswith(b" a\r\n  b\\r\r\nvimto: c\n")
+    os.close(slave)
+    os.close(master)
+
+
+def test_a_message_that_nobody_reads_does_not_keep_us_from_ending() -> None:
+    program = (
+        "import os, signal\nfrom vimto import console\n"
+        "from vimto.vm.signals import SignalPipe\n"
+        "with SignalPipe() as signals:\n"
+        "    print('up', flush=True)\n"
+        "    console.note('x' * (1 << 20))\n"
+        "    print(signals.read(), flush=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(15)
+        assert process.stdout.readline() == b"[15]\n"
+        process.stdout.close()

@@ -73,11 +73,13 @@ def test_work_without_a_place_to_look_is_interrupted() -> None:
 def test_a_snapshot_that_is_being_looked_for_or_made_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def find(_saves: str, _key: str) -> None:
+    def look(*_place: object, **_how: object) -> bool:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1000)
+        return False
 
-    monkeypatch.setattr(snapshot, "find_snapshot", find)
+    monkeypatch.setattr(snapshot, "are_off", look)
     place: Any = SimpleNamespace(saves="saves", save="key")
     with SignalPipe() as signals, pytest.raises(Interrupted):
-        snapshot.acquire_snapshot(place, place, signals, -1)
+        waiting: Any = SimpleNamespace(signals=signals, lifeline=-1, left=1000.0)
+        snapshot.acquire_snapshot(place, place, waiting)

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vimto import console
 from vimto.errors import VimtoError
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -60,19 +61,22 @@ class SignalPipe:
         self.fd = -1
         self._write = -1
         self._before: dict[signal.Signals, object] = {}
+        self._hurried = False
 
     def __enter__(self) -> "SignalPipe":
         self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in _TAKEN:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) stays in force
-                self._before[number] = signal.signal(number, _wake)
+                self._before[number] = signal.signal(number, self._wake)
+        console.set_hurried(lambda: self._hurried)
         return self
 
     def __exit__(self, *_exc: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         signal.set_wakeup_fd(-1)
+        console.set_hurried(lambda: False)
         os.close(self.fd)
         os.close(self._write)
 
@@ -92,7 +96,7 @@ class SignalPipe:
             yield
         finally:
             for number in ours:
-                signal.signal(number, _wake)
+                signal.signal(number, self._wake)
 
     def read(self) -> list[int]:
         """Return the numbers of the signals that came since the last call."""
@@ -101,6 +105,6 @@ class SignalPipe:
         except BlockingIOError:
             return []
 
-
-def _wake(_number: int, _frame: object) -> None:
-    """Do nothing: the wake-up descriptor has the number already."""
+    def _wake(self, number: int, _frame: object) -> None:
+        """The wake-up descriptor has the number already."""
+        self._hurried = self._hurried or number in ENDING

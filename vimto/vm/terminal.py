@@ -57,8 +57,6 @@ class Terminal:
 
     def join(self, exchange: "Exchange") -> None:
         """Let the terminal be the guest's from the command's start on."""
-        tell = exchange.on_notice
-        exchange.on_notice = lambda level, text: tell(level, self.show(text))
 
         def begin() -> None:
             if is_behind(self._fd):
@@ -75,7 +73,7 @@ class Terminal:
 
     def tell(self, text: str) -> None:
         """Show a line of ours between those of the command."""
-        console.write(self.show(f"\nvimto: {text}"))
+        console.write(f"\nvimto: {text}")
 
     @property
     def is_raw(self) -> bool:
@@ -97,6 +95,7 @@ class Terminal:
                 self._before = termios.tcgetattr(self._fd)
             except termios.error:
                 return  # it hung up; reading it says so
+        console.set_raw(True)
         self._set(_raw(self._before))
 
     def listen(self) -> None:
@@ -111,6 +110,7 @@ class Terminal:
 
         In the background it has them already, from the shell.
         """
+        console.set_raw(False)
         before, self._before = self._before, None
         if before is not None and not is_behind(self._fd):
             self._set(before)
@@ -121,10 +121,6 @@ class Terminal:
                 return termios.tcsetattr(self._fd, way, modes)  # type: ignore[arg-type]
             except termios.error:
                 pass
-
-    def show(self, text: str) -> str:
-        """Return `text` for this terminal: in RAW a newline alone does not return the carriage."""
-        return text.replace("\n", "\r\n") + "\r" if self.is_raw else text
 
 
 class Escape:
