@@ -182,7 +182,7 @@ def test_of_the_debug_package_the_kernel_and_its_modules_are_kept(cache: Path) -
     assert apt.find_debug(found, cache=cache) == root
     assert apt.fetch_debug(found, META, cache=cache) == root
     assert apt.find_vmlinux(root).read_bytes() == parts.make_vmlinux(debug=True)
-    vmlinux, module = sorted(path for path in root.rglob("*") if path.is_file())
+    vmlinux, module = sorted(path for path in root.rglob("usr/**/*") if path.is_file())
     assert vmlinux == apt.find_vmlinux(root)
     assert str(module).endswith("usr/lib/debug/lib/modules/7.1-made/kernel/fs/9p/9p.ko.zst")
     assert read_module(module) == b"its debug information"

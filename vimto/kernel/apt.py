@@ -136,9 +136,9 @@ def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) 
     apt = Apt(reference.release, cache)
     with apt.locked():
         directory = cache / "apt" / package.directory.name.replace("_", "-dbg_", 1)
-        # An earlier version kept `vmlinux` alone, and made no place for modules.
-        marker = "usr/lib/debug/lib/modules"
-        if directory.is_dir() and not (directory / marker).is_dir():
+        # An earlier version kept `vmlinux` alone.
+        marker = directory / "with-modules"
+        if directory.is_dir() and not marker.exists():
             entry.remove(directory)
 
         def make() -> None:
@@ -147,7 +147,7 @@ def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) 
             with entry.new_directory(directory) as temporary:
                 if not _unpack(apt, found, [found], temporary):
                     raise KernelError(f"the package `{found.name}` holds no `vmlinux`")
-                (temporary / marker).mkdir(parents=True, exist_ok=True)
+                (temporary / marker.name).touch()
 
         entry.make_once(directory, make, waiting=f"another vimto unpacks `{directory.name}`")
         return directory
