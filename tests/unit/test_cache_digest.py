@@ -117,6 +117,19 @@ def test_a_file_that_is_still_being_written_is_not_remembered(
     assert table.digest(path) == of(path) != first
 
 
+def test_a_change_within_the_clock_s_tick_cannot_hide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could give the file the times that it has: so the tick passes before it is read."""
+    path = tmp_path / "file"
+    path.write_text("one")
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(time, "time_ns", lambda: path.stat().st_ctime_ns + 5_000_000)
+    Table(tmp_path).digest(path)
+    assert slept == [0.015]
+
+
 def test_a_time_ahead_of_the_clock_proves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from tests.unit.oci_parts import Settings, make_image, make_tar, member
 from tests.unit.test_oci_cache import pull
 from vimto.cache import entry
 from vimto.cache.digest import local_directory
-from vimto.cache.place import KINDS, has_grown
+from vimto.cache.place import KINDS, needs_measuring
 from vimto.cache.snapshots import new_snapshot
 from vimto.commands import inventory, kernel
 from vimto.config import load_config
@@ -156,15 +156,17 @@ def test_the_longest_unused_are_removed_past_the_limit(cache: Path) -> None:
 
 
 def test_the_limit_is_looked_at_when_something_was_made(cache: Path) -> None:
-    assert has_grown(cache)
-    inventory.keep_limit(cache, 1 << 30, 1 << 30)
+    limits = 1 << 30, 1 << 30
+    assert needs_measuring(cache, limits)
+    inventory.keep_limit(cache, *limits)
     assert shown(cache) == NAMES
     for kind in KINDS:  # the last of them changed within the same tick of the clock
         os.utime(cache / kind, (1, 1))
-    assert not has_grown(cache)
+    assert not needs_measuring(cache, limits)
+    assert needs_measuring(cache, (0, 0))
     with entry.new_file(cache / "vmlinux/another") as path:
         path.write_bytes(b"x" * 5000)
-    assert has_grown(cache)
+    assert needs_measuring(cache, limits)
     inventory.keep_limit(cache, 0, 0)
     assert shown(cache) == []
 

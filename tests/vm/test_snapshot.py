@@ -377,6 +377,8 @@ def test_the_oldest_saves_are_removed_past_the_limit(vimto: Vimto, save: Path) -
     assert left != save
     listing = vimto("kernel", "ls").check().text
     assert "600" in listing
+    vimto("-cache-limit", "1M", "exec", "true").check()
+    assert saves_of(save.parents[1]) == []
 
 
 def test_saves_can_be_turned_off(vimto: Vimto, cache: Path) -> None:

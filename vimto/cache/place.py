@@ -4,6 +4,7 @@ What lies in a cache is run: kernels, guest programs, whole machines.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from vimto import console
@@ -121,16 +122,24 @@ def _can_be_made(path: Path) -> bool:
     return not find_fault(path) and os.access(path, os.W_OK | os.X_OK)
 
 
-def has_grown(cache: Path) -> bool:
-    """Say whether anything was made since `note_measured`, by a look at each directory's time."""
+def needs_measuring(cache: Path, limits: Sequence[int]) -> bool:
+    """Say whether anything was made since `note_measured`, or for other limits than these.
+
+    The directories of the entries tell: each new entry changes its directory's time.
+    """
+    try:
+        if _measured(cache).read_text() != repr(tuple(limits)):
+            return True
+    except OSError:
+        return True
     measured = time_of(_measured(cache))
     return any(time_of(cache / kind) >= measured for kind in KINDS)
 
 
-def note_measured(cache: Path) -> None:
-    """Note that all that is in `cache` was measured, and takes no more than it may."""
+def note_measured(cache: Path, limits: Sequence[int]) -> None:
+    """Note that what is in `cache` was measured, and takes no more than `limits` allow."""
     with entry.new_file(_measured(cache)) as temporary:
-        temporary.touch()
+        temporary.write_text(repr(tuple(limits)))
 
 
 def _measured(cache: Path) -> Path:

@@ -99,7 +99,7 @@ def keep_limit(cache: Path, limit: int, saves: int) -> None:
     with contextlib.suppress(OSError, CacheError):
         for _ in prune_items(cache, before=0.0, limit=limit, saves=saves):
             pass
-        note_measured(cache)
+        note_measured(cache, (limit, saves))
 
 
 def _last_uses(cache: Path) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from vimto import __version__, console
 from vimto.cache.digest import Table, digest
 from vimto.cache.entry import make_directory
-from vimto.cache.place import has_grown
+from vimto.cache.place import needs_measuring
 from vimto.commands.resolve import BootParts, resolve_kernel
 from vimto.commands.users import find_homes, resolve_user
 from vimto.config import Config
@@ -81,10 +81,11 @@ def prepare(
         if not one_of_many:
             _tell_of_loss(plan, directory)
         yield plan
-        if has_grown(config.cache_dir):
+        limits = config.cache_limit, config.snapshot_limit
+        if needs_measuring(config.cache_dir, limits):
             from vimto.commands.inventory import keep_limit
 
-            keep_limit(config.cache_dir, config.cache_limit, config.snapshot_limit)
+            keep_limit(config.cache_dir, *limits)
 
 
 def _tell_of_loss(plan: Plan, directory: str) -> None:
