@@ -4,6 +4,7 @@ defaults < the user's own file < the repository's `.vimto.toml` < environment < 
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,9 +14,9 @@ from vimto import console
 from vimto.errors import ConfigError
 from vimto.files import read_file
 from vimto.places import TEMPORARY
-from vimto.settings import SETTINGS, Flags, Setting, near_misses, resolve_path
+from vimto.settings import EARLIER_KERNEL, SETTINGS, Flags, Setting, near_misses, resolve_path
 from vimto.trust import Place
-from vimto.values import parse_commands
+from vimto.values import parse_bool, parse_commands
 
 CONFIG_FILE = ".vimto.toml"
 
@@ -86,6 +87,9 @@ class _Source(NamedTuple):
     foreign: bool = False
 
 
+# The Go tool's name for `VIMTO_ACCEL=tcg`.
+_DISABLE_KVM = "VIMTO_DISABLE_KVM"
+
 _NOTHING = _Source(values=MappingProxyType({}), origins=MappingProxyType({}), directory="")
 
 
@@ -103,6 +107,10 @@ def load_config(flags: Flags, environ: Mapping[str, str], cwd: str | os.PathLike
         _read_environment(environ, directory),
         _Source(values=flags, origins=_flag_names(flags), directory=directory),
     ]
+    if EARLIER_KERNEL in flags:
+        # Of two flags a later `:tag` changes the tag of the earlier.
+        earlier = {"kernel": flags[EARLIER_KERNEL]}
+        sources.insert(-1, sources[-1]._replace(values=earlier))
     if path:
         foreign = _read_file(path)._replace(foreign=True)
         sources.insert(1, _restrict(foreign, path, directory, sources))
@@ -260,9 +268,10 @@ def _flag_names(flags: Flags) -> dict[str, str]:
 
 def _read_environment(environ: Mapping[str, str], directory: str) -> _Source:
     rows = {row.variable: row for row in SETTINGS}
-    values, origins = {}, {}
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
     for name, text in environ.items():
-        if not name.startswith("VIMTO_") or not text:
+        if not name.startswith("VIMTO_") or not text or name == _DISABLE_KVM:
             continue
         row = rows.get(name)
         if row is None:
@@ -275,7 +284,16 @@ def _read_environment(environ: Mapping[str, str], directory: str) -> _Source:
         except ValueError as exc:
             raise ConfigError(f"${name}: `{text}` {exc}") from None
         origins[row.key] = f"${name}"
+    if "accel" not in values and _is_true(environ, _DISABLE_KVM):
+        values["accel"], origins["accel"] = "tcg", f"${_DISABLE_KVM}"
     return _Source(values=values, origins=origins, directory=directory)
+
+
+def _is_true(environ: Mapping[str, str], name: str) -> bool:
+    try:
+        return parse_bool(environ.get(name) or "false")
+    except ValueError as exc:
+        raise ConfigError(f"${name}: `{environ[name]}` {exc}") from None
 
 
 def _warn_near_miss(name: str, known: list[str]) -> None:
@@ -402,6 +420,11 @@ def _where(path: str, text: str, key: str) -> str:
     return name
 
 
+# What has a tag to be replaced is an image's name: not `:6.12`, nor the `6.12` that CI has in
+# $VIMTO_KERNEL, for tests to read.
+_TAG = re.compile(r":.*|\d[\w.-]*", re.ASCII)
+
+
 def _find_kernel_base(sources: list[_Source], cwd: str) -> dict[str, Any]:
     """Return what a kernel's name may need: a directory, and the name of a weaker source."""
     named = [source for source in sources if "kernel" in source.values]
@@ -415,7 +438,7 @@ def _find_kernel_base(sources: list[_Source], cwd: str) -> dict[str, Any]:
     directory = named[-1].directory
     if named[-1].upward:
         directory = _find_base(kernel, cwd)
-    bases = [source for source in named[:-1] if not source.values["kernel"].startswith(":")]
+    bases = [source for source in named[:-1] if not _TAG.fullmatch(source.values["kernel"])]
     decides = bases[-1] if bases and kernel.startswith(":") else named[-1]
     return {
         "configured_kernel": bases[-1].values["kernel"] if bases else "",

@@ -69,6 +69,7 @@ def run(
             "_return_cmd": True,
             "_preexec_fn": _default_signals,
             "_timeout": limit,
+            "_encoding": _file_system_codec(),
         }
         if cwd is not None:
             options["_cwd"] = os.fspath(cwd)
@@ -146,6 +147,7 @@ def foreground(
                 _close_fds=False,
                 _preexec_fn=relay.default_signals,
                 _return_cmd=True,
+                _encoding=_file_system_codec(),
             )
             child.command.wait()
             return 0
@@ -222,6 +224,29 @@ def _default_signals() -> None:
     # Python ignores these three; a child must meet them as a shell's child would.
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+
+
+def _file_system_codec() -> str:
+    """Return the name of the codec of arguments: `sh` takes no error handler, and bytes need not
+    be UTF-8."""
+    import codecs
+
+    name = "vimto_file_system"
+
+    def find(wanted: str) -> codecs.CodecInfo | None:
+        if wanted != name:
+            return None
+        return codecs.CodecInfo(
+            name=name,
+            encode=lambda text, _errors="strict": (os.fsencode(text), len(text)),
+            decode=lambda data, _errors="strict": (os.fsdecode(bytes(data)), len(data)),
+        )
+
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        codecs.register(find)
+    return name
 
 
 def spawn_on_terminal(argv: Sequence[str], fds: tuple[int, int, int]) -> int:

@@ -327,6 +327,9 @@ _QUESTIONS = ("-h", "-help", "-?", "-version")
 
 Flags = Mapping[str, Any]
 
+# Beside the keys of settings: the kernel that an earlier flag named, whose tag the last changes.
+EARLIER_KERNEL = "earlier kernel"
+
 
 def parse_flags(
     argv: Sequence[str], given: Flags | None = None, others: Sequence[str] = ()
@@ -361,7 +364,12 @@ def parse_flags(
             text = words.pop(0)
         elif not equals:
             text = "true"
-        values[row.key] = _add(row, values.get(row.key), word, text, negated)
+        value = _add(row, values.get(row.key), word, text, negated)
+        if row.key == "kernel" and str(value).startswith(":") and row.key in values:
+            values.setdefault(EARLIER_KERNEL, values[row.key])
+        elif row.key == "kernel":
+            values.pop(EARLIER_KERNEL, None)
+        values[row.key] = value
     return values, []
 
 

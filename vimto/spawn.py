@@ -31,7 +31,13 @@ def mortal(argv: "Sequence[str]", number: str = "KILL") -> list[str]:
 
     util-linux's setpriv sets PR_SET_PDEATHSIG and replaces itself by the program: no
     `preexec_fn`, so the cheap posix_spawn(3) road stays open, and no ctypes on the hot path.
+    Raises `CommandError` where there is none.
     """
+    if not os.access(SETPRIV, os.X_OK):
+        raise CommandError(
+            f"there is no `{SETPRIV}`, through which vimto starts every process",
+            hint="on Debian and Ubuntu: sudo apt-get install util-linux",
+        )
     return [SETPRIV, "--pdeathsig", number, "--", *argv]
 
 
@@ -65,10 +71,7 @@ def spawn(argv: "Sequence[str]", *, log: int, keep: "Sequence[int]" = ()) -> int
             setsigdef=[SIGPIPE, SIGXFSZ],
         )
     except OSError as exc:
-        raise CommandError(
-            f"`{argv[0]}` cannot be started: {exc.strerror}",
-            hint=f"vimto starts it through {SETPRIV}, of util-linux",
-        ) from exc
+        raise CommandError(f"`{argv[0]}` cannot be started: {exc.strerror}") from exc
     finally:
         for fd in keep:
             os.set_inheritable(fd, False)

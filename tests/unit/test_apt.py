@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import kernel_parts as parts
 import pytest
@@ -257,3 +258,14 @@ def test_the_machines_own_lists_are_left_alone(cache: Path) -> None:
     before = sorted(os.listdir("/var/lib/apt/lists"))
     apt.fetch_package(META, cache=cache)
     assert sorted(os.listdir("/var/lib/apt/lists")) == before
+
+
+def test_a_full_disk_is_not_the_network_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = apt.Apt("", tmp_path)
+    own.state.mkdir(parents=True)
+    own.complaints = ("E: Failed to fetch: 404  Not Found",)
+    assert "is the network up" in own._unknown("x").hint
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1 << 20))
+    assert own._unknown("x").hint == f"the disk that holds `{own.state}` is full"

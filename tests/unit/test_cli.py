@@ -1,7 +1,9 @@
 """The command line: help, versions, mistakes, and where errors end."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +87,21 @@ def test_users_by_name_and_number() -> None:
     with pytest.raises(ConfigError, match="no user `of-nobody`") as caught:
         resolve_user("of-nobody")
     assert caught.value.hint
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    argv = ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", sys.executable, "-m", "vimto", "exec", "x"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        argv, cwd=gone, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 125
+    assert done.stderr.startswith("error: the working directory cannot be used: no such file")
+
+
+def test_vv(capfd: pytest.CaptureFixture[str]) -> None:
+    for words in (["-vv"], ["-v", "-v"], ["--vv"]):
+        assert cli.run([*words, "version"]) == 0
+        assert console.verbosity() == 2

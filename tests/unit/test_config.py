@@ -261,3 +261,40 @@ def test_find_repository(repository: Path) -> None:
     assert find_repository(str(sub)) == str(repository / "pkg")
     (sub / ".git").write_text("gitdir: elsewhere")
     assert find_repository(str(sub)) == str(sub)
+
+
+def test_what_users_of_the_go_tool_have_set(
+    repository: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(repository, 'kernel = "ghcr.io/cilium/ci-kernels:stable"')
+    slow = load_config({}, {"VIMTO_DISABLE_KVM": "true"}, repository)
+    assert (slow.accel, slow.origins["accel"]) == ("tcg", "$VIMTO_DISABLE_KVM")
+    for variables in (
+        {"VIMTO_DISABLE_KVM": "false"},
+        {"VIMTO_DISABLE_KVM": ""},
+        {"VIMTO_DISABLE_KVM": "true", "VIMTO_ACCEL": "auto"},
+    ):
+        assert load_config({}, variables, repository).accel == "auto"
+    with pytest.raises(ConfigError, match=r"\$VIMTO_DISABLE_KVM: `maybe` is neither"):
+        load_config({}, {"VIMTO_DISABLE_KVM": "maybe"}, repository)
+    # CI's own variable, beside a flag for vimto: it is the file's image that has the tag.
+    config = load_config(flags_of("-kernel", ":6.12"), {"VIMTO_KERNEL": "6.12"}, repository)
+    assert (config.kernel, config.configured_kernel) == (
+        ":6.12",
+        "ghcr.io/cilium/ci-kernels:stable",
+    )
+    load_config({}, {"VIMTO_VM_MEMORY": "1G"}, repository)
+    assert capfd.readouterr().err.count("VIMTO_VM_MEMORY") == 1
+
+
+def test_of_two_flags_a_later_tag_changes_the_earlier(repository: Path) -> None:
+    write(repository, 'kernel = "ghcr.io/cilium/ci-kernels:stable"')
+    for words, kernel, configured in (
+        (["a.b/c:1", ":2"], ":2", "a.b/c:1"),
+        (["a.b/c:1", ":2", ":3"], ":3", "a.b/c:1"),
+        ([":1", ":2"], ":2", "ghcr.io/cilium/ci-kernels:stable"),
+        ([":1", "host"], "host", "ghcr.io/cilium/ci-kernels:stable"),
+    ):
+        flags = flags_of(*(word for name in words for word in ("-kernel", name)))
+        config = load_config(flags, {}, repository)
+        assert (config.kernel, config.configured_kernel) == (kernel, configured)

@@ -64,3 +64,13 @@ def test_the_page_is_up_to_date() -> None:
 def test_other_words_are_refused(config: Config, words: list[str]) -> None:
     with pytest.raises(UsageError, match=f"does not understand `{words[-1]}`"):
         command.run(config, words)
+
+
+def test_what_vimto_chooses_itself_is_shown(config: Config) -> None:
+    chosen = command.in_use(config)
+    assert chosen.keys() >= {"kernel", "user", "accel", "boot_timeout"}
+    assert chosen["boot_timeout"] in ("60s", "180s")
+    assert f"; in use: {chosen['accel']}\n" in command.show_toml(config)
+    assert json.loads(command.show_json(config))["accel"]["in_use"] == chosen["accel"]
+    own = config._replace(kernel="host", user="root", accel="tcg", qemu="/q", boot_timeout=1.0)
+    assert command.in_use(own) == {}

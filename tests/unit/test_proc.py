@@ -267,3 +267,24 @@ def test_spawn_of_nothing_is_said_in_the_log(tmp_path: Path) -> None:
         pid = spawn.spawn(["/no/such/program"], log=file.fileno())
         os.waitpid(pid, 0)
     assert "/no/such/program" in log.read_text()
+
+
+def test_arguments_need_not_be_text() -> None:
+    word = os.fsdecode(b"a\xff\xc3\xa4")
+    assert proc.run(["printf", "%s", word]).stdout == b"a\xff\xc3\xa4"
+    with in_a_process(f"sys.exit(proc.foreground(['printf', '%s', {word!r}]))") as process:
+        assert process.stdout and process.stdout.read() == b"a\xff\xc3\xa4"
+    assert process.returncode == 0
+
+
+def test_without_setpriv_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spawn, "SETPRIV", "/nonexistent/setpriv")
+    for start in (
+        lambda: proc.run(["true"]),
+        lambda: proc.foreground(["true"]),
+        lambda: proc.spawn_on_terminal(["true"], (0, 1, 2)),
+        lambda: spawn.spawn(["true"], log=2),
+    ):
+        with pytest.raises(CommandError, match="there is no `/nonexistent/setpriv`") as caught:
+            start()
+        assert "util-linux" in caught.value.hint

@@ -76,6 +76,10 @@ def test_layouts(place: Path) -> None:
     assert parse_kernel("oci:layout:odd", directory=place) == LayoutKernel(
         kind="oci", path=place / "layout:odd"
     )
+    archive = place / "image.tar"
+    assert parse_kernel("docker-archive:image.tar:name:1", directory=place) == LayoutKernel(
+        kind="docker-archive", path=archive, tag="name:1"
+    )
     assert parse_kernel("oci-archive:image.tar:x", directory=place) == LayoutKernel(
         kind="oci-archive", path=place / "image.tar", tag="x"
     )

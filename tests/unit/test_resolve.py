@@ -1,10 +1,17 @@
 """From a kernel's name to what boots: the choices that need no kernel."""
 
+import contextlib
 import platform
+from pathlib import Path
 
 import pytest
 
+from vimto.commands import prepare, resolve
 from vimto.commands.resolve import default_package
+from vimto.config import Config, load_config
+from vimto.errors import AgentError, ConfigError, ImageError
+from vimto.oci import cache as images
+from vimto.settings import parse_flags
 
 
 @pytest.mark.parametrize(
@@ -29,3 +36,61 @@ def test_a_system_that_does_not_say_what_it_is(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(platform, "freedesktop_os_release", fail)
     assert default_package() == "linux-image-amd64"
+
+
+def configured(directory: Path, *words: str) -> Config:
+    flags, _ = parse_flags(["-cache-dir", str(directory / "cache"), *words])
+    return load_config(flags, {}, directory)
+
+
+@pytest.fixture
+def no_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*_arguments: object) -> None:
+        raise ImageError("there is no such image")
+
+    monkeypatch.setattr(images, "fetch_image", fetch)
+
+
+@pytest.mark.usefixtures("no_fetch")
+def test_a_version_that_was_taken_for_an_image(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    with contextlib.ExitStack() as stack:
+        with pytest.raises(ImageError) as caught:
+            resolve.locate_kernel(configured(tmp_path, "-kernel", "6.6"), stack)
+        assert caught.value.hint.startswith("`6.6` was taken for an image's name; `:6.6` is a tag")
+        with pytest.raises(ImageError) as caught:
+            resolve.locate_kernel(configured(tmp_path, "-kernel", "a.b/c:6.6"), stack)
+        assert caught.value.hint == ""
+
+
+@pytest.mark.usefixtures("no_fetch")
+def test_without_go_no_kernel_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    config = configured(tmp_path, "-kernel", "a.b/c:1")
+    with contextlib.ExitStack() as stack, pytest.raises(AgentError, match="`go` is not installed"):
+        resolve.resolve_kernel(config, stack)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-share", "nothing"], "nothing` cannot be shared: there is no such directory"),
+        (["-sysctl", "x"], "`x` is not a sysctl"),
+        (["-user", "of-nobody"], "there is no user `of-nobody`"),
+        (["-user", "4294967296"], "is not a valid user"),
+    ],
+)
+def test_what_can_be_known_is_said_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    def fetch(*_arguments: object) -> None:
+        raise AssertionError("a kernel was looked for")
+
+    monkeypatch.setattr(prepare, "resolve_kernel", fetch)
+    monkeypatch.setattr(prepare, "probe_qemu", fetch)
+    config = configured(tmp_path, *words)
+    with pytest.raises(ConfigError) as caught, prepare.prepare(config):
+        pass
+    assert message in caught.value.message
+    assert not config.cache_dir.exists()

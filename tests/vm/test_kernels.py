@@ -91,7 +91,7 @@ def test_the_hosts_kernel_or_the_reason(vimto: Vimto) -> None:
         assert outcome.status == 125
         assert "no kernel installed" in outcome.errors and "hint: " in outcome.errors
     default = vimto("exec", "uname", "-r").check()
-    assert "vimto: no kernel is configured; this is Linux " in default.errors
+    assert "vimto: Linux " in default.errors
 
 
 def test_the_standard_library_under_the_newest_kernel(vimto: Vimto) -> None:

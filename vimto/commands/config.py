@@ -1,14 +1,16 @@
 """`vimto config`: every setting, its value, and where that came from."""
 
 import json
+import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 from vimto import console
+from vimto.cache.place import find_fault
 from vimto.commands.catalog import usage
 from vimto.config import CONFIG_FILE, Config, user_file_path
-from vimto.errors import UsageError
+from vimto.errors import UsageError, VimtoError
 from vimto.quoting import visible
 from vimto.settings import SETTINGS, Setting
 from vimto.values import parse_bool, show_value
@@ -34,10 +36,49 @@ def show_toml(config: Config) -> str:
     files = [f"# {what}: {visible(where, keep='')}\n" for what, where in _files(config)]
     lines = [f"{row.key} = {_shown(row, config)}" for row in SETTINGS]
     width = min(40, max(map(len, lines)))
+    chosen = in_use(config)
     return "".join(files) + "".join(
-        f"{line:<{width}}  # {visible(config.origins[row.key], keep='')}\n"
+        f"{line:<{width}}  # {visible(config.origins[row.key], keep='')}"
+        f"{'; in use: ' + visible(chosen[row.key], keep='') if row.key in chosen else ''}\n"
         for row, line in zip(SETTINGS, lines, strict=True)
     )
+
+
+def in_use(config: Config) -> dict[str, str]:
+    """Return, for settings that leave the choice to vimto, what it would choose here and now.
+
+    Nothing is fetched or made.
+    """
+    from vimto.commands.prepare import BOOT_LIMIT
+    from vimto.commands.resolve import default_package
+    from vimto.kernel.boot import find_host_kernel
+    from vimto.qemu.find import find_qemu
+    from vimto.qemu.probe import choose_accelerator
+
+    def qemu() -> str:
+        return find_qemu(config.qemu)
+
+    def accelerator() -> str:
+        return choose_accelerator(config.accel).name
+
+    def kernel() -> str:
+        return str(find_host_kernel() or f"apt:{default_package()}")
+
+    choices: dict[str, Callable[[], str]] = {
+        "kernel": kernel if not config.kernel else str,
+        "user": lambda: str(os.getuid()) if not (config.user or config.sudo) else "",
+        "qemu": qemu if os.sep not in config.qemu else str,
+        "accel": accelerator if config.accel == "auto" else str,
+        "boot_timeout": lambda: "" if config.boot_timeout else f"{BOOT_LIMIT[accelerator()]:g}s",
+        "cache_dir": lambda: find_fault(config.cache_dir) and "another place, for it is unsafe",
+    }
+    found = {}
+    for key, choose in choices.items():
+        try:
+            found[key] = choose()
+        except VimtoError as exc:
+            found[key] = f"none: {exc.message}"
+    return {key: value for key, value in found.items() if value}
 
 
 def _files(config: Config) -> list[tuple[str, str]]:
@@ -58,6 +99,8 @@ def show_json(config: Config) -> str:
         row.key: {"value": _plain(getattr(config, row.key)), "origin": config.origins[row.key]}
         for row in SETTINGS
     }
+    for key, value in in_use(config).items():
+        values[key]["in_use"] = value
     return json.dumps(values, indent=2) + "\n"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from vimto import beneath, console, proc, quoting
 from vimto.cache import entry
 from vimto.commands.interactive import forwarding
-from vimto.commands.prepare import prepare
+from vimto.commands.prepare import check_settings, prepare
 from vimto.commands.resolve import default_package, locate_kernel
 from vimto.config import Config, find_repository
 from vimto.descriptors import write_all
@@ -55,6 +55,11 @@ class Program:
 def run_gdb(config: Config, words: list[str]) -> int:
     """Run `vimto gdb-kernel WORDS` and return the status of the test or command."""
     options = parse_options(words)
+    check_settings(config)
+    if options.words[:1] != ("exec",) and shutil.which("go") is None:
+        raise UsageError(
+            "`go` is not installed or not on PATH", hint="`gdb-kernel exec` runs other programs"
+        )
     if not options.listen:
         check_gdb()
     config = without_kaslr(config)
@@ -88,6 +93,7 @@ def wait_for_gdb(config: Config) -> Iterator[tuple[Config, session.Stub]]:
     The configuration is `config` with a kernel for gdb; the stub's socket is there while the
     context lasts.
     """
+    check_settings(config)
     config = without_kaslr(config)
     with contextlib.ExitStack() as stack:
         place = locate_kernel(config, stack)

@@ -38,7 +38,7 @@ _SNAPSHOT_FORMAT = 2
 # Each 9p device costs a restored machine 6 ms, so most get few: for the repository and go's work
 # directory. The others are for `-share` and for workspaces of many modules.
 _TIERS = (2, 5, 12, 28)
-_BOOT_LIMIT = {"kvm": 60.0, "tcg": 180.0}
+BOOT_LIMIT = {"kvm": 60.0, "tcg": 180.0}
 
 
 @contextlib.contextmanager
@@ -60,6 +60,7 @@ def prepare(
     better is not told each time. While the context lasts, the kernel's image is not removed from
     the cache.
     """
+    check_settings(config)
     shared = [*_configured_shares(config), *shares]
     refuse_cache([Share(*share) for share in shared], str(config.cache_dir))
     # One that is full and read-only serves as well. (Path.is_dir raises where it may not look.)
@@ -86,6 +87,13 @@ def prepare(
             from vimto.commands.inventory import keep_limit
 
             keep_limit(config.cache_dir, *limits)
+
+
+def check_settings(config: Config) -> None:
+    """Raise `ConfigError` for what can be known to be wrong before anything is fetched."""
+    resolve_user("root" if config.sudo else config.user)
+    _sysctls(config)
+    _configured_shares(config)
 
 
 def _tell_of_loss(plan: Plan, directory: str) -> None:
@@ -122,7 +130,7 @@ def _plan(
         tiers=tiers,
         saves=str(config.cache_dir / "saves"),
         snapshot_limit=config.snapshot_limit,
-        boot_timeout=config.boot_timeout or _BOOT_LIMIT[accelerator.name],
+        boot_timeout=config.boot_timeout or BOOT_LIMIT[accelerator.name],
         timeout=config.timeout,
         stop_timeout=config.stop_timeout,
         shares=[],
@@ -225,6 +233,6 @@ def _sysctls(config: Config) -> dict[str, str]:
     for text in config.sysctl:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise ConfigError(f"`{text}` is no sysctl", hint="write NAME=VALUE")
+            raise ConfigError(f"`{text}` is not a sysctl", hint="write NAME=VALUE")
         values[name.strip()] = value.strip()
     return values

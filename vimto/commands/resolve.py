@@ -12,15 +12,16 @@ that it depends on, so that the next `vimto exec` reads one small file instead:
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vimto import __version__, console
 from vimto.agent import build_agent, find_agent, source_directory
 from vimto.cache import entry
 from vimto.cache.digest import digest, local_directory, signature
 from vimto.config import Config
-from vimto.errors import CacheError, KernelError, VimtoError
+from vimto.errors import CacheError, ImageError, KernelError, VimtoError
 from vimto.kernel.reference import (
     AptKernel,
     DirectoryKernel,
@@ -30,6 +31,9 @@ from vimto.kernel.reference import (
     LayoutKernel,
     parse_kernel,
 )
+
+if TYPE_CHECKING:  # images need libraries that take long to load
+    from vimto.oci.cache import Image
 
 
 def default_package() -> str:
@@ -67,21 +71,30 @@ def resolve_kernel(config: Config, stack: contextlib.ExitStack) -> BootParts:
     What of it is in the cache is held there until `stack` closes. Raises `KernelError`,
     `ImageError`, `AgentError` or `CacheError`.
     """
-    place = locate_kernel(config, stack)
+    # Without a go there is no guest program, and no use for a kernel that takes long to fetch.
+    place = locate_kernel(config, stack, lambda: build_agent(cache=config.cache_dir))
     remembered = _memory(config.cache_dir, place)
     parts = _recall(remembered)
     while parts is None or not _hold(config.cache_dir, [parts.kernel, parts.initrd], stack):
         parts, sources, agent = _resolve(place, config.cache_dir)
         _remember(remembered, parts, sources, [parts.kernel, parts.initrd, agent, str(place)])
     if not config.kernel:
-        console.note(f"no kernel is configured; this is {parts.name}")
+        console.note(f"{_short(parts)} runs; `kernel` in .vimto.toml chooses, and ends this line")
     return parts
 
 
-def locate_kernel(config: Config, stack: contextlib.ExitStack) -> Path:
-    """Return the kernel's file or directory on this host."""
+def _short(parts: BootParts) -> str:
+    return f"Linux {parts.release}" if parts.release else f"the kernel {parts.name}"
+
+
+def locate_kernel(
+    config: Config,
+    stack: contextlib.ExitStack,
+    before_fetch: Callable[[], object] = lambda: None,
+) -> Path:
+    """Return the kernel's file or directory on this host; `before_fetch` may stop a download."""
     if not config.kernel:
-        return _locate_default(config, stack)
+        return _locate_default(config, stack, before_fetch)
     reference = parse_kernel(
         config.kernel, configured=config.configured_kernel, directory=config.kernel_directory
     )
@@ -91,14 +104,33 @@ def locate_kernel(config: Config, stack: contextlib.ExitStack) -> Path:
         case HostKernel():
             return _locate_host()
         case AptKernel():
-            return locate_package(reference, config.cache_dir, stack)
+            return locate_package(reference, config.cache_dir, stack, before_fetch)
         case ImageKernel() | LayoutKernel():
             from vimto.oci import cache as images
 
             text = images.reference_text(reference)
-            image = images.find_image(text, config) or images.fetch_image(text, config)
+            image = images.find_image(text, config)
+            if image is None:
+                before_fetch()
+                image = _fetch_image(text, config)
             stack.enter_context(images.hold(image))
             return image.root
+
+
+def _fetch_image(text: str, config: Config) -> "Image":
+    from vimto.oci import cache as images
+
+    try:
+        return images.fetch_image(text, config)
+    except ImageError as exc:
+        if "/" in text:
+            raise
+        raise ImageError(
+            exc.message,
+            lines=exc.lines,
+            hint=f"`{text}` was taken for an image's name; `:{text}` is a tag of the configured "
+            f"image, `./{text}` a file; see `vimto help kernels`",
+        ) from exc
 
 
 def _locate_host() -> Path:
@@ -111,14 +143,17 @@ def _locate_host() -> Path:
     return found
 
 
-def _locate_default(config: Config, stack: contextlib.ExitStack) -> Path:
+def _locate_default(
+    config: Config, stack: contextlib.ExitStack, before_fetch: Callable[[], object]
+) -> Path:
     from vimto.kernel import boot
 
     found = boot.find_host_kernel()
     if found is not None:
         return found
     try:
-        return locate_package(AptKernel(package=default_package()), config.cache_dir, stack)
+        reference = AptKernel(package=default_package())
+        return locate_package(reference, config.cache_dir, stack, before_fetch)
     except KernelError as exc:
         raise KernelError(
             "no kernel is configured, this host has none installed that can be read,"
@@ -128,7 +163,12 @@ def _locate_default(config: Config, stack: contextlib.ExitStack) -> Path:
         ) from exc
 
 
-def locate_package(reference: AptKernel, cache: Path, stack: contextlib.ExitStack) -> Path:
+def locate_package(
+    reference: AptKernel,
+    cache: Path,
+    stack: contextlib.ExitStack,
+    before_fetch: Callable[[], object] = lambda: None,
+) -> Path:
     """Return the directory of an unpacked package, downloading it if need be.
 
     It is held in the cache until `stack` closes.
@@ -137,6 +177,7 @@ def locate_package(reference: AptKernel, cache: Path, stack: contextlib.ExitStac
 
     found = apt.find_package(reference, cache=cache)
     while found is None or not _hold(cache, [str(found.directory)], stack):
+        before_fetch()
         found = apt.fetch_package(reference, cache=cache)
     return found.directory
 

@@ -241,6 +241,10 @@ def _write_index(found: UnpackedPackage, reference: AptKernel, cache: Path) -> N
         temporary.write_text(json.dumps(known))
 
 
+# With less than this apt cannot keep its lists.
+_LEAST_ROOM = 32 << 20
+
+
 class Apt:
     """The machine's apt with its state in our cache, for one suite (or the machine's own ones)."""
 
@@ -306,7 +310,7 @@ class Apt:
             raise KernelError(
                 f"`{parts[0].name}` cannot be downloaded",
                 lines=tuple(lines[-6:]),
-                hint="is the network up, and does `apt-get update` work?",
+                hint=self._room("is the network up, and does `apt-get update` work?"),
             )
         return files
 
@@ -318,8 +322,16 @@ class Apt:
         else:
             hint = "`apt-cache search ^linux-image-` lists names; `apt:PACKAGE/SUITE` asks another"
         return KernelError(
-            f"there is no package `{query}` in {where}", lines=self.complaints[-6:], hint=hint
+            f"there is no package `{query}` in {where}",
+            lines=self.complaints[-6:],
+            hint=self._room(hint),
         )
+
+    def _room(self, hint: str) -> str:
+        """Return `hint`, unless the disk is full: apt's lists are cut off then, and it asks for
+        files that the archive does not have."""
+        free = shutil.disk_usage(self.state).free
+        return hint if free > _LEAST_ROOM else f"the disk that holds `{self.state}` is full"
 
     def run(self, argv: list[str], *, cwd: Path | None = None) -> proc.Result:
         """Run one of apt's programs with this configuration; a failure is in the result."""

@@ -131,14 +131,14 @@ def _absolute(text: str, directory: Path) -> Path:
 
 
 def _parse_layout(kind: str, rest: str, directory: Path) -> LayoutKernel:
-    name, tag = rest, ""
-    if not _absolute(rest, directory).exists():
-        # The last colon separates the tag, unless the path itself contains it.
-        name, _, tag = rest.rpartition(":") if ":" in rest else (rest, "", "")
-    path = _absolute(name, directory) if name else None
-    if path is None or not path.exists():
-        raise KernelError(f"`{kind}:{rest}` does not exist", hint=f"it would be `{path or rest}`")
-    return LayoutKernel(kind=kind, path=path, tag=tag)
+    # A path may hold colons, a docker archive's tag too (`name:tag`): the longest that exists.
+    cuts = [len(rest), *(i for i in range(len(rest) - 1, 0, -1) if rest[i] == ":")]
+    for cut in cuts if rest else ():
+        path = _absolute(rest[:cut], directory)
+        if path.exists():
+            return LayoutKernel(kind=kind, path=path, tag=rest[cut + 1 :])
+    shortest = _absolute(rest[: cuts[-1]], directory)
+    raise KernelError(f"`{kind}:{rest}` does not exist", hint=f"it would be `{shortest}`")
 
 
 def _replace_tag(text: str, configured: str) -> ImageKernel:
