@@ -60,7 +60,8 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "exec", "[--] command [arguments]", "a command in a machine",
         "It has the same directory, user and environment. What it writes below the repository and "
-        "the working directory stays, all else is gone with the machine.",
+        "the working directory stays, all else is gone with the machine. On a terminal, Enter and "
+        "`~.` end it whatever happens in it, as in ssh.",
         run="vimto.commands.exec:run_exec", flags_follow=True, completes="commands",
     ),
     Command(
