@@ -208,3 +208,8 @@ def test_no_qemu_is_said_with_a_hint() -> None:
 
 def test_the_processor_is_identified(cpuinfo: Path) -> None:
     assert probe.identify_host_cpu(str(cpuinfo)) == "vendor_id=AuthenticAMD model=1"
+
+
+@pytest.mark.parametrize(("version", "can"), [((7, 2, 22), False), ((10, 0, 13), True)])
+def test_which_qemu_makes_special_files(version: tuple[int, int, int], can: bool) -> None:
+    assert probe.Qemu("/q", version, "").makes_special_files is can

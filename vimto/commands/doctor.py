@@ -125,7 +125,14 @@ def check_file(config: Config) -> Iterable[Finding]:
 def check_qemu(config: Config) -> Iterable[Finding]:
     """Find QEMU, and the program that ties its life to ours."""
     qemu = probe.probe_qemu(find_qemu(config.qemu), config.cache_dir)
-    yield _good("qemu", f"{'.'.join(map(str, qemu.version))}, {qemu.path}")
+    version = ".".join(map(str, qemu.version))
+    yield _good("qemu", f"{version}, {qemu.path}")
+    if not qemu.makes_special_files:
+        yield _weak(
+            "shares",
+            f"QEMU {version} makes no sockets, FIFOs and device nodes in shared directories",
+            "the machine's own /tmp takes them, and QEMU 10 or later makes them everywhere",
+        )
     if not os.access(SETPRIV, os.X_OK):
         yield Finding(
             verdict=Verdict.MISSING,

@@ -30,6 +30,15 @@ class Qemu(NamedTuple):
     version: tuple[int, int, int]
     identity: str
 
+    @property
+    def makes_special_files(self) -> bool:
+        """Whether its 9p server can make sockets, FIFOs and device nodes.
+
+        7.2.22 makes one, opens it to set its mode, is not allowed to (CVE-2023-2861), and removes
+        it again with ENXIO, whatever `security_model` says. 10.0 opens it by O_PATH.
+        """
+        return self.version >= (10, 0, 0)
+
 
 class Accelerator(NamedTuple):
     """How the guest's instructions run: `name` is `kvm` or `tcg`, `reason` says why not KVM.
