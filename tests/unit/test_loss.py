@@ -8,7 +8,7 @@ import pytest
 from vimto import console
 from vimto.errors import BootError, EmulatorFaultError, LostVMError, VimtoError
 from vimto.vm import run
-from vimto.vm.loss import add_complaint, explain, qemu_lines, show_log
+from vimto.vm.loss import explain, qemu_lines, show_log
 from vimto.vm.machine import Machine
 from vimto.vm.plan import Plan, Tier
 
@@ -99,11 +99,6 @@ def test_a_state_that_is_not_loaded_is_told_in_qemu_s_words(program: str) -> Non
         "Not a migration stream",
         "load of migration failed: Invalid argument",
     ]
-    plan = cast(Plan, SimpleNamespace(tiers=[Tier(0, [program], "")]))
-    error = add_complaint(BootError("the machine ended"), cast(Machine, Ended(lines)), plan)
-    assert error.message == "the machine ended: load of migration failed: Invalid argument"
-    silent = add_complaint(BootError("the machine ended"), cast(Machine, Ended([])), plan)
-    assert silent.message == "the machine ended"
 
 
 def test_two_v_show_the_log_of_a_machine_that_did_well(
