@@ -333,3 +333,13 @@ def test_the_guest_finds_the_configuration_whatever_the_layout(root: Path, cache
     image = parts.make_vmlinux(config="CONFIG_9P_FS=m\n")
     (root / f"boot/vmlinuz-{RELEASE}").write_bytes(parts.make_bzimage(image))
     assert layer()[config] == b"CONFIG_9P_FS=m\n"
+
+
+def test_what_is_no_kernel_is_not_read_to_its_end(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"x" * 100_000)
+    monkeypatch.setattr(boot, "Table", None)
+    with pytest.raises(KernelError):
+        boot.resolve_file(path, cache=cache)

@@ -7,7 +7,7 @@ from where, and the image itself is made into what QEMU loads fastest. Nothing i
 import os
 import platform
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -326,11 +326,9 @@ def _layer(located: Located, config: str, config_file: Path | None) -> dict[str,
 
 def _bootable(image: Path, cache: Path) -> tuple[Path, bool]:
     head = bzimage.read_head(image)
-    out = cache / "vmlinux" / Table(cache).digest(image)
-    waiting = f"another vimto unpacks `{image}`"
     if bzimage.is_bzimage(head):
         try:
-            entry.make_once(out, lambda: bzimage.extract_vmlinux(image, out), waiting=waiting)
+            out = _unpacked(image, bzimage.extract_vmlinux, cache)
         except bzimage.UnknownCompressionError:
             return image, False
         return (out, True) if bzimage.has_pvh_note(out) else (image, False)
@@ -343,8 +341,13 @@ def _bootable(image: Path, cache: Path) -> tuple[Path, bool]:
         )
     if image.stat().st_size <= bzimage.loaded_size(image) + _NEGLIGIBLE:
         return image, True
-    entry.make_once(out, lambda: bzimage.strip_vmlinux(image, out), waiting=waiting)
-    return out, True
+    return _unpacked(image, bzimage.strip_vmlinux, cache), True
+
+
+def _unpacked(image: Path, unpack: Callable[[Path, Path], None], cache: Path) -> Path:
+    out = cache / "vmlinux" / Table(cache).digest(image)
+    waiting = f"another vimto unpacks `{image}`"
+    return entry.make_once(out, lambda: unpack(image, out), waiting=waiting)
 
 
 _NEGLIGIBLE = 1 << 20  # relocations, section headers
