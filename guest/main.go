@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -24,6 +25,9 @@ const portLimit = 60 * time.Second
 const refusal = 2
 
 func main() {
+	if filepath.Base(os.Args[0]) == "modprobe" {
+		os.Exit(runModprobe(os.Args[1:], os.Stdout, os.Stderr))
+	}
 	if os.Getpid() != 1 && len(os.Args) > 1 && os.Args[1] == dumpWord {
 		if helpDump(os.Args[2:]) != nil {
 			os.Exit(1)
@@ -76,6 +80,10 @@ func boot(c *crew) (*port, error) {
 	if err := mountStaged(); err != nil {
 		return nil, err
 	}
+	if err := stageModprobe(); err != nil {
+		logf("modprobe: %v", err)
+	}
+	makeNodes("/dev", findModules(layerDir).dir+"/modules.devname")
 	if err := raiseLoopback(); err != nil {
 		logf("lo: %v", err)
 	}

@@ -32,26 +32,49 @@ func loadModules(dir string) error {
 }
 
 func loadModule(path string) error {
-	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
-	if err != nil {
+	err := finitModule(path, "", 0)
+	if err != syscall.ENOSYS {
 		return err
-	}
-	defer syscall.Close(fd)
-	parameters := [1]byte{}
-	_, _, errno := syscall.Syscall(sysFinitModule, uintptr(fd), uintptr(unsafe.Pointer(&parameters)), 0)
-	if errno != syscall.ENOSYS {
-		return errnoOrNil(errno)
 	}
 	image, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
+	return initModule(image, "")
+}
+
+// compressedFile is MODULE_INIT_COMPRESSED_FILE: the kernel unpacks it (5.17, CONFIG_MODULE_DECOMPRESS).
+const compressedFile = 4
+
+func finitModule(path, parameters string, flags uintptr) error {
+	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer syscall.Close(fd)
+	text := append([]byte(parameters), 0)
+	_, _, errno := syscall.Syscall(sysFinitModule, uintptr(fd), uintptr(unsafe.Pointer(&text[0])), flags)
+	runtime.KeepAlive(text)
+	return errnoOrNil(errno)
+}
+
+func initModule(image []byte, parameters string) error {
 	if len(image) == 0 {
 		return syscall.ENOEXEC
 	}
-	_, _, errno = syscall.Syscall(syscall.SYS_INIT_MODULE, uintptr(unsafe.Pointer(&image[0])),
-		uintptr(len(image)), uintptr(unsafe.Pointer(&parameters)))
+	text := append([]byte(parameters), 0)
+	_, _, errno := syscall.Syscall(syscall.SYS_INIT_MODULE, uintptr(unsafe.Pointer(&image[0])),
+		uintptr(len(image)), uintptr(unsafe.Pointer(&text[0])))
 	runtime.KeepAlive(image)
+	runtime.KeepAlive(text)
+	return errnoOrNil(errno)
+}
+
+// deleteModule removes a module that nobody uses.
+func deleteModule(name string) error {
+	text := append([]byte(name), 0)
+	_, _, errno := syscall.Syscall(syscall.SYS_DELETE_MODULE, uintptr(unsafe.Pointer(&text[0])), syscall.O_NONBLOCK, 0)
+	runtime.KeepAlive(text)
 	return errnoOrNil(errno)
 }
 

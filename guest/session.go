@@ -172,7 +172,6 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 		if err := mountRoot(s.order); err != nil {
 			return 0, failed("mount", err)
 		}
-		makeNodes("/dev", "/lib/modules/"+kernelRelease()+"/modules.devname")
 	}
 	if problem := s.prepare(); problem != nil {
 		return 0, problem

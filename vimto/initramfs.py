@@ -19,6 +19,7 @@ from vimto.kernel.modules import ModulePlan, read_module
 _DIRECTORY = 0o040755
 _FILE = 0o100644
 _PROGRAM = 0o100755
+_LINK = 0o120777
 _CONSOLE = 0o020600
 
 # Raise it when the archive made from the same parts changes.
@@ -26,12 +27,12 @@ _FORMAT = 2
 
 
 def build_initramfs(
-    agent: Agent, modules: ModulePlan, layer: Mapping[str, bytes], *, cache: Path
+    agent: Agent, modules: ModulePlan, layer: Mapping[str, bytes | str], *, cache: Path
 ) -> Path:
     """Return the initramfs of these parts, from the cache if it was made before.
 
-    `layer` has the contents of files by their places. The same parts give the same bytes. Raises
-    `KernelError` for an unreadable module.
+    `layer` has contents of files, or where links lead, by their places. The same parts give the
+    same bytes. Raises `KernelError` for an unreadable module.
     """
     path = cache / "initramfs" / f"{_key(agent, modules, layer, Table(cache))}.cpio"
 
@@ -42,7 +43,7 @@ def build_initramfs(
     return entry.make_once(path, make, waiting="another vimto makes the initramfs")
 
 
-def _key(agent: Agent, modules: ModulePlan, layer: Mapping[str, bytes], table: Table) -> str:
+def _key(agent: Agent, modules: ModulePlan, layer: Mapping[str, bytes | str], table: Table) -> str:
     parts = [f"{_FORMAT} {table.digest(agent.path)}"]
     for module in modules.modules:
         try:
@@ -51,12 +52,13 @@ def _key(agent: Agent, modules: ModulePlan, layer: Mapping[str, bytes], table: T
             raise KernelError(
                 f"the kernel module `{module.path}` cannot be read: {exc.strerror}"
             ) from exc
-    parts += (f"{place} {digest(content)}" for place, content in sorted(layer.items()))
+    for place, content in sorted(layer.items()):
+        parts.append(f"{place} {content if isinstance(content, str) else digest(content)}")
     return digest("\n".join(parts).encode("utf-8", "surrogateescape"))
 
 
 def write_archive(
-    file: BinaryIO, init: bytes, modules: ModulePlan, layer: Mapping[str, bytes]
+    file: BinaryIO, init: bytes, modules: ModulePlan, layer: Mapping[str, bytes | str]
 ) -> None:
     """Write the archive, uncompressed: unpacking costs an emulated guest more than reading."""
     archive = _Archive(file)
@@ -70,9 +72,12 @@ def write_archive(
     archive.add("modules/order", _FILE, order.encode())
     for name, content in _contents(modules):
         archive.add(f"modules/{name}.ko", _FILE, content)
-    for place, content in sorted(layer.items()):
+    for place, what in sorted(layer.items()):
         archive.add_parents(f"layer/{place}")
-        archive.add(f"layer/{place}", _FILE, content)
+        if isinstance(what, str):
+            archive.add(f"layer/{place}", _LINK, os.fsencode(what))
+        else:
+            archive.add(f"layer/{place}", _FILE, what)
     archive.end()
 
 

@@ -28,6 +28,7 @@ def files(**changes: object) -> KernelFiles:
         transport="9p",
         image_root=None,
         layer={},
+        module_count=4000,
         vmlinux=Path("/k/vmlinux"),
         config={f"CONFIG_{name}": "y" for name in doctor._OPTIONS},
         sources=(),
@@ -95,6 +96,14 @@ def test_a_kernel_with_a_weakness(changes: dict[str, object], what: str, words: 
     (weak,) = [finding for finding in findings if finding.verdict is Verdict.WEAK]
     assert weak.what == what
     assert words in weak.detail
+
+
+def test_modules_that_are_nowhere_are_missed() -> None:
+    assert verdicts(list(doctor.judge_kernel(files())))["modules"] is Verdict.GOOD
+    options = {**files().config, "CONFIG_MODULES": "y"}
+    without = verdicts(list(doctor.judge_kernel(files(module_count=0, config=options))))
+    assert without["modules"] is Verdict.WEAK
+    assert "modules" not in verdicts(list(doctor.judge_kernel(files(module_count=0))))
 
 
 def test_each_option_that_is_off_is_named() -> None:

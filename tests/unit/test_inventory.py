@@ -29,6 +29,7 @@ def cache(tmp_path: Path) -> Path:
     for kind, name in (
         ("vmlinux", KEY),
         ("initramfs", f"{KEY}.cpio"),
+        ("modules", KEY),
         ("agent", "amd64-0123-4567"),
         ("gdb-index", f"{KEY}.gdb-index"),
     ):
@@ -55,6 +56,7 @@ NAMES = [
     "apt:linux-image-6.1.0-1-amd64=1:6.1.1-2",
     f"gdb-index:{KEY[:12]}",
     f"initramfs:{KEY[:12]}",
+    f"modules:{KEY[:12]}",
     "reg.example/name:1",
     f"snapshot:{KEY[:12]}",
     f"vmlinux:{KEY[:12]}",

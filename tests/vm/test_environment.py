@@ -213,7 +213,7 @@ LEAVINGS = r"""
 grep Cpus_allowed_list /proc/1/status /proc/self/status
 tr '\0' '\n' < /proc/1/environ | grep GODEBUG
 env | grep GODEBUG
-find /tmp /run -mindepth 1 -not -path '/run/lock*' -not -path '/run/user*'
+find /tmp /run -mindepth 1 -not -type l -not -path '/run/lock*' -not -path '/run/user*'
 for task in /proc/[0-9]*; do readlink $task/exe; done
 true
 """
@@ -321,12 +321,12 @@ def test_the_kernels_own_modules_can_be_loaded(vimto: Vimto) -> None:
     stat -c '%n %a %t:%T' /dev/net/tun /dev/fuse
     exec 3<>/dev/net/tun && grep -w ^tun /proc/modules | cut -d ' ' -f 1
     modprobe loop && test -e /dev/loop-control && echo loop
-    mkdir /tmp/fs && grep -qw fuseblk /proc/filesystems || mount -t fuse none /tmp/fs 2>/dev/null
-    grep -w fuse /proc/filesystems
+    mkdir /tmp/fs && mount -t iso9660 none /tmp/fs 2>/dev/null
+    grep -w iso9660 /proc/filesystems
     """
     assert vimto.script(script).check().text.split() == [
         *("/dev/net/tun", "666", "a:c8", "/dev/fuse", "666", "a:e5"),
-        *("tun", "loop", "nodev", "fuse"),
+        *("tun", "loop", "iso9660"),
     ]
 
 

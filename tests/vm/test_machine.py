@@ -1,13 +1,16 @@
 """What every machine has, under the oldest, the stable and the newest kernel: one run each."""
 
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import NEWEST, OLDEST, STABLE, Vimto
+from tests.vm.conftest import NEWEST, OLDEST, STABLE, Vimto, unpacked
+from vimto.kernel import depmod
+from vimto.kernel.modules import MACHINE, TRANSPORTS, resolve_modules
 
 # One fact a line; what a failing command says is in the facts as well.
 FACTS = r"""
@@ -27,6 +30,15 @@ for place in /tmp /var /run; do echo "inodes $place $(stat -f -c %c $place)"; do
 for number in $(seq 1 64); do kill -$number 1; done
 sleep 0.2; echo "pid1 $(cat /proc/1/comm)"
 echo "ignored $(grep SigIgn /proc/self/status)"
+# The kernel asks for these by itself; the next come by the host's modprobe, and by ours.
+exec 3<>/dev/net/tun; mkdir /tmp/iso; mount -t iso9660 none /tmp/iso
+modprobe loop
+ours=$(cat /proc/sys/kernel/modprobe)
+$ours ifb numifbs=3; $ours -q nonsense; echo "nonsense $?"
+for name in tun isofs loop ifb; do [ -d /sys/module/$name ] && echo "loaded $name"; done
+echo "parameter $(ls /sys/class/net | grep -c ifb)"
+$ours -r ifb; [ -d /sys/module/ifb ] || echo "removed ifb"
+stat -c 'node %n %a %t:%T' /dev/net/tun /dev/fuse
 """
 
 
@@ -52,6 +64,11 @@ def test_what_every_machine_has(vimto: Vimto, kernel: str) -> None:
     for place, count in (("/tmp", 1 << 20), ("/var", 1 << 20), ("/run", 800 << 10)):
         assert f"inodes {place} {count}" in facts, text
     assert told["pid1"] == "init" and told["ignored"].endswith("\t0000000000000000"), text
+    for fact in (
+        *("loaded tun", "loaded isofs", "loaded loop", "loaded ifb", "removed ifb"),
+        *("parameter 3", "nonsense 1", "node /dev/net/tun 666 a:c8", "node /dev/fuse 666 a:e5"),
+    ):
+        assert fact in facts, text
     assert name not in Path("/etc/hosts").read_text()
 
 
@@ -89,3 +106,34 @@ def test_links_in_run_lead_where_the_hosts_do(vimto: Vimto) -> None:
     finally:
         link.unlink()
     assert outcome.text == "hello\n"
+
+
+# As a package is before its installation, and as `cp` leaves it; the modules that a test needs.
+WANTED = (*(driver.module for driver in (*MACHINE, *TRANSPORTS["9p"])), "loop", "ifb")
+MODULES = """
+PATH=$PATH:/usr/sbin:/sbin
+modprobe loop && $(cat /proc/sys/kernel/modprobe) ifb && grep -cE '^(loop|ifb) ' /proc/modules
+grep -c ^CONFIG_ /boot/config-$(uname -r)
+"""
+
+
+@pytest.mark.parametrize(("kernel", "place"), [(STABLE, ""), (NEWEST, "usr/lib/modules/{release}")])
+def test_modules_without_an_index(vimto: Vimto, tmp_path: Path, kernel: str, place: str) -> None:
+    """A tree, and a bare directory that holds the kernel and its modules."""
+    package = unpacked(kernel)
+    (modules_of,) = package.glob("usr/lib/modules/*")
+    index = depmod.read_index(modules_of, cache=tmp_path)
+    wanted = [module.path for module in resolve_modules(index, WANTED).modules]
+    image = next(path for path in package.rglob("vmlinuz*"))
+    config = next(path for path in package.rglob("config*"))
+    builtin = modules_of / "modules.builtin"
+    tree = vimto.directory / "tree"
+    for path in (*wanted, image, config, builtin):
+        copy = tree / path.relative_to(package)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    (tree / modules_of.relative_to(package) / "modules.dep").write_text("")
+    where = tree / place.format(release=modules_of.name)
+    vimto.flags = ("-kernel", str(where), "-no-snapshot")
+    loaded, options = vimto.script(MODULES).check().text.split()
+    assert loaded == "2" and int(options) > 1000

@@ -14,7 +14,17 @@ from vimto.cache.entry import is_trusted
 from vimto.errors import CacheError
 
 # Directories of entries.
-KINDS = ("agent", "apt", "apt/state", "gdb-index", "images", "initramfs", "saves", "vmlinux")
+KINDS = (
+    "agent",
+    "apt",
+    "apt/state",
+    "gdb-index",
+    "images",
+    "initramfs",
+    "modules",
+    "saves",
+    "vmlinux",
+)
 # Directories of files that are read without a lock; entries are looked at when they are held.
 _INNER = ("apt/index", "images/tags")
 # What the owner of a file is shown as who has no number in this user namespace.

@@ -243,6 +243,14 @@ def judge_kernel(files: KernelFiles) -> Iterator[Finding]:
     plan = files.modules
     loaded = f"{len(plan.modules)} modules" if plan.modules else "all built in"
     yield _good("files", f"{files.transport}; drivers: {loaded}")
+    if files.module_count:
+        yield _good("modules", f"{files.module_count}, which load by name and by themselves")
+    elif files.config.get("CONFIG_MODULES") == "y":
+        yield _weak(
+            "modules",
+            "none found beside the kernel; what it does not have built in is missing",
+            "name the directory that holds the kernel and its `lib/modules`",
+        )
     if not files.pvh:
         yield _weak("entry", "no PVH entry: the kernel unpacks itself, which takes seconds")
     if not files.config:

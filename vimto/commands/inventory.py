@@ -19,6 +19,7 @@ from vimto.oci.reference import want_digest
 _PLAIN = {
     "vmlinux": "unpacked kernel",
     "initramfs": "initramfs",
+    "modules": "index of kernel modules",
     "agent": "guest program",
     "gdb-index": "gdb's index of symbols",
 }

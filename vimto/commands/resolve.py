@@ -31,6 +31,7 @@ from vimto.kernel.reference import (
     LayoutKernel,
     parse_kernel,
 )
+from vimto.spawn import which
 
 if TYPE_CHECKING:  # images need libraries that take long to load
     from vimto.oci.cache import Image
@@ -216,7 +217,7 @@ def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str], str]:
         agent = find_agent(cache=cache)  # type: ignore[assignment]
         if agent is None:
             raise
-    initrd = build_initramfs(agent, files.modules, files.layer, cache=cache)
+    initrd = build_initramfs(agent, files.modules, {**files.layer, **_programs()}, cache=cache)
     parts = BootParts(
         kernel=str(files.kernel),
         initrd=str(initrd),
@@ -230,8 +231,24 @@ def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str], str]:
     return parts, [str(path) for path in sources], str(agent.path)
 
 
+# The guest program, under the name by which the guest has it: guest/modprobe.go.
+_MODPROBE = "/usr/lib/vimto/modprobe"
+_SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")
+
+
+def _programs() -> dict[str, str]:
+    """Return links, by their places, to what the guest has because this host has it not.
+
+    A container seldom has kmod. Where it should lie is the end of most paths.
+    """
+    if which("modprobe") or any(os.path.exists(f"{d}/modprobe") for d in _SYSTEM_PROGRAMS):
+        return {}
+    return {"usr/sbin/modprobe": _MODPROBE}
+
+
 def _memory(cache: Path, place: Path) -> Path:
-    identity = f"{__version__}\0{source_directory()}\0{place}".encode("utf-8", "surrogateescape")
+    parts = (__version__, str(source_directory()), str(place), *_programs())
+    identity = "\0".join(parts).encode("utf-8", "surrogateescape")
     return Path(local_directory(cache), "resolved", f"{digest(identity)}.json")
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from vimto import console, proc
 from vimto.cache import entry
 from vimto.errors import CommandError, KernelError
-from vimto.kernel import deb, sources, tree
+from vimto.kernel import deb, sources
 from vimto.kernel.reference import AptKernel
 
 DAY = 24 * 3600.0
@@ -169,7 +169,6 @@ def _fetch(apt: "Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
         with entry.new_directory(directory) as temporary:
             _unpack(apt, image, parts, temporary)
             _check_kernel(temporary, image)
-            _index_modules(temporary)
 
     entry.make_once(directory, make, waiting=f"another vimto unpacks `{image.name}`")
     return UnpackedPackage(directory=directory, package=image.name, version=image.version)
@@ -210,19 +209,6 @@ def _check_kernel(directory: Path, image: Package) -> None:
             f"the package `{image.name}` holds no kernel",
             hint="a kernel's package is called linux-image-…, as `apt-cache search` shows",
         )
-
-
-def _index_modules(directory: Path) -> None:
-    # A package leaves depmod(8) to its installation. Only the guest's modprobe(8) needs its
-    # work, so a machine without it loses that alone.
-    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    depmod = shutil.which("depmod", path=path)
-    for release in tree.find_names(directory, "usr/lib/modules") if depmod else ():
-        with tempfile.TemporaryDirectory(prefix="vimto-") as base:
-            # Old ones look in BASE/lib/modules, new ones in BASE/usr/lib/modules.
-            Path(base, "lib").symlink_to(directory / "usr/lib")
-            Path(base, "usr").symlink_to(directory / "usr")
-            proc.run([str(depmod), "-b", base, release], check=False)
 
 
 def _index_file(reference: AptKernel, cache: Path) -> Path:

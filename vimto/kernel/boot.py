@@ -15,7 +15,7 @@ from vimto.cache import entry
 from vimto.cache.digest import Table
 from vimto.errors import KernelError
 from vimto.files import read_file
-from vimto.kernel import bzimage, modules, tree
+from vimto.kernel import bzimage, depmod, modules, tree
 from vimto.kernel.modules import MACHINE, TRANSPORTS, Driver, ModuleIndex, ModulePlan
 
 
@@ -25,9 +25,10 @@ class KernelFiles:
 
     `kernel` is for QEMU's `-kernel`: an ELF entered through PVH (`pvh`), else the bzImage.
     `image_root` is the tree to lay over the host's root in the guest, if the kernel came with
-    one, and `layer` are files of ours that lie over that: contents by places below the guest's
-    root. `vmlinux` has debug information. `config` is {"CONFIG_X": "y"}, {} where unknown. While
-    no file of `sources` changes, resolving again would give the same.
+    one. `layer` lies over that: contents of files, or where a link leads, by places below the
+    guest's root. `module_count` modules can be loaded. `vmlinux` has debug information. `config`
+    is {"CONFIG_X": "y"}, {} where unknown. While no file of `sources` changes, resolving again
+    would give the same.
     """
 
     kernel: Path
@@ -36,7 +37,8 @@ class KernelFiles:
     modules: ModulePlan
     transport: str
     image_root: Path | None
-    layer: Mapping[str, bytes] = field(repr=False)
+    layer: Mapping[str, bytes | str] = field(repr=False)
+    module_count: int
     vmlinux: Path | None
     config: Mapping[str, str] = field(repr=False)
     sources: tuple[Path, ...] = field(repr=False)
@@ -68,6 +70,7 @@ _BUILT_IMAGES = ("vmlinux", "arch/x86/boot/bzImage")
 _SHELF = "data/kernels"
 _LARGEST_CONFIG = 16 << 20
 _MODULES = ("lib/modules/{v}", "usr/lib/modules/{v}")
+_MODULES_OF_HOST = "/lib/modules/{v}"
 _CONFIGS = (
     ".config",
     "boot/config-{v}",
@@ -75,6 +78,8 @@ _CONFIGS = (
     "usr/lib/modules/{v}/config",
     "lib/modules/{v}/config",
     "lib/modules/{v}/build/.config",
+    "config-{v}",
+    "config",
 )
 _DEBUG = (
     "boot/vmlinux",
@@ -259,7 +264,7 @@ def _resolve(located: Located, cache: Path) -> KernelFiles:
     kernel, pvh = _bootable(located.image, cache)
     text, config_file = _read_config(located, kernel)
     config = _parse_config(text)
-    index = modules.read_index(located.modules) if located.modules else None
+    index = depmod.read_index(located.modules, cache=cache) if located.modules else None
     transport, plan = settle_drivers(index, config, name=str(located.image))
     debug = [
         path
@@ -281,7 +286,8 @@ def _resolve(located: Located, cache: Path) -> KernelFiles:
         modules=plan,
         transport=transport,
         image_root=located.image_root,
-        layer=_layer(located, text, config_file),
+        layer=_layer(located, text, config_file, index),
+        module_count=len(index.files) if index else 0,
         vmlinux=debug[0] if debug else None,
         config=config,
         sources=tuple(dict.fromkeys(sources)),
@@ -312,15 +318,27 @@ def _parse_config(text: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _layer(located: Located, config: str, config_file: Path | None) -> dict[str, bytes]:
+def _layer(
+    located: Located, config: str, config_file: Path | None, index: ModuleIndex | None
+) -> dict[str, bytes | str]:
     """Return what the guest needs of this kernel and its tree has not, or not there."""
-    layer: dict[str, bytes] = {}
+    layer: dict[str, bytes | str] = {}
+    root = located.image_root or Path("/")
     place = f"boot/config-{located.release}"
     if config and located.release:
         # Where programs look for it (libbpf, cilium/ebpf), whatever the layout of the tree.
-        seen = tree.find_inside(located.image_root or Path("/"), place)
+        seen = tree.find_inside(root, place)
         if seen is None or seen != config_file:
             layer[place] = config.encode("utf-8", "surrogateescape")
+    if index and located.modules and located.release:
+        bare = located.image_root is None and located.root != root
+        directory = Path(_MODULES_OF_HOST.format(v=located.release)) if bare else located.modules
+        files = depmod.guest_files(index, located.modules if bare else None)
+        directory = Path(os.path.realpath(directory)).relative_to("/" if bare else root)
+        layer |= {f"{directory}/{name}": content for name, content in files.items()}
+        if directory.parts[0] == "usr" and not os.path.islink("/lib"):
+            # The host has a `lib` of its own, where the kernel's programs look.
+            layer[f"lib/modules/{located.release}"] = f"/{directory}"
     return layer
 
 

@@ -1,11 +1,11 @@
 """Kernel modules: which ones the guest needs, where they lie, and in which order they load."""
 
 import lzma
-import os
+import mmap
 import re
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,7 @@ MACHINE = (
     Driver(module="overlay", option="OVERLAY_FS"),
     Driver(module="virtio-rng", option="HW_RANDOM_VIRTIO", required=False),
     Driver(module="virtio_net", option="VIRTIO_NET", required=False),
-    # File systems that every machine mounts before its save, as systemd does at each boot.
+    # File systems that every machine mounts before its snapshot, as systemd does at each boot.
     Driver(module="configfs", option="CONFIGFS_FS", required=False),
     Driver(module="binfmt_misc", option="BINFMT_MISC", required=False),
     Driver(module="fuse", option="FUSE_FS", required=False),
@@ -68,53 +68,35 @@ class ModulePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleIndex:
-    """What a directory of modules holds, names normalised.
+    """What a directory of modules holds, names normalised: see `vimto.kernel.depmod`.
 
-    `depends` is None where there is no `modules.dep`: packages leave that to depmod(8) on the
-    target. Then each module's own `depends=` is read when it is asked for.
+    `depends` are the modules that each one needs, all of them, whether they are there or not.
+    `place` holds the files of depmod(8). While none of `sources` changes, nothing does.
     """
 
     files: Mapping[str, Path]
     builtin: frozenset[str]
-    depends: Mapping[str, tuple[str, ...]] | None
+    depends: Mapping[str, tuple[str, ...]]
+    place: Path
     sources: tuple[Path, ...] = field(default=())
 
-    def dependencies(self, name: str) -> tuple[str, ...]:
-        """Return the names of the modules that must be loaded before `name`."""
-        if self.depends is not None and name in self.depends:
-            return self.depends[name]
-        return read_depends(read_module(self.files[name]), self.files[name])
+
+_FILE_NAME = re.compile(r"\.ko(\.\w+)?$")
+
+
+def stem(name: str) -> str:
+    """Return the last part of a module's path without its suffixes."""
+    return _FILE_NAME.sub("", name.rsplit("/", 1)[-1])
 
 
 def normalise(name: str) -> str:
     """Return a module's name as the kernel knows it, from a name or a file's path."""
-    stem = re.sub(r"\.ko(\.\w+)?$", "", name.rsplit("/", 1)[-1])
-    return stem.replace("-", "_")
+    return stem(name).replace("-", "_")
 
 
-def read_index(directory: Path) -> ModuleIndex:
-    """Read a directory `lib/modules/V`, or a kernel build tree.
-
-    Raises `KernelError` when it cannot be read.
-    """
-    try:
-        depends = _read_dep(directory / "modules.dep")
-        return ModuleIndex(
-            files=_find_files(directory) if depends is None else depends[0],
-            builtin=_read_builtin(directory / "modules.builtin"),
-            depends=None if depends is None else depends[1],
-            sources=tuple(
-                path
-                for path in (
-                    directory / "modules.dep",
-                    directory / "modules.builtin",
-                    directory,
-                )
-                if path.exists()
-            ),
-        )
-    except OSError as exc:
-        raise KernelError(f"the modules in `{directory}` cannot be read: {exc.strerror}") from exc
+def is_module(name: str) -> bool:
+    """Say whether a file called `name` is a module, perhaps a compressed one."""
+    return _FILE_NAME.search(name) is not None
 
 
 def resolve_modules(index: ModuleIndex | None, wanted: tuple[str, ...]) -> ModulePlan:
@@ -132,7 +114,7 @@ def resolve_modules(index: ModuleIndex | None, wanted: tuple[str, ...]) -> Modul
         if name in order or name in above:
             return
         if name in index.files:
-            for dependency in index.dependencies(name):
+            for dependency in index.depends[name]:
                 visit(dependency, (*above, name))
             order[name] = Module(name=name, path=index.files[name])
         elif name in index.builtin:
@@ -151,7 +133,7 @@ def resolve_modules(index: ModuleIndex | None, wanted: tuple[str, ...]) -> Modul
 
 # nvidia's, with debug information, has 100 MB.
 _LARGEST_MODULE = 512 << 20
-_LARGEST_LIST = 64 << 20
+LARGEST_LIST = 64 << 20
 
 
 def read_module(path: Path) -> bytes:
@@ -179,74 +161,23 @@ _COMPRESSIONS: Mapping[str, Callable[[bytes], bytes]] = {
 }
 
 
-def read_depends(module: bytes, name: Path) -> tuple[str, ...]:
-    """Return what a decompressed module says it depends on (`depends=` in its `.modinfo`)."""
-    for entry in _section(module, b".modinfo", name).split(b"\0"):
-        if entry.startswith(b"depends="):
-            text = entry.removeprefix(b"depends=").decode("ascii", "replace")
-            return tuple(normalise(part) for part in text.split(",") if part)
-    return ()
+def read_sections(module: bytes | mmap.mmap, names: Sequence[str], path: Path) -> dict[str, bytes]:
+    """Return the contents of a decompressed module's sections `names`, empty where it has none.
 
-
-def _section(data: bytes, wanted: bytes, name: Path) -> bytes:
+    Raises `KernelError` for a damaged module; `path` is for the message.
+    """
+    found = dict.fromkeys(names, b"")
     try:
-        if not bzimage.is_elf(data):
+        if not bzimage.is_elf(module[:64]):
             raise ValueError("it is no ELF file")
-        start = struct.unpack_from("<Q", data, 0x28)[0]
-        size, count, names = struct.unpack_from("<HHH", data, 0x3A)
-        headers = [struct.unpack_from("<IIQQQQ", data, start + n * size) for n in range(count)]
-        strings = headers[names][4]
+        start = struct.unpack_from("<Q", module, 0x28)[0]
+        size, count, last = struct.unpack_from("<HHH", module, 0x3A)
+        headers = [struct.unpack_from("<IIQQQQ", module, start + n * size) for n in range(count)]
+        strings = module[headers[last][4] : headers[last][4] + headers[last][5]]
         for header in headers:
-            at = strings + header[0]
-            if data[at : data.index(b"\0", at)] == wanted:
-                return data[header[4] : header[4] + header[5]]
+            name = strings[header[0] : strings.index(b"\0", header[0])].decode("latin-1")
+            if name in found:
+                found[name] = module[header[4] : header[4] + header[5]]
     except (ValueError, IndexError, OverflowError, struct.error) as exc:
-        raise KernelError(f"the kernel module `{name}` is damaged: {exc}") from exc
-    return b""
-
-
-def _read_list(path: Path) -> str:
-    """Return one of depmod's files; raises `FileNotFoundError`, or `KernelError`."""
-    try:
-        return read_file(path, _LARGEST_LIST).decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        raise
-    except OSError as exc:
-        raise KernelError(f"`{path}` cannot be read: {exc.strerror}") from exc
-
-
-def _read_dep(path: Path) -> tuple[dict[str, Path], dict[str, tuple[str, ...]]] | None:
-    # A line of modules.dep(5): `kernel/fs/9p/9p.ko: kernel/fs/netfs/netfs.ko …`. Old ones have
-    # absolute paths, which the join below keeps only if they lie in the same directory.
-    try:
-        text = _read_list(path)
-    except FileNotFoundError:
-        return None
-    files: dict[str, Path] = {}
-    depends: dict[str, tuple[str, ...]] = {}
-    for line in text.splitlines():
-        file, colon, needs = line.partition(":")
-        if colon:
-            name = normalise(file)
-            files[name] = path.parent / file.removeprefix(f"/lib/modules/{path.parent.name}/")
-            depends[name] = tuple(normalise(need) for need in needs.split())
-    return files, depends
-
-
-def _read_builtin(path: Path) -> frozenset[str]:
-    try:
-        text = _read_list(path)
-    except FileNotFoundError:
-        return frozenset()
-    return frozenset(normalise(line) for line in text.split())
-
-
-def _find_files(directory: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    # `build` and `source` link to trees of 80,000 files; os.walk does not follow links.
-    for place, directories, names in os.walk(directory):
-        directories.sort()
-        for name in sorted(names):
-            if re.search(r"\.ko(\.\w+)?$", name):
-                files.setdefault(normalise(name), Path(place, name))
-    return files
+        raise KernelError(f"the kernel module `{path}` is damaged: {exc}") from exc
+    return found
