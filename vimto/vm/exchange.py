@@ -24,6 +24,7 @@ from vimto.vm.streams import Input, Output
 
 if TYPE_CHECKING:
     from vimto.vm.forward import Forwarding
+    from vimto.vm.log import Log
     from vimto.vm.overtime import Overtime
     from vimto.vm.patience import Patience
 
@@ -83,6 +84,7 @@ class Exchange:
         self.forwarding: Forwarding | None = None
         self.overtime: Overtime | None = None
         self.patience: Patience | None = None  # until the command runs
+        self.log: Log | None = None
         self.result: protocol.Exit | None = None
         self._port = port
         self._make_order = make_order
@@ -127,6 +129,8 @@ class Exchange:
                 self.forwarding.check_limits(self.state == EXITED)
             if self.overtime and self.state == RUNNING:
                 self.overtime.check()
+            if self.log:
+                self.log.check()
         if self._delivery.has_killed and self.result.signal == signal.SIGKILL:
             raise Interrupted(
                 signal.SIGHUP,
@@ -172,7 +176,7 @@ class Exchange:
         if self.state == RUNNING and not self._held_since:
             deadlines.append(self._delivery.wake_at)
             deadlines.append(self._input.wake_at if self._input else 0.0)
-        others = (self.forwarding, self.overtime, self._patience())
+        others = (self.forwarding, self.overtime, self.log, self._patience())
         deadlines += [other.wake_at for other in others if other]
         due = min((deadline for deadline in deadlines if deadline), default=0.0)
         left = min(86400.0, max(0.0, due - time.monotonic()))  # poll(2) takes 24 days at most

@@ -5,6 +5,7 @@ It takes a QEMU 30 ms to load and link itself, and us as long to find out what t
 
 import _socket
 import os
+from fcntl import F_SETFL, fcntl
 
 from vimto.qemu.readconfig import EARLY, config_text
 from vimto.spawn import end, spawn
@@ -25,6 +26,7 @@ class Wiring:
         self.port, self.port_there = _socket_pair()
         self.monitor, self.monitor_there = _socket_pair()
         self.console = os.memfd_create("vimto-console")
+        fcntl(self.console, F_SETFL, os.O_APPEND)  # QEMU writes to it as a file, and as its stderr
 
     def inherited(self) -> list[int]:
         """Return the descriptors that QEMU needs."""

@@ -16,6 +16,7 @@ from vimto.quoting import escape, show
 from vimto.spawn import end, spawn
 from vimto.vm.crowd import ALONE, Seat
 from vimto.vm.launch import Launch, Wiring
+from vimto.vm.log import Log
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.virtiofs import Servers, start_servers
 
@@ -84,6 +85,7 @@ class Machine:
         self.port = wiring.port
         self.monitor = Monitor(wiring.monitor)
         self._console = wiring.console
+        self.log = Log(wiring.console)
         self.status: int | None = None
 
     def __enter__(self) -> "Machine":
@@ -125,16 +127,7 @@ class Machine:
 
     def read_console(self) -> list[str]:
         """Return the lines of the kernel's log, and of QEMU's own complaints, so far."""
-        return read_log(self._console)
-
-
-def read_log(fd: int) -> list[str]:
-    """Return the lines, but empty ones, of what was written to the open file `fd` so far."""
-    data = b""
-    while chunk := os.pread(fd, 1 << 20, len(data)):
-        data += chunk
-    lines = data.decode("utf-8", "replace").replace("\r", "").split("\n")
-    return [line for line in lines if line.strip()]
+        return self.log.lines()
 
 
 class Addition(NamedTuple):

@@ -250,6 +250,7 @@ class _Session(NamedTuple):
         if self.request.companion.addition.words:
             turn.close()  # it may be held before its first instruction, for hours
         exchange.on_notice = show_notice
+        exchange.log = machine.log
         watch_monitor(machine, exchange)
         if self.plan.go_timeout and self.plan.go_timeout.kill:
             exchange.overtime = Overtime(exchange, self.plan.go_timeout)

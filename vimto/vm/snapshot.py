@@ -175,6 +175,7 @@ def wait_ready(machine: Machine, limit: float, waiting: Waiting) -> None:
         fds = [machine.port, *waiting.fds]
         ready = select.select(fds, [], [], max(0.0, wake_at - time.monotonic()))[0]
         deadline += patience.lost()
+        machine.log.check()
         if not ready and time.monotonic() < deadline:
             continue
         if not ready:

@@ -11,8 +11,9 @@ from vimto.qemu.cmdline import FIRST_SHARE_SLOT, assemble
 from vimto.qemu.qmp import Monitor
 from vimto.spawn import end, spawn
 from vimto.vm.launch import Wiring
+from vimto.vm.log import Log
 from vimto.vm.loss import qemu_lines
-from vimto.vm.machine import Memory, fill, read_log
+from vimto.vm.machine import Memory, fill
 
 _MEBIBYTES = 64
 _LIMIT = 20.0
@@ -71,7 +72,7 @@ def _machine(words: Sequence[str], memory: Memory) -> Iterator[Monitor]:
     try:
         yield monitor
     except QemuError as exc:
-        exc.lines = tuple(qemu_lines(read_log(wiring.console), words[0]))
+        exc.lines = tuple(qemu_lines(Log(wiring.console).lines(), words[0]))
         raise
     finally:
         end(pid)
