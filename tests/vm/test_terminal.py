@@ -37,6 +37,8 @@ def test_ctrl_c_is_the_command_s(vimto: Vimto) -> None:
 
 def test_a_shell_has_jobs(vimto: Vimto) -> None:
     with sit_at(vimto, "shell", "--norc", "--noprofile", "-i") as person:
+        person.expect("vimto: Linux 6.1.")
+        person.expect("the machine ends with this shell\r\n")
         person.type("PS1='$ '; echo in $PWD\r")
         person.expect(f"in {vimto.directory}\r\n")
         person.type("sh -c \"trap 'echo goes on' CONT; echo runs; while :; do sleep 0.1; done\"\r")
@@ -57,6 +59,7 @@ def test_a_shell_has_jobs(vimto: Vimto) -> None:
 
 def test_a_shell_reads_commands_from_a_pipe(vimto: Vimto) -> None:
     done = vimto("shell", input=b"tty; echo $((6*7)); exit 5\n", env={"SHELL": "/bin/sh"})
+    assert done.errors == "", "a greeting is for a person"
     assert done.check(5).text == "not a tty\n42\n"
 
 
@@ -104,7 +107,7 @@ def test_a_job_of_a_shell(vimto: Vimto) -> None:
     words = shlex.join([vimto.program, *vimto.flags, "exec", "sh", "-c", command])
     with seat(lambda **options: start_shell(vimto, **options)) as person:
         person.type(f"PS1='$ '\r{words} &\r")
-        person.expect("\rruns")
+        person.expect("runs")
         person.type("jobs; echo lis''ted\r")
         assert b"Running" in person.expect("listed")  # not stopped, though keys came
         person.type("fg\r")
