@@ -32,7 +32,7 @@ def _launch() -> "Launch | None":
 
     try:
         return Launch(find_qemu())
-    except VimtoError:
+    except (VimtoError, OSError):
         return None  # whoever needs it will try again, and say so
 
 

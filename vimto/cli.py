@@ -9,7 +9,7 @@ from vimto import __version__, console
 from vimto.cache.place import choose_cache
 from vimto.commands import catalog
 from vimto.config import Config, load_config
-from vimto.errors import VIMTO_FAILED, UsageError, VimtoError
+from vimto.errors import VIMTO_FAILED, UsageError, VimtoError, scarcity
 from vimto.go.args import is_go_word
 from vimto.settings import parse_flags
 from vimto.vm.launch import Launch
@@ -45,9 +45,12 @@ def run(argv: list[str], launch: Launch | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 128 + signal.SIGPIPE  # nobody reads what we write: as if the signal had ended us
-    except Exception:
-        # A fault of ours. Python's own end would be the status 1, as of a test that failed.
-        console.fault()
+    except Exception as exc:
+        if scarce := scarcity(exc):
+            console.error(scarce)
+        else:
+            # A fault of ours. Python's own end would be the status 1, as of a test that failed.
+            console.fault()
         return VIMTO_FAILED
 
 

@@ -4,6 +4,7 @@ Only `cli` and `shim` catch these; each ends vimto with `VimtoError.status`, so 
 tell "the VM was lost" from "the test failed".
 """
 
+import errno
 import os
 
 # The status that env(1), timeout(1) and docker use for "the tool failed, not the command".
@@ -24,6 +25,20 @@ class VimtoError(Exception):
         self.message = message
         self.hint = hint
         self.lines = lines
+
+
+# What a process may get no more of, though nothing is wrong with what it does.
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+
+
+def scarcity(exc: Exception) -> VimtoError | None:
+    """Return the error to show where the host has no more to give; None for any other fault."""
+    if not isinstance(exc, OSError) or exc.errno not in _SCARCE:
+        return None
+    return VimtoError(
+        f"this host lets vimto have no more: {exc.strerror}",
+        hint="`ulimit -a` shows the limits of this shell and of all that it starts",
+    )
 
 
 class UsageError(VimtoError):

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     # -I leaves the directory of the script out of the path, and -S site-packages.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from vimto.descriptors import hold_closed
-    from vimto.errors import VIMTO_FAILED, StreamError, VimtoError
+    from vimto.errors import VIMTO_FAILED, StreamError, VimtoError, scarcity
 
     hold_closed()
     launch = None
@@ -43,11 +43,14 @@ def main(argv: list[str]) -> int:
         return exc.status
     except KeyboardInterrupt:
         return VIMTO_FAILED
-    except Exception:
-        # A fault of ours. Python's own end would be the status 1, as of a test that failed.
+    except Exception as exc:
         from vimto import console
 
-        console.fault()
+        if scarce := scarcity(exc):
+            console.error(scarce)
+        else:
+            # A fault of ours. Python's own end would be the status 1, as of a test that failed.
+            console.fault()
         return VIMTO_FAILED
     finally:
         if launch:

@@ -1,5 +1,6 @@
 """The command line: help, versions, mistakes, and where errors end."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -105,3 +106,16 @@ def test_vv(capfd: pytest.CaptureFixture[str]) -> None:
     for words in (["-vv"], ["-v", "-v"], ["--vv"]):
         assert cli.run([*words, "version"]) == 0
         assert console.verbosity() == 2
+
+
+def test_a_host_with_nothing_left_to_give_is_an_error_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def dispatch(argv: list[str], launch: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(cli, "_dispatch", dispatch)
+    assert cli.run(["exec", "true"]) == 125
+    said = capfd.readouterr().err
+    assert said.startswith("error: this host lets vimto have no more: Too many open files\n")
+    assert "hint: " in said and "Traceback" not in said
