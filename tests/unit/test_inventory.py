@@ -160,7 +160,7 @@ def test_the_longest_unused_are_removed_past_the_limit(cache: Path) -> None:
 def test_the_limit_is_looked_at_when_something_was_made(cache: Path) -> None:
     limits = 1 << 30, 1 << 30
     assert needs_measuring(cache, limits)
-    inventory.keep_limit(cache, *limits)
+    inventory.keep_limit(cache, *limits, since=math.inf)
     assert shown(cache) == NAMES
     for kind in KINDS:  # the last of them changed within the same tick of the clock
         os.utime(cache / kind, (1, 1))
@@ -169,7 +169,10 @@ def test_the_limit_is_looked_at_when_something_was_made(cache: Path) -> None:
     with entry.new_file(cache / "vmlinux/another") as path:
         path.write_bytes(b"x" * 5000)
     assert needs_measuring(cache, limits)
-    inventory.keep_limit(cache, 0, 0)
+    os.utime(cache / "saves" / KEY, (1, 1))
+    inventory.keep_limit(cache, 0, 0, since=2)
+    assert sorted({*NAMES, "vmlinux:another"} - set(shown(cache))) == [f"snapshot:{KEY[:12]}"]
+    inventory.keep_limit(cache, 0, 0, since=math.inf)
     assert shown(cache) == []
 
 

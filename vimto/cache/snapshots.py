@@ -11,6 +11,7 @@ good as none. Which files have been compared with `info` is in the table of `cac
 
 import errno
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -165,10 +166,13 @@ def list_snapshots(saves: str) -> list[SnapshotInfo]:
     return sorted(found, key=lambda snapshot: -snapshot.used)
 
 
-def prune_snapshots(saves: str, limit: int, *, keep: str = "") -> list[SnapshotInfo]:
-    """Remove the oldest unused snapshots, but `keep`, until all take at most `limit` bytes.
+def prune_snapshots(
+    saves: str, limit: int, *, keep: str = "", since: float = math.inf
+) -> list[SnapshotInfo]:
+    """Remove the longest unused snapshots until all take at most `limit` bytes.
 
-    Returns what was removed. What killed makers left is removed as well.
+    Those stay that are in use, that were used at `since` or later, and `keep`. Returns what was
+    removed. What killed makers left is removed as well.
     """
     entry.sweep(saves)
     found = list_snapshots(saves)
@@ -177,7 +181,9 @@ def prune_snapshots(saves: str, limit: int, *, keep: str = "") -> list[SnapshotI
     for snapshot in reversed(found):
         if total <= limit:
             break
-        if snapshot.key != keep and entry.remove(os.path.join(saves, snapshot.key)):
+        if snapshot.key == keep or snapshot.used >= since:
+            continue
+        if entry.remove(os.path.join(saves, snapshot.key)):
             total -= snapshot.size
             removed.append(snapshot)
     return removed

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -57,19 +58,22 @@ def list_items(cache: Path) -> list[Item]:
     return sorted(items, key=lambda item: -item.used)
 
 
-def prune_items(cache: Path, *, before: float, limit: int, saves: int) -> Iterator[Item]:
-    """Remove what is not in use and was not used since `before`, then the longest unused.
+def prune_items(
+    cache: Path, *, before: float, limit: int, saves: int, since: float = math.inf
+) -> Iterator[Item]:
+    """Remove what was used last before `before`, then the longest unused.
 
-    Until what is left takes at most `limit` bytes, and its snapshots at most `saves`. Yields what
-    was removed.
+    Until what is left takes at most `limit` bytes, and its snapshots at most `saves`; but never
+    what is in use, or was used at `since` or later. Yields what was removed.
     """
     sweep(cache)
-    for snapshot in snapshots.prune_snapshots(str(cache / "saves"), saves):
+    for snapshot in snapshots.prune_snapshots(str(cache / "saves"), saves, since=since):
         yield _snapshot_item(cache, snapshot)
     items = list_items(cache)
     total = sum(item.size for item in items)
     for item in reversed(items):
-        if (item.used < before or total > limit) and item.remove():
+        old = item.used < before or (total > limit and item.used < since)
+        if old and item.remove():
             total -= item.size
             yield item
 
@@ -95,10 +99,13 @@ def forget(cache: Path, *, before: float) -> None:
                 path.rmdir()
 
 
-def keep_limit(cache: Path, limit: int, saves: int) -> None:
-    """See to it that the cache takes at most `limit` bytes; what fails is left to the next run."""
+def keep_limit(cache: Path, limit: int, saves: int, *, since: float) -> None:
+    """See to it that the cache takes at most `limit` bytes, if what was used since `since` does.
+
+    What a run needed it must find again the next time. What fails is left to then.
+    """
     with contextlib.suppress(OSError, CacheError):
-        for _ in prune_items(cache, before=0.0, limit=limit, saves=saves):
+        for _ in prune_items(cache, before=0.0, limit=limit, saves=saves, since=since):
             pass
         note_measured(cache, (limit, saves))
 

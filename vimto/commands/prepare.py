@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from vimto import __version__, console
@@ -61,6 +62,7 @@ def prepare(
     the cache.
     """
     check_settings(config)
+    started = time.time() - 0.1  # files have the time of the clock's last tick
     shared = [*_configured_shares(config), *shares]
     refuse_cache([Share(*share) for share in shared], str(config.cache_dir))
     # One that is full and read-only serves as well. (Path.is_dir raises where it may not look.)
@@ -86,7 +88,7 @@ def prepare(
         if needs_measuring(config.cache_dir, limits):
             from vimto.commands.inventory import keep_limit
 
-            keep_limit(config.cache_dir, *limits)
+            keep_limit(config.cache_dir, *limits, since=started)
 
 
 def check_settings(config: Config) -> None:
