@@ -13,12 +13,13 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi
 }
 
-# install_packages PACKAGE…  installs Debian packages. (sudo lets no variable of ours through.)
+# install_packages PACKAGE…  installs Debian packages. sudo lets no variable of ours through; a fresh
+# machine may be at its unattended upgrades.
 install_packages() {
     say "installing Debian packages: $*"
     as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
+        install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
 # need_packages COMMAND:PACKAGE…  installs the Debian packages whose command, or file, is not there.

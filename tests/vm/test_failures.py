@@ -172,6 +172,8 @@ def test_the_user_errs(vimto: Vimto) -> None:
         (("-forward", "x", "exec", "true"), "forward"),
         (("-accel", "hvf", "exec", "true"), "hvf"),
         (("-memory", "1", "exec", "true"), "memory"),
+        (("-memory", "900000G", "exec", "true"), "cannot be had: this host has "),
+        (("-smp", "10000", "exec", "true"), "from 1 to 255"),
     ):
         outcome = vimto(*words).check(125)
         assert "error: " in outcome.errors and said in outcome.errors, words

@@ -74,6 +74,10 @@ def test_files_and_directories(vimto: Vimto, tmp_path: Path) -> None:
     # A file in a tree finds its modules there; a relative path is one from here.
     image = next(tree.rglob("vmlinuz*"))
     assert look(vimto, os.path.relpath(image, vimto.directory)).startswith("7.")
+    # little-vm-helper's images hold it deeper.
+    shelf = tmp_path / "shelf/data/kernels/bpf-next"
+    shutil.copytree(package, shelf, symlinks=True)
+    assert look(vimto, str(tmp_path / "shelf")).startswith("7.")
     (vimto.directory / ".vimto.toml").write_text('kernel = "../an, image"\n')
     below = vimto.directory / "below"
     (vimto.directory / ".git").mkdir()
