@@ -57,7 +57,7 @@ def run(
     import sh
 
     console.debug(lambda: f"$ {quoting.show(argv)}")
-    with open(os.devnull, "rb") as null, _announced(argv, limit):
+    with open(os.devnull, "rb") as null, _deaf() as before, _announced(argv, limit):
         options: dict[str, object] = {
             "_env": dict(os.environ if env is None else env),
             "_in": input or null,
@@ -67,8 +67,10 @@ def run(
             "_no_pipe": True,
             "_decode_errors": "surrogateescape",
             "_return_cmd": True,
-            "_preexec_fn": _default_signals,
+            "_preexec_fn": lambda: _default_signals(before),
             "_timeout": limit,
+            "_bg": True,
+            "_bg_exc": False,
             "_encoding": _file_system_codec(),
         }
         if cwd is not None:
@@ -77,6 +79,8 @@ def run(
             program, *words = mortal([str(sh.Command(argv[0])), *argv[1:]])
             command: Any = sh.Command(program)
             done = command(*words, **options)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            done.wait()
             result = Result(done.stdout, done.stderr, 0)
         except sh.CommandNotFound as exc:
             raise CommandError(f"`{argv[0]}` is not installed or not on PATH") from exc
@@ -91,6 +95,20 @@ def run(
             f"`{quoting.show(argv)}` failed with status {result.status}", lines=tuple(lines[-10:])
         )
     return result
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[set[int]]:
+    """Block the signals that end us, in this thread and those it starts; yields the old mask.
+
+    What a handler raises while we fork is lost: Python calls hooks after fork(2) (logging has
+    one), and ignores what comes out of them.
+    """
+    before = set(signal.pthread_sigmask(signal.SIG_BLOCK, ENDING))
+    try:
+        yield before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -205,8 +223,7 @@ class Relay:
 
     def default_signals(self) -> None:
         """Give a child, between fork(2) and execve(2), the signals that it is to have."""
-        _default_signals()
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
+        _default_signals(self._before)
 
     def _wait(self) -> None:
         while True:
@@ -220,10 +237,11 @@ class Relay:
                 self._send(info.si_signo)
 
 
-def _default_signals() -> None:
+def _default_signals(blocked: Iterable[int]) -> None:
     # Python ignores these three; a child must meet them as a shell's child would.
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _file_system_codec() -> str:

@@ -49,6 +49,7 @@ def test_run_has_a_limit_or_says_what_it_waits_for(
     monkeypatch.setattr(proc, "_SAID_AFTER", 0.1)
     assert proc.run(["sh", "-c", "sleep 1; echo done", "x"], limit=None).text == "done"
     assert capfd.readouterr().err == "vimto: waiting for `sh -c 'sleep 1; echo done' …`\n"
+    monkeypatch.undo()
     proc.run(["true"], limit=None)
     assert capfd.readouterr().err == ""
 
