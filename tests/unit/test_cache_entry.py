@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,25 @@ def test_whoever_waits_can_be_told_to_end(tmp_path: Path) -> None:
         entry.locked(tmp_path / "x", waiting="", pause=interrupt),
     ):
         pytest.fail("two make it at once")
+
+
+def test_ctrl_c_ends_a_wait(tmp_path: Path) -> None:
+    code = (
+        "import sys; from vimto.cache import entry\n"
+        "with entry.locked(sys.argv[1], waiting='somebody makes x'): pass"
+    )
+    argv = [sys.executable, "-c", code, str(tmp_path / "x")]
+    with (
+        entry.locked(tmp_path / "x", waiting=""),
+        subprocess.Popen(argv, stderr=subprocess.PIPE) as process,
+    ):
+        assert process.stderr
+        assert process.stderr.readline() == b"vimto: waiting: somebody makes x\n"
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+        assert rest.endswith(b"KeyboardInterrupt\n")
+        assert process.returncode == -signal.SIGINT
+    assert names(tmp_path) == []
 
 
 def test_who_waited_does_not_take_a_lock_that_is_gone(tmp_path: Path) -> None:

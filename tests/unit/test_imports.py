@@ -194,6 +194,8 @@ def test_the_hot_path_s_imports_are_pinned() -> None:
     ours = {name for name in loaded if name.startswith("vimto.")}
     assert "vimto.shim" in ours, done.stderr
     assert {name for name in ours if row_of(name) not in HOT_PACKAGES} == set()
+    room = {name.rpartition(".")[2] for name in ours if row_of(name) == "cache"}
+    assert room == {"cache", "digest", "entry", "snapshots", "verdicts"}
     top = {name.partition(".")[0] for name in loaded} - {"vimto"}
     private = {name for name in top if name.startswith("_")}
     # The last ones belong to the interpreter's own start.
