@@ -114,5 +114,6 @@ def test_a_job_of_a_shell(vimto: Vimto) -> None:
         person.expect("sh -c")
         person.type("hello\r")
         person.expect("got hello")
+        person.expect("$ ")  # what is typed before is read ahead
         person.type("exit $?\r")
         assert person.end() == 5
