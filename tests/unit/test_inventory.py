@@ -40,7 +40,7 @@ def cache(tmp_path: Path) -> Path:
     (found / "apt/index/apt%3Alinux-image-amd64-x86_64.json").write_text(
         json.dumps({"directory": PACKAGE})
     )
-    with new_snapshot(str(found / "saves"), KEY, {"kernel": "Linux", "memory": 64}) as aside:
+    with new_snapshot(str(found / "saves"), KEY, {"kernel": "Linux (`/x`)", "memory": 64}) as aside:
         Path(aside, "ram").write_bytes(b"x" * 9000)
         Path(aside, "state").write_bytes(b"devices")
     pull(Settings(cache_dir=found), make_image(make_tar(member("boot/vmlinuz", b"kernel"))))

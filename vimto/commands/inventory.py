@@ -201,7 +201,8 @@ def _snapshots(cache: Path) -> Iterator[Item]:
 
 def _snapshot_item(cache: Path, snapshot: snapshots.SnapshotInfo) -> Item:
     path = cache / "saves" / snapshot.key
-    what = f"snapshot of {snapshot.kernel}, {snapshot.memory} MiB"
+    kernel = snapshot.kernel.partition(" (`")[0]  # without its place
+    what = f"snapshot of {kernel}, {snapshot.memory} MiB"
     names = _key_names("snapshot", snapshot.key)
     return _item(path, names, what, {})._replace(used=snapshot.used, size=snapshot.size)
 
