@@ -343,3 +343,31 @@ def test_what_is_no_kernel_is_not_read_to_its_end(
     monkeypatch.setattr(boot, "Table", None)
     with pytest.raises(KernelError):
         boot.resolve_file(path, cache=cache)
+
+
+def test_the_index_lies_where_the_guest_has_the_modules(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def layer(place: Path) -> dict[str, bytes | str]:
+        return dict(boot.resolve_tree(place, cache=cache).layer)
+
+    place = f"lib/modules/{RELEASE}"
+    needs = b"kernel/9p.ko: kernel/9pnet.ko\n"
+    found = layer(root)[f"{place}/modules.dep"]
+    assert isinstance(found, bytes) and needs in found
+    # A bare directory, which is not laid over the guest's root.
+    modules = root / place
+    (root / f"boot/vmlinuz-{RELEASE}").rename(modules / "vmlinuz")
+    (root / f"boot/config-{RELEASE}").rename(modules / "config")
+    bare = layer(modules)
+    home = os.path.realpath("/lib/modules")[1:]
+    found = bare[f"{home}/{RELEASE}/modules.dep"]
+    assert isinstance(found, bytes) and found.startswith(os.fsencode(f"{modules}/kernel/"))
+    assert bare[f"boot/config-{RELEASE}"] == b"CONFIG_9P_FS=m\n# CONFIG_X is not set\n"
+    # A host whose /lib is not /usr/lib looks for them in /lib all the same.
+    (modules / "vmlinuz").rename(root / f"boot/vmlinuz-{RELEASE}")
+    (root / "usr").mkdir()
+    (root / "lib").rename(root / "usr/lib")
+    assert place not in layer(root) or not os.path.islink("/lib")
+    monkeypatch.setattr(os.path, "islink", lambda _path: False)
+    assert layer(root)[place] == f"/usr/{place}"

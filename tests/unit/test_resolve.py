@@ -94,3 +94,15 @@ def test_what_can_be_known_is_said_before_anything_is_fetched(
         pass
     assert message in caught.value.message
     assert not config.cache_dir.exists()
+
+
+def test_the_guest_has_a_modprobe_where_the_host_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "_SYSTEM_PROGRAMS", (str(tmp_path),))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert resolve._programs() == {"usr/sbin/modprobe": "/usr/lib/vimto/modprobe"}
+    without = resolve._memory(tmp_path, tmp_path)
+    (tmp_path / "modprobe").touch()
+    assert resolve._programs() == {}
+    assert resolve._memory(tmp_path, tmp_path) != without
