@@ -135,7 +135,8 @@ class Input:
         except BlockingIOError:
             return None
         except OSError as exc:
-            if self._is_behind:
+            # A shell may be about to bring us back: only a terminal that hung up is at its end.
+            if self._is_terminal and os.isatty(self.fd):
                 return None
             if not self._is_terminal:  # a terminal that hangs up is at its end
                 self._failure = StreamError("stdin", exc.errno or errno.EIO, self._count)
