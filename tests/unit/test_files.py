@@ -13,7 +13,7 @@ from vimto.errors import VimtoError
 from vimto.files import open_file, read_file
 from vimto.gdb import elf
 from vimto.gdb.symbols import use_vmlinux
-from vimto.kernel import boot, modules
+from vimto.kernel import boot, depmod, modules
 from vimto.kernel.reference import parse_kernel
 from vimto.oci import credentials, layout
 from vimto.oci.reference import parse_reference
@@ -82,8 +82,8 @@ def as_module(path: Path) -> object:
     return modules.read_module(path)
 
 
-def as_modules_dep(path: Path) -> object:
-    return modules.read_index(path.parent)
+def as_list_of_modules(path: Path) -> object:
+    return depmod.read_index(path.parent, cache=path.parent / "cache")
 
 
 def as_config(path: Path) -> object:
@@ -109,7 +109,7 @@ def as_credentials(path: Path) -> object:
 USES = [
     ("vmlinuz", as_kernel),
     ("9p.ko", as_module),
-    ("modules.dep", as_modules_dep),
+    ("modules.builtin", as_list_of_modules),
     (".vimto.toml", as_config),
     ("vmlinux", as_vmlinux),
     ("image.tar", as_archive),

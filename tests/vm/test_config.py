@@ -59,6 +59,6 @@ def test_the_accelerator_is_chosen_by_what_works(vimto: Vimto) -> None:
     outcome = vimto("-v", "exec", "true").check()
     hypervisor = "vmx" in Path("/proc/cpuinfo").read_text() and Path("/dev/kvm").exists()
     if not hypervisor:
-        assert "vimto: emulating, for " in outcome.errors
+        assert "vimto: emulating, which is ten times slower, for " in outcome.errors
         assert "-accel tcg,thread=" in outcome.errors
     assert "vimto: $ /usr/bin/setpriv" in outcome.errors or "qemu-system" in outcome.errors

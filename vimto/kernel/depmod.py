@@ -234,7 +234,7 @@ def _builtin_texts(directory: Path) -> list[str]:
     for name in ("modules.builtin", "modules.builtin.modinfo"):
         try:
             found.append(os.fsdecode(read_file(directory / name, modules.LARGEST_LIST)))
-        except OSError:
+        except FileNotFoundError:
             found.append("")
     return found
 
