@@ -22,12 +22,6 @@ SOURCE = "linux-source-6.1"
 FRAGMENT = Path(__file__).with_name("builtin.config")
 
 
-def find(cache: Path) -> Path | None:
-    """Return the directory of the newest such kernel, None where none has been made."""
-    found = [path for path in (cache / "builtin").glob("[!.]*") if (path / "boot/vmlinuz").exists()]
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
-
-
 def fetch(cache: Path) -> Path:
     """Return the directory of such a kernel, making it if need be.
 
@@ -37,19 +31,20 @@ def fetch(cache: Path) -> Path:
     with archive.locked():
         archive.update()
         source = archive.show(SOURCE)
-        directory = cache / "builtin" / source.version.replace(":", "%3a")
-        return entry.make_once(
-            directory,
-            lambda: build(archive, source, directory),
-            waiting="another hack/kernels builds the kernel",
-        )
+    directory = cache / "builtin" / source.version.replace(":", "%3a")
+    return entry.make_once(
+        directory,
+        lambda: build(archive, source, directory),
+        waiting="another hack/kernels builds the kernel",
+    )
 
 
 def build(archive: apt.Apt, source: apt.Package, directory: Path) -> None:
     """Make the entry `directory` from the package `source`."""
     with tempfile.TemporaryDirectory(prefix="vimto-builtin-", dir="/var/tmp") as place:
         console.note(f"downloading {source.name} ({source.size / 1e6:.0f} MB)")
-        (package,) = archive.download([source], Path(place))
+        with archive.locked():  # not while it builds, which takes minutes
+            (package,) = archive.download([source], Path(place))
         deb.extract_deb(package, Path(place), choose)
         (packed,) = Path(place).glob("*.tar.xz")
         console.note(f"building Linux {source.version} with everything built in")
