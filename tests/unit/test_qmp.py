@@ -125,6 +125,17 @@ def test_a_state_is_loaded_by_the_first_way_that_qemu_takes(
     assert [os.path.sameopenfile(fd, state) for fd in qemu.got] == [True, True]
 
 
+def test_a_state_that_another_qemu_has_read_is_loaded_from_its_beginning(
+    start: Callable[..., Qemu], state: int
+) -> None:
+    os.write(state, b"devices")
+    for _ in range(2):
+        qemu = start({})
+        qemu.monitor.load(state)
+        read_all(qemu)
+        assert os.read(qemu.got[0], 100) == b"devices"
+
+
 @pytest.mark.parametrize(
     ("refusals", "reason"),
     [

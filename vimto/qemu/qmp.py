@@ -78,7 +78,9 @@ class Monitor:
 
         All commands are sent at once, each way that some QEMU knows among them: the first that it
         takes counts, and then it refuses the others. `read_events` raises where it takes none.
+        QEMU reads on from the file's offset, which it shares with us: it is put back to 0.
         """
+        os.lseek(state, 0, os.SEEK_SET)
         self.open()
         self._send(_capabilities("x-ignore-shared"), _NEEDED)
         for hand_over, uri in _WAYS:
