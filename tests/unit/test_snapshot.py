@@ -156,6 +156,18 @@ def test_the_oldest_are_removed_first(saves: Path) -> None:
     assert [item.key for item in list_snapshots(str(saves))] == ["c"]
 
 
+@pytest.mark.parametrize(
+    "info", ["[]", '{"kernel": "x", "memory": null}', '{"memory": 1e999}', "{"]
+)
+def test_a_damaged_one_is_listed_and_the_first_to_be_removed(saves: Path, info: str) -> None:
+    (add(saves, "a", used=2000) / "info").write_text(info)
+    add(saves, "b", used=1000)
+    damaged = list_snapshots(str(saves))[-1]
+    assert (damaged.key, damaged.kernel, damaged.memory) == ("a", "?", 0)
+    limit = list_snapshots(str(saves))[0].size
+    assert [item.key for item in prune_snapshots(str(saves), limit)] == ["a"]
+
+
 LEAVE = """
 import os, sys
 from vimto.cache.snapshots import new_snapshot

@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from vimto.cache import entry
 from vimto.cache.digest import Table
@@ -153,14 +153,13 @@ def list_snapshots(saves: str) -> list[SnapshotInfo]:
     found = []
     for key in entry.entries(saves):
         path = os.path.join(saves, key)
-        info: dict[str, Any] = {}
         try:
             with open(f"{path}/info", "rb") as file:
                 info = json.load(file)
+            kernel, memory = str(info["kernel"]), int(info["memory"])
             used = os.stat(path).st_mtime
-        except (OSError, ValueError):
-            used = 0.0
-        kernel, memory = str(info.get("kernel", "?")), int(info.get("memory", 0))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
+            kernel, memory, used = "?", 0, 0.0  # damaged, and the first to be removed
         size = entry.disk_usage(path)
         found.append(SnapshotInfo(key, kernel, memory, size, used, entry.is_held(path)))
     return sorted(found, key=lambda snapshot: -snapshot.used)
