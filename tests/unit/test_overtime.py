@@ -7,6 +7,7 @@ import pytest
 from tests.unit.test_exchange import EXIT, Guest, Talk, start
 from vimto.errors import LostVMError
 from vimto.vm import overtime, protocol
+from vimto.vm.exchange import EXITED, RUNNING
 from vimto.vm.overtime import Overtime
 from vimto.vm.plan import GoTimeout
 from vimto.vm.signals import SignalPipe
@@ -77,6 +78,19 @@ def test_a_test_in_time_is_let_alone(capfd: pytest.CaptureFixture[str]) -> None:
             guest.end.sendall(EXIT)
 
         assert report(talk, talk.play(part), capfd) == ""
+
+
+def test_after_the_end_nothing_is_due(talk: Talk) -> None:
+    """A reader that is slow to take the output would else be waited for at full speed."""
+    late = Overtime(talk.exchange, LIMITS._replace(kill=1e-9))
+    talk.exchange.overtime = late
+    late.start()
+    talk.exchange.state = RUNNING
+    assert talk.exchange._poll_limit() is not None
+    talk.exchange.state = EXITED
+    assert talk.exchange._poll_limit() is None
+    talk.here.close()
+    talk.guest.end.close()
 
 
 def test_the_binary_is_told_in_go_s_place_alone() -> None:

@@ -176,7 +176,8 @@ class Exchange:
         if self.state == RUNNING and not self._held_since:
             deadlines.append(self._delivery.wake_at)
             deadlines.append(self._input.wake_at if self._input else 0.0)
-        others = (self.forwarding, self.overtime, self.log, self._patience())
+        overtime = self.overtime if self.state == RUNNING else None
+        others = (self.forwarding, overtime, self.log, self._patience())
         deadlines += [other.wake_at for other in others if other]
         due = min((deadline for deadline in deadlines if deadline), default=0.0)
         left = min(86400.0, max(0.0, due - time.monotonic()))  # poll(2) takes 24 days at most

@@ -183,7 +183,7 @@ class Forwarding:
             if now >= self._flush_until:
                 for channel in list(self._by_fd.values()):
                     self._drop(channel, abort=True)
-            self.wake_at = self._flush_until
+            self.wake_at = self._flush_until if self._by_fd else 0.0
             return
         for channel in list(self._by_fd.values()):
             if channel.retry_at and now >= channel.retry_at:
