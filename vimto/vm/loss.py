@@ -114,8 +114,8 @@ def qemu_lines(console_lines: Sequence[str], program: str) -> list[str]:
     found = []
     for line in console_lines:
         head, colon, text = line.partition(": ")
-        program = head.partition(":")[0]  # it may name a line of its configuration, too
-        if colon and " " not in head and os.path.basename(program).startswith(names):
+        speaker = head.partition(":")[0]  # it may name a line of its configuration, too
+        if colon and " " not in head and os.path.basename(speaker).startswith(names):
             found.append(text)
     return found
 
