@@ -14,7 +14,7 @@ const (
 )
 
 // lead says which process gets the host's signals; 0 if none runs. The command also gets those that
-// came before it, once.
+// came before, once.
 func (s *session) lead(pid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -44,7 +44,8 @@ func (s *session) signal(number syscall.Signal) error {
 func (s *session) deliver(number syscall.Signal) (string, []int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if number != 0 && s.stage != "command" && s.stage != "teardown" {
+	// The host knows of the command's start a moment before `lead` does.
+	if number != 0 && (s.leader == 0 || s.stage != "command") && s.stage != "teardown" {
 		s.deferred = append(s.deferred, number)
 	}
 	if s.leader == 0 {

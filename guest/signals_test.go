@@ -157,3 +157,18 @@ func TestEachSignalIsAnswered(t *testing.T) {
 		}
 	}
 }
+
+func TestASignalThatIsQuickerThanTheStart(t *testing.T) {
+	command := exec.Command("sleep", "60")
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s := &session{stage: "command"} // the host has been told, and nobody leads yet
+	s.deliver(syscall.SIGTERM)
+	s.lead(command.Process.Pid)
+	time.AfterFunc(10*time.Second, func() { _ = command.Process.Kill() })
+	if err := command.Wait(); err == nil || err.Error() != "signal: terminated" {
+		t.Errorf("the command ended with %v", err)
+	}
+}
