@@ -207,6 +207,9 @@ func (m *modprobe) targets(name string) ([]string, error) {
 	if strings.HasPrefix(name, "/") || strings.HasPrefix(name, "./") {
 		return nil, fmt.Errorf("FATAL: `%s` is a file; insmod loads files", name)
 	}
+	if name == "" {
+		return nil, fmt.Errorf("FATAL: Module %s %w in directory %s", name, errNotFound, m.index.dir)
+	}
 	own := moduleName(name)
 	if names := m.settings.aliased(underscored(name)); len(names) > 0 {
 		return names, nil

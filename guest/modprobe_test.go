@@ -126,3 +126,9 @@ func TestModprobe(t *testing.T) {
 		}
 	}
 }
+
+func TestModprobeOfNothing(t *testing.T) {
+	if status, out, errs := runIn(t, moduleTree(t), "-q", "--", ""); status != 1 || out+errs != "" {
+		t.Errorf("status %d\n%s%s", status, out, errs)
+	}
+}
