@@ -24,6 +24,28 @@ def open_file(directory: int, name: str) -> int:
 
     Raises `OSError`; for a link anywhere in `name`, and for what is no regular file, too.
     """
+    with _parent(directory, name) as (here, last):
+        # Not to wait for the writer of a pipe.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(last, flags, dir_fd=here)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", name)
+    return fd
+
+
+def give(directory: int, name: str, uid: int, gid: int) -> None:
+    """Make `uid` and `gid` the owners of `name`, a relative path, in `directory`.
+
+    Raises `OSError`; for a link on the way to it, too.
+    """
+    with _parent(directory, name) as (here, last):
+        os.chown(last, uid, gid, dir_fd=here, follow_symlinks=False)
+
+
+@contextlib.contextmanager
+def _parent(directory: int, name: str) -> Iterator[tuple[int, str]]:
+    """Yield a descriptor of the directory that the last part of `name` is in, and that part."""
     *parents, last = name.split("/")
     if ".." in (*parents, last):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), name)
@@ -34,15 +56,9 @@ def open_file(directory: int, name: str) -> int:
             below = os.open(part or ".", flags, dir_fd=here)
             os.close(here)
             here = below
-        # Not to wait for the writer of a pipe.
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(last, flags, dir_fd=here)
+        yield here, last
     finally:
         os.close(here)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file", name)
-    return fd
 
 
 def read_file(directory: int, name: str, limit: int) -> bytes:

@@ -140,14 +140,47 @@ def test_scratch_directories_are_given_to_the_command_s_user(tmp_path: Path) -> 
     link = tmp_path / "go-build2"
     link.symlink_to(other)
     found = [Share(str(path)) for path in (work, ours, other, link)]
-    admit(found, 0, 0)
+    command = Command(["x"], str(tmp_path))
+    admit(found, command, 0, 0)
     assert [path.lstat().st_uid for path in (work, ours, other, link)] == [0, 0, 0, 0]
-    admit(found, 1234, 5678)
+    admit(found, command, 1234, 5678)
     assert [path.lstat().st_uid for path in (work, ours, other, link)] == [1234, 1234, 0, 0]
     assert work.stat().st_gid == 5678 and work.stat().st_mode & 0o777 == 0o700
     ours.chmod(0o755)
-    admit(found, 4321, 5678)
+    admit(found, command, 4321, 5678)
     assert ours.stat().st_uid == 1234, "whoever can look into it needs no help"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
+def test_so_are_the_directories_in_them_that_the_command_is_told_to_write_to(
+    tmp_path: Path,
+) -> None:
+    work, elsewhere = tmp_path / "go-build1", tmp_path / "elsewhere"
+    for path in (work, work / "b001", work / "b001/gocoverdir", work / "b002", elsewhere):
+        path.mkdir(mode=0o700)
+    (work / "b003").symlink_to(elsewhere)
+    for name in ("b001", "b002", "b003"):
+        words = [f"{work}/{name}/x.test", f"-test.coverprofile={work}/{name}/_cover_.out"]
+        words.append(f"-test.gocoverdir={work}/{name}/gocoverdir")
+        admit([Share(str(work))], Command(words, str(tmp_path)), 1234, 5678)
+        if name == "b001":
+            assert (work / "b002").stat().st_uid == 0
+    given = (work, work / "b001", work / "b001/gocoverdir", work / "b002")
+    assert [path.stat().st_uid for path in given] == [1234] * 4
+    assert elsewhere.stat().st_uid == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
+def test_a_directory_that_cannot_be_given_away_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(22, "Invalid argument")  # as where a container has no such user
+
+    (tmp_path / "go-build1").mkdir(mode=0o700)
+    monkeypatch.setattr("os.fchown", refuse)
+    with pytest.raises(ConfigError, match="go-build1` cannot be given to the user 70000: Invalid"):
+        admit([Share(f"{tmp_path}/go-build1")], Command(["x"], "/"), 70000, 70000)
 
 
 def test_the_cache_is_out_of_the_guest_s_reach(tmp_path: Path) -> None:

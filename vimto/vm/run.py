@@ -95,7 +95,7 @@ def run(plan: Plan, request: Request) -> int:
     `BootError` when there is no machine, `LostVMError` when it was lost with the command in it.
     """
     places, tier = choose_machine(plan, request)
-    shares.admit(places.shares, plan.uid, plan.gid)
+    shares.admit(places.shares, _command(plan, request), plan.uid, plan.gid)
     dumps = cores.watched(request.argv, request.cwd, plan.temporary)
     until = None if request.wait_limit is None else time.monotonic() + request.wait_limit
     with dumps, SignalPipe() as signals:
@@ -144,8 +144,7 @@ def choose_machine(plan: Plan, request: Request) -> tuple[Places, Tier]:
 
     Raises `ConfigError` when no machine has, and where the cache lies in one of them.
     """
-    environment = {os.fsdecode(k): os.fsdecode(v) for k, v in request.environment.items()}
-    command = shares.Command(request.argv, request.cwd, environment, plan.temporary, plan.homes)
+    command = _command(plan, request)
     wanted = [shares.Share(path, readonly) for path, readonly in plan.shares]
     wanted += shares.find_shares(command)
     shared = shares.collapse(wanted)
@@ -153,6 +152,11 @@ def choose_machine(plan: Plan, request: Request) -> tuple[Places, Tier]:
     named = [*plan.shown, *(share.path for share in wanted)]
     places = Places(shared, *views.find_views(command, named, shared))
     return places, plan.tier_for(len(shared))
+
+
+def _command(plan: Plan, request: Request) -> shares.Command:
+    environment = {os.fsdecode(k): os.fsdecode(v) for k, v in request.environment.items()}
+    return shares.Command(request.argv, request.cwd, environment, plan.temporary, plan.homes)
 
 
 def make_save(plan: Plan, tier: Tier, lifeline: int) -> int:
