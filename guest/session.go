@@ -209,6 +209,9 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 		}
 	}
 	s.lead(pid)
+	if !s.rehearsal {
+		go guarded(s, func() { holdExecuted(s.order.shares) })
+	}
 	status := <-done
 	s.lead(0)
 	for _, out := range []*output{s.stdout, s.stderr} {

@@ -5,10 +5,12 @@ A fact that is other than the table has it is news: a kernel or a QEMU can do mo
 
 import fcntl
 import os
+import shutil
+import time
 
 import pytest
 
-from tests.vm.conftest import NEWEST, OLDEST, Vimto
+from tests.vm.conftest import NEWEST, OLDEST, STABLE, Vimto
 from tests.vm.test_qemus import program
 
 # One fact a line: its name, and what came of it or the error's name.
@@ -166,3 +168,60 @@ def test_what_a_share_cannot_do(
     assert special == ({"fifo", "node", "socket"} if found["fifo"] == "None" else set())
     if release == "bookworm":
         assert "makes no sockets, FIFOs and device nodes" in vimto("doctor").text
+
+
+# Counts what is read from the host while a program is executed, soon after and long after another
+# time. Its head is always read; its pages need not be.
+AGAIN = r"""
+import os, subprocess, time
+TRACING = "/sys/kernel/tracing/"
+
+def reads():
+    with open(TRACING + "trace") as file:
+        return sum("P9_TREAD " in line for line in file)
+
+def switch(value):
+    with open(TRACING + "events/9p/9p_client_req/enable", "w") as file:
+        file.write(value)
+
+def run():
+    words = ["./program", "-c", "echo $0 $1", "x", "y"]
+    return subprocess.run(words, stdout=-1).stdout.decode().strip()
+
+def traced():
+    open(TRACING + "trace", "w").close()
+    switch("1")
+    run()
+    switch("0")
+    return reads()
+
+time.sleep(1)
+run()
+time.sleep(0.3)
+held = traced()
+time.sleep(4)
+print(held < traced())
+open("executed", "w").close()
+while not os.path.exists("replaced"):
+    time.sleep(0.05)
+time.sleep(0.5)  # less than it would be held for
+print(run())
+"""
+
+
+@pytest.mark.parametrize("kernel", [STABLE, NEWEST])
+def test_a_program_that_is_executed_again_is_not_read_again(vimto: Vimto, kernel: str) -> None:
+    vimto.flags = ("-kernel", kernel)
+    path = vimto.directory / "program"
+    shutil.copy(os.path.realpath("/bin/bash"), path)
+    new = vimto.directory / "new"
+    new.write_text("#!/bin/sh\necho the new one\n")
+    new.chmod(0o755)
+    words = ("exec", "/usr/bin/python3", "-I", "-S", "-c", AGAIN)
+    with vimto.start(*words) as process:
+        while not (vimto.directory / "executed").exists() and process.poll() is None:
+            time.sleep(0.05)
+        new.rename(path)
+        (vimto.directory / "replaced").touch()
+        stdout, stderr = process.communicate(timeout=240)
+    assert stdout.decode().splitlines() == ["True", "the new one"], stderr
