@@ -1,5 +1,6 @@
 """Where a connection is made to, or accepted: a TCP address, or the path of a unix socket."""
 
+import os
 from typing import NamedTuple
 
 from vimto.values import whole_number
@@ -64,6 +65,22 @@ def parse_pair(text: str) -> tuple[Address, Address]:
     if not target.path and not target.port:
         raise ValueError("names no port in the guest; only the host's may be 0")
     return source, target
+
+
+def place_pair(text: str, directory: str) -> str:
+    """Return `text` for `parse_pair` with a relative path on the host's side made absolute.
+
+    It is relative to `directory`. Raises `ValueError` when the path cannot be written so.
+    """
+    here, equals, there = text.partition("=")
+    path = parse_address(here).path if here else ""
+    if not path or os.path.isabs(path):
+        return text
+    path = os.path.normpath(os.path.join(directory, path))
+    if "=" in path:
+        raise ValueError(f"leads to `{path}`: the path of a socket must not hold a `=`")
+    parse_address(f"unix:{path}")
+    return f"unix:{path}{equals}{there}"
 
 
 def parse_forwards(value: object) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from vimto import console
+from vimto.addresses import parse_forwards, place_pair
 from vimto.errors import ConfigError
 from vimto.files import read_file
 from vimto.places import TEMPORARY
@@ -113,7 +114,7 @@ def load_config(flags: Flags, environ: Mapping[str, str], cwd: str | os.PathLike
         sources.insert(-1, sources[-1]._replace(values=earlier))
     if path:
         foreign = _read_file(path)._replace(foreign=True)
-        sources.insert(1, _restrict(foreign, path, directory, sources))
+        sources.insert(1, _restrict(foreign, path, sources))
     values: dict[str, Any] = {row.key: row.default for row in SETTINGS}
     origins = {row.key: DEFAULT for row in SETTINGS}
     for row in SETTINGS:
@@ -156,12 +157,12 @@ def _absolute(find: Callable[[str], Path]) -> Path | None:
     return path if path.is_absolute() else None
 
 
-def _restrict(source: _Source, path: str, cwd: str, others: list[_Source]) -> _Source:
+def _restrict(source: _Source, path: str, others: list[_Source]) -> _Source:
     """Return what counts of a repository's file: all, or else `ConfigError` says what may not.
 
     What the user has said as well, in one of the `others`, needs no permission and is dropped.
     """
-    place = Place(root=find_repository(source.directory) or source.directory, cwd=cwd)
+    place = Place(root=find_repository(source.directory) or source.directory)
     values = dict(source.values)
     refused: list[tuple[Setting, str]] = []
     for row in SETTINGS:
@@ -368,7 +369,7 @@ def _read_file(path: str) -> _Source:
     values, problems = {}, []
     for key, value in table.items():
         try:
-            values[key] = _parse_toml(rows[key], value)
+            values[key] = _parse_toml(rows[key], value, os.path.dirname(path))
         except ValueError as exc:
             shown = f"`{value}` {exc}" if isinstance(value, (str, int, float)) else exc
             problems.append(f"{_where(path, text, key)}: `{key}`: {shown}")
@@ -378,12 +379,15 @@ def _read_file(path: str) -> _Source:
     return _Source(values=values, origins=origins, directory=os.path.dirname(path), upward=False)
 
 
-def _parse_toml(row: Setting, value: object) -> Any:
+def _parse_toml(row: Setting, value: object, directory: str) -> Any:
     if row.many and not isinstance(value, list):
         # The Go tool refuses a lone string here too: `setup = "a b"` reads like a list of words.
         example = '["mount -t tmpfs none /mnt"]' if row.parse is parse_commands else '["…"]'
         raise ValueError(f"is no list, as in `{row.key} = {example}`")
-    return row.parse(value)
+    parsed = row.parse(value)
+    if row.parse is parse_forwards:
+        return tuple(place_pair(text, directory) for text in parsed)
+    return parsed
 
 
 def _read_text(path: str) -> str:

@@ -13,18 +13,17 @@ from vimto.addresses import parse_pair
 
 
 class Place(NamedTuple):
-    """Where a file speaks: the root of its repository, and the working directory; absolute."""
+    """Where a file speaks: the root of its repository."""
 
     root: str
-    cwd: str
 
     def holds(self, path: str) -> bool:
-        """Say whether `path`, from the working directory, lies in the repository, links followed.
+        """Say whether the absolute `path` lies in the repository, links followed.
 
         What is not there yet lies where it would be made.
         """
         root = os.path.realpath(self.root).rstrip("/")
-        real = os.path.realpath(os.path.join(self.cwd, path))
+        real = os.path.realpath(path)
         return real == root or real.startswith(root + "/")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vimto.addresses import Address, parse_address, parse_forwards, parse_pair
+from vimto.addresses import Address, parse_address, parse_forwards, parse_pair, place_pair
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,27 @@ def test_pairs() -> None:
     here, there = parse_pair("0.0.0.0:80")
     assert str(here) == "0.0.0.0:80"
     assert str(there) == "127.0.0.1:80"
+
+
+@pytest.mark.parametrize(
+    ("text", "placed"),
+    [
+        ("80", "80"),
+        ("/a/b=80", "/a/b=80"),
+        ("./a/b=80", "unix:/repo/a/b=80"),
+        ("unix:b=unix:c", "unix:/repo/b=unix:c"),
+        ("../b=/run/c=d", "unix:/b=/run/c=d"),
+        ("", ""),
+    ],
+)
+def test_the_path_on_the_host_s_side_is_relative_to_a_directory(text: str, placed: str) -> None:
+    assert place_pair(text, "/repo") == placed
+
+
+@pytest.mark.parametrize("directory", ["/a=b", "/" + "a" * 107])
+def test_a_path_that_cannot_be_written(directory: str) -> None:
+    with pytest.raises(ValueError, match=r"must not hold|is not the path"):
+        place_pair("unix:s=80", directory)
 
 
 @pytest.mark.parametrize("text", ["0", "80=0", "/a.sock", "80=", "=80", "80=a=b"])

@@ -40,6 +40,12 @@ def test_defaults(repository: Path) -> None:
     assert (config.memory, config.smp, config.snapshot) == (1024, 2, True)
 
 
+def test_a_socket_in_a_file_is_relative_to_the_file(repository: Path) -> None:
+    write(repository, 'forward = ["unix:s=80", "8080"]')
+    config = load_config(flags_of("-forward", "unix:t=80"), {}, repository / "pkg")
+    assert config.forward == (f"unix:{repository}/s=80", "8080", "unix:t=80")
+
+
 def test_the_go_tool_s_own_file(repository: Path) -> None:
     # As in cilium/ebpf's repository.
     path = write(
