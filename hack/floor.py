@@ -1,15 +1,18 @@
 """The floor under a restored `vimto exec`: QEMU with the same arguments, and no vimto around it."""
 
-import json
 import os
 import socket
 import subprocess
 import time
+from contextlib import closing
 
 from vimto.commands.prepare import prepare
 from vimto.config import load_config
+from vimto.qemu.qmp import Monitor
 from vimto.vm import crowd, machine, protocol, run, shares, snapshot
+from vimto.vm.launch import Wiring
 from vimto.vm.signals import SignalPipe
+from vimto.vm.waiting import Waiting
 
 
 def measure_floor(kernel: str, directory: str) -> float:
@@ -19,60 +22,59 @@ def measure_floor(kernel: str, directory: str) -> float:
     """
     config = load_config({"kernel": kernel}, os.environ, directory)
     with prepare(config) as plan, SignalPipe() as signals:
-        tier = plan.tiers[0]
+        tier, waiting = plan.tiers[0], Waiting(signals, -1)
         request = run.Request(["sh", "-c", "true"], directory, os.environb)
-        session = run._Session(plan, tier, [shares.Share(directory)], request, signals)
-        save = snapshot.acquire_save(plan, tier, signals, -1)
+        places = run.Places([shares.Share(directory)], [], [])
+        session = run._Session(plan, tier, places, request, waiting)
+        save = snapshot.acquire_snapshot(plan, tier, waiting)
         if save is None:
-            raise SystemExit("there is no save to restore")
+            raise SystemExit("there is no snapshot to restore")
         null = dict.fromkeys(("stdin", "stdout", "stderr"), "null")
-        order = session._make_order(True) | null
-        here, there = socket.socketpair()
-        monitor, monitor_there = socket.socketpair()
-        console = os.open(os.devnull, os.O_WRONLY)
+        order = protocol.encode_json(protocol.RUN, session._make_order(True) | null)
+        wiring = Wiring()
         values = {
-            "agent": str(there.fileno()),
-            "monitor": str(monitor_there.fileno()),
-            "console": str(console),
+            "agent": str(wiring.port_there),
+            "monitor": str(wiring.monitor_there),
+            "console": str(wiring.console),
             "threads": crowd.ALONE,
             "ram": machine.Memory(save.ram).option(plan.memory),
             **session._slots(),
         }
         argv = [*machine.fill(tier.machine, values), "-incoming", "defer"]
-        keep = (there.fileno(), monitor_there.fileno(), console, save.state)
-        try:
-            return _run(argv, keep, save.state, order, here, monitor)
-        finally:
-            for end in (here, there, monitor, monitor_there):
-                end.close()
-            os.close(console)
-            save.close()
+        with (
+            closing(save),
+            closing(Monitor(wiring.monitor)) as monitor,
+            socket.socket(fileno=wiring.port) as port,
+        ):
+            try:
+                return _run(argv, wiring.inherited(), monitor, save.state, port, order)
+            finally:
+                wiring.close_theirs()
+                os.close(wiring.console)
 
 
 def _run(
     argv: list[str],
-    keep: tuple[int, ...],
+    keep: list[int],
+    monitor: Monitor,
     state: int,
-    order: dict[str, object],
-    here: socket.socket,
-    monitor: socket.socket,
+    port: socket.socket,
+    order: bytes,
 ) -> float:
     before = time.perf_counter()
     with subprocess.Popen(argv, pass_fds=keep, stdin=subprocess.DEVNULL) as qemu:
         try:
-            for command in (
-                {"execute": "qmp_capabilities"},
-                machine.ignore_shared(),
-                {"execute": "migrate-incoming", "arguments": {"uri": f"fd:{state}"}},
-            ):
-                monitor.sendall(json.dumps(command).encode())
-            here.sendall(protocol.encode_json(protocol.RUN, order))
+            monitor.load(state)
+            port.sendall(order)
             reader, kind = protocol.FrameReader(), 0
-            here.settimeout(60)  # a QEMU that refuses the state must not hold up the bench
+            port.settimeout(60)  # a QEMU that refuses the state must not hold up the bench
             while kind != protocol.EXIT:
-                for kind, _payload in reader.feed(here.recv(1 << 20)):
+                data = port.recv(1 << 20)
+                if not data:
+                    raise SystemExit("QEMU ended before the command")
+                for kind, _payload in reader.feed(data):
                     if kind == protocol.CLOCK:
-                        here.sendall(protocol.encode_clock(time.time_ns()))
+                        port.sendall(protocol.encode_clock(time.time_ns()))
         finally:
             qemu.kill()
     return time.perf_counter() - before
