@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import time
 from pathlib import Path
 
@@ -201,3 +202,9 @@ def test_what_is_not_ours_is_not_touched(cache: Path) -> None:
     vimto(cache, "flush-cache")
     assert (cache / "precious").exists()
     assert (cache / "home/file").exists()
+
+
+def test_each_kind_is_in_the_reference() -> None:
+    page = Path(__file__).parents[2].joinpath("docs/cache.md").read_text()
+    rows = re.findall(r"(?m)^\| `([^`]+)` \|", page)
+    assert set(KINDS) | {"qemus", "builtin", "local/HOST"} == set(rows)
