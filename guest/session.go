@@ -246,7 +246,7 @@ func (s *session) prepare() *failure {
 	unmountClaimed(claims)
 	for _, setup := range s.order.setup {
 		if err := s.runSetup(setup); err != nil {
-			return failed("setup", err)
+			return failed("setup", fmt.Errorf("setup: %w", err))
 		}
 	}
 	remountMissing(claims)

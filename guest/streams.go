@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,7 +16,8 @@ const (
 	fSetPipeSize  = 1031
 	pipeSize      = 1 << 20
 	maxTail       = 2 << 10
-	endOfFileChar = 4 // VEOF of a terminal in its default state
+	maxLine       = 64 << 10 // of a notice; a longer one is shown in pieces
+	endOfFileChar = 4        // VEOF of a terminal in its default state
 )
 
 // Numbers of the streams in an ack frame.
@@ -40,6 +42,7 @@ type output struct {
 	kind    kind   // kindNotice: setup and teardown commands, which have no credit
 	level   string // of the notices
 	tail    []byte // the end of what was sent as notices, for an error message
+	line    []byte // the beginning of a line whose rest has not come, for the next notice
 	fd      int    // does not block
 	shut    func() // closes fd
 	closing sync.Once
@@ -63,6 +66,7 @@ func newOutput(k kind, fd int) (*output, error) {
 // has a whole window unacknowledged, the pipe is not read, and the command waits like at any full pipe.
 func (s *output) pump(p *port) {
 	defer close(s.done)
+	defer s.endLine(p)
 	frame := make([]byte, headerSize+maxStream)
 	for {
 		room := s.credit.wait()
@@ -143,17 +147,35 @@ func (s *output) drain(p *port, frame []byte) {
 	}
 }
 
+// emit sends n bytes of frame; notices have whole lines, to which the host adds the last newline.
 func (s *output) emit(p *port, frame []byte, n int) error {
 	if s.kind == kindNotice {
 		text := frame[headerSize : headerSize+n]
 		s.tail = append(s.tail, text...)
 		s.tail = s.tail[max(0, len(s.tail)-maxTail):]
-		return p.write(notice{s.level, string(text)}.frame())
+		s.line = append(s.line, text...)
+		end := bytes.LastIndexByte(s.line, '\n')
+		if end < 0 && len(s.line) < maxLine {
+			return nil
+		}
+		if end < 0 {
+			end = len(s.line)
+		}
+		whole := notice{s.level, string(s.line[:end])}
+		s.line = s.line[min(end+1, len(s.line)):]
+		return p.write(whole.frame())
 	}
 	s.credit.spend(n)
 	frame = frame[:headerSize+n]
 	seal(frame, s.kind)
 	return p.write(frame)
+}
+
+// endLine sends as a notice what came after the last newline.
+func (s *output) endLine(p *port) {
+	if len(s.line) > 0 {
+		_ = p.write(notice{s.level, string(s.line)}.frame())
+	}
 }
 
 // input carries the host's stdin frames to the command.

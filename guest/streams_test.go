@@ -130,6 +130,34 @@ func TestDrainEndsThoughAGrandchildGoesOnWriting(t *testing.T) {
 	out.drain(here, make([]byte, headerSize+maxStream))
 }
 
+func TestNoticesAreWholeLines(t *testing.T) {
+	here, there := pair(t)
+	ours, theirs, err := makePipe(uint32(os.Getuid()), uint32(os.Getgid()), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := newOutput(kindNotice, ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.level = "teardown"
+	go out.pump(here)
+	writeAll(theirs, []byte("one\n\ntw"))
+	expect := func(want string) {
+		t.Helper()
+		k, payload, err := there.next()
+		if got := (notice{"teardown", want}).frame()[headerSize:]; err != nil || k != kindNotice || !bytes.Equal(payload, got) {
+			t.Fatalf("kind %d, %s, %v instead of %s", k, payload, err, got)
+		}
+	}
+	expect("one\n")
+	writeAll(theirs, []byte("o\nthree"))
+	expect("two")
+	syscall.Close(theirs)
+	expect("three")
+	out.finish()
+}
+
 func TestInputIsWrittenAcknowledgedAndClosed(t *testing.T) {
 	here, there := pair(t)
 	ours, theirs, err := makePipe(uint32(os.Getuid()), uint32(os.Getgid()), true)
