@@ -64,6 +64,8 @@ def _dispatch(argv: list[str], launch: Launch | None) -> int:
         console.show(catalog.help_text(asked or []))
         return 0 if words else VIMTO_FAILED
     if words[0] in ("version", "-version", "--version"):
+        if words[1:]:
+            raise UsageError(f"unexpected argument `{words[1]}`", hint=catalog.usage("version"))
         console.show(f"vimto {__version__}\n")
         return 0
     row, command = _find_command(words, launch)

@@ -362,6 +362,9 @@ def _read_file(path: str) -> _Source:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"`{path}` is not TOML: {exc}") from exc
+    except (RecursionError, ValueError) as exc:  # a number of 5,000 digits; brackets in brackets
+        why = exc if isinstance(exc, ValueError) else "it is nested too deeply"
+        raise ConfigError(f"`{path}` cannot be read: {why}") from exc
     rows = {row.key: row for row in SETTINGS}
     unknown = [key for key in table if key not in rows]
     if unknown:

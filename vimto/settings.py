@@ -18,6 +18,7 @@ from vimto.values import (
     parse_duration,
     parse_list,
     parse_memory,
+    parse_shares,
     parse_smp,
     parse_text,
 )
@@ -131,7 +132,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="share",
         metavar="DIR[:ro]",
-        parse=parse_list,
+        parse=parse_shares,
         default=(),
         many=True,
         path=True,

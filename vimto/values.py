@@ -185,6 +185,14 @@ def parse_list(value: object) -> tuple[str, ...]:
     return tuple(parse_text(item) for item in (value if isinstance(value, list) else [value]))
 
 
+def parse_shares(value: object) -> tuple[str, ...]:
+    """Take one directory, or a list of them, each with `:ro` or without."""
+    shares = parse_list(value)
+    if ":ro" in shares:
+        raise ValueError("names no directory before `:ro`")
+    return shares
+
+
 def parse_commands(value: object) -> tuple[tuple[str, ...], ...]:
     """Take commands: one string, or a list of strings and of lists of words.
 

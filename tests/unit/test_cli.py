@@ -38,6 +38,7 @@ def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     for word in ("version", "-version", "--version"):
         assert cli.run([word]) == 0
         assert capfd.readouterr().out == f"vimto {__version__}\n"
+    assert cli.run(["version", "x"]) == 125
 
 
 def test_mistakes_come_with_a_hint(capfd: pytest.CaptureFixture[str]) -> None:

@@ -224,6 +224,15 @@ def test_what_is_not_toml(repository: Path, data: bytes, words: str) -> None:
     assert ".vimto.toml` is not TOML" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("data", "words"), [(b"[" * 5000, "nested too deeply"), (b"1" * 5000, "4300 digits")]
+)
+def test_what_toml_allows_and_python_does_not(repository: Path, data: bytes, words: str) -> None:
+    (repository / ".vimto.toml").write_bytes(b"smp = " + data)
+    with pytest.raises(ConfigError, match=rf"cannot be read: .*{words}"):
+        load_config({}, {}, repository)
+
+
 def test_a_file_that_cannot_be_read_is_an_error(repository: Path) -> None:
     (repository / ".vimto.toml").mkdir()
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -112,6 +112,7 @@ def test_parse(parse: Callable[[object], Any], text: object, value: object) -> N
         (values.parse_text, 3, "not a string"),
         (values.parse_text, "a\0b", "NUL"),
         (values.parse_list, ["a", 1], "not a string"),
+        (values.parse_shares, ["a:ro", ":ro"], "no directory"),
         (values.parse_commands, "sh -c 'x", "no closing quotation"),
         (values.parse_commands, [[]], "empty command"),
         (values.parse_choice("a", "b"), "c", "none of `a`, `b`"),

@@ -208,7 +208,7 @@ _COMMANDS: dict[str, Callable[[Config, Sequence[str]], None]] = {
 
 def _no_words(command: str, words: Sequence[str]) -> None:
     if words:
-        raise UsageError(f"`{command}` takes no words, and there is `{words[0]}`")
+        raise UsageError(f"`{command}` takes no arguments, and there is `{words[0]}`")
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
