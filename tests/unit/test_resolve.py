@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from vimto.agent import source_digest, source_directory
 from vimto.commands import prepare, resolve
 from vimto.commands.resolve import default_package
 from vimto.config import Config, load_config
@@ -69,6 +70,12 @@ def test_without_go_no_kernel_is_fetched(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path))
     config = configured(tmp_path, "-kernel", "a.b/c:1")
     with contextlib.ExitStack() as stack, pytest.raises(AgentError, match="`go` is not installed"):
+        resolve.resolve_kernel(config, stack)
+    # A cache that a CI brought along may have a guest program.
+    built = tmp_path / f"cache/agent/amd64-{source_digest(source_directory())}-x"
+    built.parent.mkdir()
+    built.write_bytes(b"")
+    with contextlib.ExitStack() as stack, pytest.raises(ImageError, match="no such image"):
         resolve.resolve_kernel(config, stack)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vimto import __version__, console
-from vimto.agent import build_agent, find_agent, source_directory
+from vimto.agent import Agent, build_agent, find_agent, source_directory
 from vimto.cache import entry
 from vimto.cache.digest import digest, local_directory, signature
 from vimto.config import Config
@@ -72,8 +72,8 @@ def resolve_kernel(config: Config, stack: contextlib.ExitStack) -> BootParts:
     What of it is in the cache is held there until `stack` closes. Raises `KernelError`,
     `ImageError`, `AgentError` or `CacheError`.
     """
-    # Without a go there is no guest program, and no use for a kernel that takes long to fetch.
-    place = locate_kernel(config, stack, lambda: build_agent(cache=config.cache_dir))
+    # Without a guest program there is no use for a kernel that takes long to fetch.
+    place = locate_kernel(config, stack, lambda: _guest_program(config.cache_dir))
     remembered = _memory(config.cache_dir, place)
     parts = _recall(remembered)
     while parts is None or not _hold(config.cache_dir, [parts.kernel, parts.initrd], stack):
@@ -211,12 +211,7 @@ def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str], str]:
 
     resolve = boot.resolve_tree if place.is_dir() else boot.resolve_file
     files = resolve(place, cache=cache)
-    try:
-        agent = build_agent(cache=cache)
-    except VimtoError:
-        agent = find_agent(cache=cache)  # type: ignore[assignment]
-        if agent is None:
-            raise
+    agent = _guest_program(cache)
     initrd = build_initramfs(agent, files.modules, {**files.layer, **_programs()}, cache=cache)
     parts = BootParts(
         kernel=str(files.kernel),
@@ -229,6 +224,17 @@ def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str], str]:
     guest = source_directory()
     sources = [place, *files.sources, *sorted(guest.iterdir()), files.kernel, initrd]
     return parts, [str(path) for path in sources], str(agent.path)
+
+
+def _guest_program(cache: Path) -> Agent:
+    """Return the guest program; where it cannot be built, one that was built before."""
+    try:
+        return build_agent(cache=cache)
+    except VimtoError:
+        found = find_agent(cache=cache)
+        if found is None:
+            raise
+        return found
 
 
 # The guest program, under the name by which the guest has it: guest/modprobe.go.
