@@ -303,19 +303,18 @@ def _check_status(status: int, ending: _Ending) -> int:
 def _config_directory(config: Config) -> str:
     """Return the directory of dlv's history and configuration, made if need be; "" for none.
 
-    As dlv's own config.GetConfigFilePath finds it.
+    As dlv's own config.GetConfigFilePath finds it. In the home of another user nothing is made: it
+    would be root's, and some users have none.
     """
-    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(_home(config), ".config")
-    path = os.path.join(base, "dlv")
+    user = find_user("root" if config.sudo else config.user or str(os.getuid()))
+    home = user.pw_dir if user else os.path.expanduser("~")
+    path = os.path.join(os.environ.get("XDG_CONFIG_HOME") or f"{home}/.config", "dlv")
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        if user is None or user.pw_uid == os.geteuid():
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        elif not os.path.isdir(path):
+            return ""
     except OSError as exc:
         console.debug(f"dlv's history is not kept: {exc}")
         return ""
     return os.path.abspath(path)
-
-
-def _home(config: Config) -> str:
-    user = "root" if config.sudo else config.user
-    entry = find_user(user or str(os.getuid()))
-    return entry.pw_dir if entry else os.path.expanduser("~")
