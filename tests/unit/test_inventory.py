@@ -96,6 +96,14 @@ def test_other_names(cache: Path) -> None:
     assert len(shown(cache)) == len(NAMES) - 4
 
 
+@pytest.mark.parametrize("kind", ["vmlinux", "initramfs", "modules", "gdb-index", "snapshot"])
+def test_a_key_is_named_by_its_beginning(cache: Path, kind: str) -> None:
+    with pytest.raises(VimtoError, match=f"there is no `{kind}:ffffff` in the cache"):
+        vimto(cache, "rm", f"{kind}:ffffff")
+    vimto(cache, "rm", f"{kind}:{KEY[:6]}")
+    assert len(shown(cache)) == len(NAMES) - 1
+
+
 def test_a_tag_is_not_named_by_its_beginning(cache: Path) -> None:
     image = make_image(make_tar(member("boot/vmlinuz", b"other")))
     pull(Settings(cache_dir=cache), image, "reg.example/name:123456789")

@@ -157,9 +157,10 @@ def _find(config: Config, items: list[Item], word: str) -> Item:
 
 
 # Digests may be given in part, tags and versions may not.
-_DIGITS = re.compile(r"((vmlinux|initramfs|gdb-index|snapshot|image|sha256):)?[0-9a-f]{6,64}")
+_KEYED = "vmlinux|initramfs|modules|gdb-index|snapshot|image|sha256"
+_DIGITS = re.compile(rf"(({_KEYED}):)?[0-9a-f]{{6,64}}")
 # What is no image, or a digest.
-_NAMED = re.compile(r"(apt|apt-lists|vmlinux|initramfs|agent|gdb-index|snapshot|image|sha256):")
+_NAMED = re.compile(rf"(apt|apt-lists|agent|{_KEYED}):")
 
 
 def _say_removed(item: Item) -> None:
