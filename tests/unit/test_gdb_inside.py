@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -130,6 +131,20 @@ def test_a_machine_that_has_ended(tmp_path: Path) -> None:
         inside.Ending(gdb, settings).watch()
         gdb.events.handlers["exited"](None)
     assert "ended before the command reported" in gdb.text and gdb.posted == []
+
+
+def test_a_module_cannot_be_named_like_a_command(tmp_path: Path) -> None:
+    gdb = MagicMock()
+    gdb.parse_and_eval.return_value = 1
+    gdb.selected_frame().architecture().name.return_value = "aarch64"
+    listings = inside.Listings(gdb, {"directory": str(tmp_path)})
+    listings._layout = object()
+    listings._listing = MagicMock()
+    listings._listing.read_module.return_value = ('../a-b.c"\nshell true', [])
+    listings.add()
+    path = tmp_path / "module-.._a-b.c__shell_true"
+    gdb.execute.assert_called_once_with(f'add-symbol-file "{path}"', to_string=True)
+    assert path.exists()
 
 
 def test_bytes_of_a_program_by_address() -> None:

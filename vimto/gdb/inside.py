@@ -7,6 +7,7 @@ be read, and tested, without one. Settings come as JSON, see `vimto.gdb.session`
 import importlib.util
 import json
 import os
+import re
 import select
 import subprocess
 from collections.abc import Iterator
@@ -301,7 +302,8 @@ class Listings:
         name, symbols = self._listing.read_module(
             lambda at, size: bytes(memory.read_memory(at, size)), pointer, self._layout
         )
-        path = os.path.join(self._directory, f"module-{name.replace(os.sep, '_')}")
+        # The guest chose the name, and gdb takes what follows a newline for another command.
+        path = os.path.join(self._directory, "module-" + re.sub(r"[^\w.-]", "_", name))
         with open(path, "wb") as file:
             self._elf.write_symbols(symbols, file)
         gdb.execute(f"add-symbol-file {quote(path)}", to_string=True)
