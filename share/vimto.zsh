@@ -20,7 +20,7 @@ _vimto() {
         '*-boot-timeout[how long a machine may take until it answers, of time that the host lets it run]:TIME:_files' \
         '*-timeout[how long a command may run in its machine]:TIME:_files' \
         '*-stop-timeout[how long after a signal to end]:TIME:_files' \
-        '*-snapshot[boot once, save the machine, and start all later ones from the save]' \
+        '*-snapshot[boot once, save the machine, and start all later ones from that snapshot]' \
         '*-cache-limit[disk that all of the cache may take]:SIZE:_files' \
         '*-snapshot-limit[disk that snapshots may take of it]:SIZE:_files' \
         '*-pull[when to ask the registry]:WHEN:_files' \
@@ -31,7 +31,7 @@ _vimto() {
         '*-forward[forward connections from the host into the guest, for exec, shell, dlv and gdb-kernel]:FROM=TO:_files' \
         '*-gdb[for exec]' \
         '*-vmlinux[for gdb-kernel and -gdb]:FILE:_files' \
-        '*-cache-dir[where kernels, images, saves and the guest program are kept]:DIR:_files' \
+        '*-cache-dir[where kernels, images, snapshots and the guest program are kept]:DIR:_files' \
         '*-v[print each command before it runs]' \
         '1: :->command' '*:: :->rest'
     case $state in

@@ -210,7 +210,7 @@ SETTINGS: tuple[Setting, ...] = (
         key="snapshot",
         parse=parse_bool,
         default=True,
-        help="boot once, save the machine, and start all later ones from the save",
+        help="boot once, save the machine, and start all later ones from that snapshot",
         trust=trust.full("only the time that a run takes changes"),
     ),
     Setting(
@@ -308,7 +308,7 @@ SETTINGS: tuple[Setting, ...] = (
         default="",
         shown_default="`$XDG_CACHE_HOME/vimto`, `~/.cache/vimto`",
         path=True,
-        help="where kernels, images, saves and the guest program are kept",
+        help="where kernels, images, snapshots and the guest program are kept",
         trust=trust.none(
             "it is written to outside of the repository, and what it holds is executed"
         ),

@@ -5,9 +5,9 @@
 
 PID is the `vimto go test` that waits for go, PLAN and LIFELINE are descriptors of it: the plan in
 memory, and a pipe that hangs up when it is gone. So no file has to be cleaned up, however either
-of us ends. WORDS run in a machine, which is QEMU, if it is to be restored; `--save` makes the save
-of the one with room for that many shares. Imports are the standard library's light ones and our
-own; a test pins the set.
+of us ends. WORDS run in a machine; QEMU is the program that becomes it, empty where it is to be
+booted. `--save` makes the snapshot of the machine with room for that many shares. Imports are the
+standard library's light ones and our own; a test pins the set.
 """
 
 import os

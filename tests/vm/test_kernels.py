@@ -36,7 +36,7 @@ def look(vimto: Vimto, kernel: str, *flags: str) -> str:
     ("kernel", "release"), [(OLDEST, "5.10."), (NEWER, "6.12."), (NEWEST, "7.")]
 )
 def test_debians_kernels(vimto: Vimto, kernel: str, release: str) -> None:
-    assert look(vimto, kernel).startswith(release)  # makes the save, and restores
+    assert look(vimto, kernel).startswith(release)  # makes the snapshot, and restores
     # The flag counts for every test binary, so also the one that go runs.
     assert look(vimto, kernel, "-smp", "1", "-memory", "512M", "-no-snapshot").startswith(release)
 

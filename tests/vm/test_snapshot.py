@@ -26,7 +26,7 @@ def saves_of(cache: Path) -> list[Path]:
 
 @pytest.fixture
 def save(vimto: Vimto, cache: Path) -> Path:
-    """The one save in the cache."""
+    """The one snapshot in the cache."""
     outcome = vimto("exec", "echo", "made").check()
     assert outcome.stdout == b"made\n"
     (found,) = saves_of(cache)
@@ -99,7 +99,7 @@ def test_memory_and_processors_are_as_asked(vimto: Vimto, save: Path) -> None:
 
 
 def test_machines_that_crowd_the_host_get_one_thread_each(vimto: Vimto, save: Path) -> None:
-    """Another one needs the host's processors too; the save is the same."""
+    """Another one needs the host's processors too; the snapshot is the same."""
     host = len(os.sched_getaffinity(0))
     vimto.flags = (*vimto.flags, "-smp", str(host), "-v")
     others = vimto.start("exec", "sh", "-c", "echo; read line", stdin=subprocess.PIPE)

@@ -32,7 +32,7 @@ from vimto.spawn import SETPRIV
 from vimto.values import GIB, MIB
 from vimto.vm.trial import try_snapshot
 
-# A save of 1 GiB of memory, a kernel image, and some room.
+# A snapshot of 1 GiB of memory, a kernel image, and some room.
 _ROOM = 3 * GIB
 
 
@@ -197,7 +197,7 @@ def check_cache(config: Config) -> Iterable[Finding]:
         return
     sizes = f"{directory}, {free / GIB:.1f} GiB free"
     if free < _ROOM:
-        yield _weak("cache", sizes, "saves and kernels need a few GiB; `vimto kernel prune`")
+        yield _weak("cache", sizes, "snapshots and kernels need a few GiB; `vimto kernel prune`")
     else:
         yield _good("cache", sizes)
 

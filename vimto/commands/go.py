@@ -1,7 +1,7 @@
 """`vimto go test` and `vimto go run`: the user's go, with a machine around each program it runs.
 
 vimto go test ── plan (in memory) ──> go test -exec 'python shim.py …' ──> shim ──> machine
-     └─ a save is made, if there is none, while go compiles
+     └─ a snapshot is made, if there is none, while go compiles
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
 A word may hold placeholders (`hole`): descriptors and host paths that only the process which
 starts QEMU knows. A command line with holes is the same for every machine of a plan, so it is
-worked out once, and it is what a save is keyed by.
+worked out once, and it is what a snapshot is keyed by.
 """
 
 from typing import NamedTuple, Protocol

@@ -209,7 +209,7 @@ def _meminfo(path: str, *names: str) -> list[int]:
 
 
 def identify_host_cpu(cpuinfo: str = "/proc/cpuinfo", *, emulated: bool = False) -> str:
-    """Return what of the host's processor a save depends on.
+    """Return what of the host's processor a snapshot depends on.
 
     Under KVM that is its model, stepping and microcode. An emulated processor has the host's time
     stamp counter, whose rate the saved kernel has measured; it goes with the name of the model.

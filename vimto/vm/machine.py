@@ -225,7 +225,7 @@ def restore(
     more: Addition = NOTHING,
     launch: Launch | None = None,
 ) -> Machine:
-    """Start a machine from a save, which the caller holds until the machine has ended.
+    """Start a machine from a snapshot, which the caller holds until the machine has ended.
 
     It needs no kernel: what QEMU loads for a boot is in the saved RAM. The commands are sent at
     once. A QEMU that refuses them says so on its monitor; a state that it cannot load is the end

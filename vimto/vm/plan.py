@@ -15,7 +15,7 @@ from vimto.errors import ConfigError
 class Tier(NamedTuple):
     """A machine with room for `shares` shared directories.
 
-    `machine` is QEMU's command line with holes, without the kernel; `save` the key of its save,
+    `machine` is QEMU's command line with holes, without the kernel; `save` the key of its snapshot,
     empty where machines of this plan are always booted.
     """
 
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
     Paths are absolute. `memory` is MiB, `smp` the number of processors. `image` is the tree to lay
     over the host's root ("" for none), `shares` are (path, read-only) pairs that every machine
     gets, `shown` are paths that each can read, `homes` are the real paths of home directories,
-    `temporary` is where go makes its work directories, `snapshot_limit` is bytes of saves on
+    `temporary` is where go makes its work directories, `snapshot_limit` is bytes of snapshots on
     disk, `boot_timeout`, `timeout` and `stop_timeout` are seconds (0: no limit). `kernel_name` is
     for messages. `virtiofsd` are the command lines, with holes, of a server that writes and of one
     that only reads, where `fs` is `virtiofs`. `go_timeout` is there under `go test` only.

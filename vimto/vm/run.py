@@ -91,7 +91,7 @@ class Request(NamedTuple):
 def run(plan: Plan, request: Request) -> int:
     """Run the command in a machine of its own and return its status (128+N after signal N).
 
-    A save that does not come back to life costs a line and a boot, never the result. Raises
+    A snapshot that does not come back to life costs a line and a boot, never the result. Raises
     `BootError` when there is no machine, `LostVMError` when it was lost with the command in it.
     """
     places, tier = choose_machine(plan, request)
@@ -160,9 +160,9 @@ def _command(plan: Plan, request: Request) -> shares.Command:
 
 
 def make_save(plan: Plan, tier: Tier, lifeline: int) -> int:
-    """Make the save of `tier` if there is none; returns a status.
+    """Make the snapshot of `tier` if there is none; returns a status.
 
-    Runs beside go's compiling. Whoever needs the save waits for its lock; a failure is left for
+    Runs beside go's compiling. Whoever needs it waits for its lock; a failure is left for
     them to report.
     """
     with SignalPipe() as signals:

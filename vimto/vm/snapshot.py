@@ -41,7 +41,7 @@ from vimto.vm.patience import Patience
 from vimto.vm.plan import Plan, Tier
 from vimto.vm.waiting import Waiting
 
-# A save of Debian's 6.1 with 1 GiB takes 130 MiB; with less room than this none is tried.
+# A snapshot of Debian's 6.1 with 1 GiB takes 130 MiB; with less room than this none is tried.
 _ROOM_NEEDED = 512 << 20
 _SAVE_LIMIT = 60.0
 # What the host may have too little of now, and enough the next time.
