@@ -9,12 +9,44 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import MagicMock
+from unittest.mock import MagicMock, call
 
 import pytest
 
-from vimto.gdb import inside
+from vimto.gdb import inside, session
 from vimto.kernel import deb
+
+
+@pytest.mark.parametrize("name", ["elf", "listing"])
+def test_gdb_needs_nothing_of_vimto(name: str) -> None:
+    """gdb's own Python has neither vimto nor its dependencies."""
+    script = "import runpy, sys; runpy.run_path(sys.argv[1])['load_sibling'](sys.argv[2])"
+    command = [sys.executable, "-I", "-S", "-c", script, inside.__file__, name]
+    subprocess.run(command, check=True)
+
+
+def test_a_session_that_cannot_start_ends_gdb(tmp_path: Path) -> None:
+    script = tmp_path / "start.gdb"
+    settings = session.Settings(
+        target="nowhere",
+        directory="",
+        result="",
+        modules="",
+        debug_modules="",
+        unpack=(),
+        go="",
+        breaks=(),
+        greeting=(),
+        debug=False,
+        hardware=False,
+        batch=True,
+    )
+    session.write_script(settings, script)
+    script.with_suffix(".json").unlink()
+    code = script.read_text().partition("python\n")[2].removesuffix("end\n")
+    fake = MagicMock()
+    exec(code, {"gdb": fake})
+    assert fake.execute.call_args_list == [call("quit 1")]
 
 
 def test_modules_by_their_kernel_names(tmp_path: Path) -> None:

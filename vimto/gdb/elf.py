@@ -1,15 +1,13 @@
 """ELF files, as much as gdb needs of us: whose build a kernel is, and symbol tables of our own.
 
-elf(5). Only 64-bit little-endian files, which all of vimto's machines are.
+elf(5). Only 64-bit little-endian files, which all of vimto's machines are. gdb's own Python imports
+this file by its path (`inside.load_sibling`) and has none of vimto's modules.
 """
 
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
-
-from vimto.files import open_file
-from vimto.kernel.bzimage import LARGEST
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
@@ -39,6 +37,9 @@ class Symbol(NamedTuple):
 
 def find_build_id(path: Path) -> str:
     """Return the build-id of an ELF file in hexadecimal, "" where it has none or is no ELF."""
+    from vimto.files import open_file  # on the host alone
+    from vimto.kernel.bzimage import LARGEST
+
     with open_file(path, LARGEST) as file:
         for notes in _notes(file):
             found = parse_notes(notes)

@@ -267,11 +267,16 @@ def write_script(settings: Settings, path: Path) -> None:
         "set index-cache enabled off\n"  # a test binary is another each time
         "set breakpoint pending on\n"
         "python\n"
-        "import importlib.util\n"
+        "import importlib.util, traceback\n"
         f"spec = importlib.util.spec_from_file_location('vimto_inside', {str(inside)!r})\n"
         "vimto_inside = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(vimto_inside)\n"
-        f"vimto_inside.start(gdb, {str(values)!r})\n"
+        # gdb would go on with what comes after this script, without breakpoints, and "pass".
+        "try:\n"
+        "    spec.loader.exec_module(vimto_inside)\n"
+        f"    vimto_inside.start(gdb, {str(values)!r})\n"
+        "except Exception:\n"
+        "    traceback.print_exc()\n"
+        "    gdb.execute('quit 1')\n"
         "end\n",
         "utf-8",
     )
