@@ -160,6 +160,12 @@ def test_modules_that_lie_elsewhere_in_the_guest(directory: Path, tmp_path: Path
     assert b"kernel/net/unix/unix.ko" in files["modules.builtin"]
 
 
+def test_no_modules_elsewhere_are_no_lines(tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    index = depmod.read_index(tmp_path / "modules", cache=tmp_path / "cache")
+    assert depmod.guest_files(index, tmp_path / "modules")["modules.dep"] == b""
+
+
 def test_a_trie_of_nothing_and_of_letters_that_do_not_fit() -> None:
     empty = trie.write_trie({})
     assert struct.unpack(">III", empty[:12]) == (0xB007F457, 0x00020001, 12)

@@ -82,8 +82,8 @@ def guest_files(index: ModuleIndex, directory: Path | None) -> dict[str, bytes]:
     }
     if directory is None:
         return found
-    text = os.fsdecode(found["modules.dep"])
-    text = re.sub(r"(?m)^| ", lambda found: f"{found[0]}{directory}/", text.rstrip("\n")) + "\n"
+    lines = os.fsdecode(found["modules.dep"]).splitlines(keepends=True)
+    text = "".join(f"{directory}/{line.replace(' ', f' {directory}/')}" for line in lines)
     found["modules.dep"] = os.fsencode(text)
     found["modules.dep.bin"] = write_dep_trie(text)
     for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
