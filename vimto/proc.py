@@ -179,16 +179,20 @@ class _Child:
     def __init__(self) -> None:
         self.command: Any = None
         self._early: list[int] = []
+        self._lock = threading.Lock()  # `take` is called by another thread
 
     def start(self, start: Any, words: Sequence[str], **settings: Any) -> None:
-        self.command = start(*words, **settings)
+        command = start(*words, **settings)
+        with self._lock:
+            self.command = command
         for number in self._early:
             self.take(number)
 
     def take(self, number: int) -> None:
-        if self.command is None:
-            self._early.append(number)
-            return
+        with self._lock:
+            if self.command is None:
+                self._early.append(number)
+                return
         try:
             self.command.signal(number)
         except ProcessLookupError:
