@@ -16,6 +16,7 @@ BAD_STATE = (
     "Unknown savevm section or instance '0000:00:06.0/virtio-9p' 0.",
     "load of migration failed: Invalid argument",
 )
+NOT_HANDED = "File descriptor named 'state' has not been found"
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,8 @@ BAD_STATE = (
         (GONE, signal.SIGSEGV, BAD_STATE, STATE),
         (NO_WORD, None, (), STATE),
         # The host had too little.
+        (QemuError("QEMU refused the snapshot: x: Too many open files"), None, (), REFUSED),
+        (QemuError("QEMU refused the snapshot: y; " + NOT_HANDED), None, (), REFUSED),
         (GONE, EXITED, ("load of migration failed: Cannot allocate memory",), REFUSED),
         (GONE, EXITED, ("cannot set up guest memory 'ram': Cannot allocate memory",), REFUSED),
         (GONE, EXITED, ("-fsdev local,…: Too many open files",), REFUSED),

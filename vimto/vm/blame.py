@@ -28,8 +28,14 @@ STATE, SILENT, ENDED, ABORTED, KILLED, REFUSED = (
 )
 # What QEMU says when it cannot load a state (migration/migration.c and savevm.c, 7.2 to 11).
 _STATE_WORDS = ("load of migration failed", "migration stream", "savevm", "while loading state")
-# What it says beside that where the host is to blame.
-_HOST_WORDS = ("Cannot allocate memory", "Too many open files", "No space left on device")
+# What it says beside that where the host is to blame; the last where it had no room for a file that
+# its monitor was to hand over (monitor/fds.c).
+_HOST_WORDS = (
+    "Cannot allocate memory",
+    "Too many open files",
+    "No space left on device",
+    "File descriptor named",
+)
 # Before it exits with 0 on SIGTERM, SIGINT and SIGHUP, and at gdb's `kill`.
 _ENDED_WORDS = ("terminating on signal", "Terminated via GDBstub")
 # Those that another try in the same run may not meet; they take no time.
@@ -54,7 +60,8 @@ def diagnose(exc: VimtoError, machine: Machine, plan: Plan) -> NotRestoredError:
     log = machine.read_console()
     complaints = qemu_lines(log, plan.tiers[0].machine[0])
     fault = judge(exc, machine.status, complaints)
-    last = complaints or (log if fault == REFUSED else [])  # its libraries' own words
+    ended = fault == REFUSED and machine.status is not None
+    last = complaints or (log if ended else [])  # its libraries' own words
     reason = ": ".join((exc.message, *last[-1:]))
     if machine.status is not None and os.WIFSIGNALED(machine.status):
         reason += f": QEMU was ended by {signal.Signals(os.WTERMSIG(machine.status)).name}"
@@ -70,7 +77,9 @@ def judge(exc: VimtoError, status: int | None, complaints: Sequence[str]) -> str
     def said(words: Sequence[str]) -> bool:
         return any(word in line for line in complaints for word in words)
 
-    if isinstance(exc, QemuError) or (said(_STATE_WORDS) and not said(_HOST_WORDS)):
+    if isinstance(exc, QemuError):
+        return REFUSED if any(word in exc.message for word in _HOST_WORDS) else STATE
+    if said(_STATE_WORDS) and not said(_HOST_WORDS):
         return STATE
     if status is None:
         return SILENT
