@@ -82,6 +82,13 @@ def test_a_kernel_that_hides_its_addresses() -> None:
         symbols.read_kallsyms(["0000000000000000 T _stext"])
 
 
+def test_an_address_that_no_kernel_has_is_left_out(tmp_path: Path) -> None:
+    """The guest's root may have written the text."""
+    lines = ["ffffffff81000000 T _stext", "1ffffffff81000000 T beyond", "f" * 99 + " T far"]
+    assert symbols.write_kallsyms("\n".join(lines), tmp_path / "elf") == ()
+    assert [symbol.name for symbol in symbols.read_kallsyms(lines)[""]] == ["_stext"]
+
+
 def test_only_the_running_build_will_do() -> None:
     found = Symbols(vmlinux=Path("/bin/true"), release="6.1")
     symbols.check_build(found, found.build_id)

@@ -110,7 +110,7 @@ def read_kallsyms(lines: Iterable[str]) -> dict[str, list[elf.Symbol]]:
         except ValueError:
             raise KernelError("/proc/kallsyms is malformed") from None
         hidden = hidden and address == 0
-        if address >= _KERNEL_HALF and fields[1] not in "aAuU":
+        if _KERNEL_HALF <= address < 1 << 64 and fields[1] not in "aAuU":
             module = fields[3].strip("[]") if len(fields) > 3 else ""
             symbol = elf.Symbol(address, fields[1], fields[2])
             found.setdefault(module, []).append(symbol)
