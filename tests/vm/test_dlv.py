@@ -364,6 +364,7 @@ def test_what_is_written_beside(vimto: Vimto, package: Module) -> None:
 
 def test_a_core_is_looked_at_on_the_host(vimto: Vimto) -> None:
     vimto.flags = ("-kernel", "apt:no-such-kernel")
-    outcome = vimto("dlv", "core", "/bin/true", "no-such-core")
+    flags = ("--allow-non-terminal-interactive=true",)
+    outcome = vimto("dlv", "core", "/bin/true", "no-such-core", *flags)
     assert outcome.status == 1 and "no-such-core" in outcome.errors
     assert "no-such-kernel" not in outcome.errors, "no machine is wanted"
