@@ -21,6 +21,7 @@ from vimto.values import (
     parse_shares,
     parse_smp,
     parse_text,
+    parse_user,
 )
 
 
@@ -92,7 +93,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="user",
         metavar="USER",
-        parse=parse_text,
+        parse=parse_user,
         default="",
         shown_default="the current user",
         help="user, by name or number, that the command runs as",

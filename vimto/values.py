@@ -35,6 +35,13 @@ def whole_number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
+def parse_user(value: object) -> str:
+    """Take the name of a user, or a number, which a file may write without quotes."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return parse_text(value)
+
+
 def parse_text(value: object) -> str:
     """Take a string without NUL bytes."""
     if not isinstance(value, str):

@@ -60,3 +60,15 @@ def test_where_to_listen() -> None:
     assert parse_options(["."]).listen is None
     with pytest.raises(UsageError, match="`nowhere`"):
         parse_options(["-listen", "nowhere", "."])
+
+
+@pytest.mark.parametrize("words", ["exec", "exec --", "exec -- -- -batch"])
+def test_exec_needs_a_command(words: str) -> None:
+    with pytest.raises(UsageError, match="needs a command"):
+        parse_options(words.split())
+
+
+@pytest.mark.parametrize("flag", ["-break", "-batch", "-listen", "-vmlinux"])
+def test_no_value_is_empty(flag: str) -> None:
+    with pytest.raises(UsageError, match=f"`{flag}` needs a value"):
+        parse_options([flag, "", "."])

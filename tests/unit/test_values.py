@@ -145,3 +145,10 @@ def test_a_default_is_what_its_own_text_means(row: Any) -> None:
 def test_show_value(parse: Callable[[object], Any], value: object, text: str) -> None:
     assert values.show_value(parse, value) == text
     assert parse(tomllib.loads(f"x = {text}")["x"]) == value
+
+
+def test_a_user_is_a_name_or_a_number() -> None:
+    assert values.parse_user("nobody") == "nobody" and values.parse_user("1000") == "1000"
+    assert values.parse_user(1000) == "1000"
+    with pytest.raises(ValueError, match="not a string"):
+        values.parse_user(True)

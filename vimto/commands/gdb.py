@@ -60,6 +60,8 @@ def run_gdb(config: Config, words: list[str]) -> int:
         raise UsageError(
             "`go` is not installed or not on PATH", hint="`gdb-kernel exec` runs other programs"
         )
+    if options.batch and not os.path.isfile(options.batch):
+        raise UsageError(f"`-batch {options.batch}`: there is no such file")
     if not options.listen:
         check_gdb()
     config = without_kaslr(config)
@@ -146,13 +148,13 @@ def check_gdb() -> None:
 
 def _symbols(config: Config, options: Options, stack: contextlib.ExitStack) -> Symbols:
     place = locate_kernel(config, stack)
+    vmlinux = options.vmlinux or config.vmlinux
     found = symbols.find_symbols(
         place,
         cache=config.cache_dir,
         package=_package(config, place),
-        fetch=options.fetch_debug,
+        fetch=options.fetch_debug and not vmlinux,
     )
-    vmlinux = options.vmlinux or config.vmlinux
     if vmlinux:
         found = symbols.use_vmlinux(Path(vmlinux).absolute(), found)
     if found.vmlinux is None:
@@ -206,8 +208,6 @@ def _programs(options: Options, base: Path) -> Iterator[Program]:
     if options.words[:1] == ("exec",):
         words = options.words[1:]
         words = words[1:] if words[:1] == ("--",) else words
-        if not words:
-            raise UsageError("`vimto gdb-kernel exec` needs a command")
         repository = find_repository(cwd)
         roots = tuple(root for root in (repository,) if root)
         yield Program(words=words, directory=cwd, roots=roots, title=words[0])

@@ -51,7 +51,11 @@ def parse_options(argv: Sequence[str]) -> Options:
                 raise UsageError(f"the flag `{word}` needs a value")
             value = words.pop(0)
         values.setdefault(name, []).append(value)
+    if empty := next((name for name in values if name in _VALUES and "" in values[name]), ""):
+        raise UsageError(f"the flag `-{empty}` needs a value")
     words, gdb_words = _split(words)
+    if words and words[0] == "exec" and words[1:] in ([], ["--"]):
+        raise UsageError("`vimto gdb-kernel exec` needs a command")
     if values.get("listen") and (values.get("batch") or values.get("break") or gdb_words):
         raise UsageError(
             "with `-listen` vimto starts no gdb",
