@@ -83,12 +83,12 @@ def test_the_table_is_whole() -> None:
 @pytest.mark.parametrize("name", ["1", "bash", "zsh", "fish"])
 def test_the_files_that_are_installed_are_up_to_date(name: str) -> None:
     text = manual.manual() if name == "1" else manual.SHELLS[name]()
-    assert (ROOT / f"share/vimto.{name}").read_text() == text, "run hack/share"
+    assert (ROOT / f"docs/share/vimto.{name}").read_text() == text, "run hack/share"
     for row in SETTINGS:
         assert row.flags[0].replace("-", "\\-" if name == "1" else "-") in text
     with open(ROOT / "pyproject.toml", "rb") as file:
         wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert f"share/vimto.{name}" in wheel["shared-data"]
+    assert f"docs/share/vimto.{name}" in wheel["shared-data"]
 
 
 def complete(*words: str) -> list[str]:

@@ -1,7 +1,7 @@
 """The manual page and the shells' completions, from the tables of settings and commands.
 
-The package has them ready-made in `share/`, which a wheel installs where man and the shells look;
-a test compares.
+They lie ready-made in `docs/share/`, which a wheel installs where man and the shells look; a test
+compares.
 """
 
 from collections.abc import Callable
