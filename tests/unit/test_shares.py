@@ -53,9 +53,11 @@ def find(
     return {share.path for share in find_shares(command)}
 
 
-def test_the_whole_work_directory_of_go_is_shared() -> None:
-    argv = ["/tmp/go-build1/b001/x.test", "-test.v"]
-    assert find(argv, "/src") == {"/src", "/tmp/go-build1"}
+@pytest.mark.parametrize("binary", ["b001/x.test", "b001/exe/x", "b001/deep/er/x"])
+def test_of_go_s_work_directory_one_package_s_part_is_shared(binary: str) -> None:
+    """Beside it lie the binaries of the other packages."""
+    argv = [f"/tmp/go-build1/{binary}", "-test.v"]
+    assert find(argv, "/src") == {"/src", "/tmp/go-build1/b001"}
 
 
 def test_a_binary_elsewhere_brings_its_directory() -> None:
@@ -162,7 +164,8 @@ def test_so_are_the_directories_in_them_that_the_command_is_told_to_write_to(
     for name in ("b001", "b002", "b003"):
         words = [f"{work}/{name}/x.test", f"-test.coverprofile={work}/{name}/_cover_.out"]
         words.append(f"-test.gocoverdir={work}/{name}/gocoverdir")
-        admit([Share(str(work))], Command(words, str(tmp_path)), 1234, 5678)
+        shared = collapse([Share(f"{work}/{name}")])
+        admit(shared, Command(words, str(tmp_path)), 1234, 5678)
         if name == "b001":
             assert (work / "b002").stat().st_uid == 0
     given = (work, work / "b001", work / "b001/gocoverdir", work / "b002")

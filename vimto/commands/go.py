@@ -75,7 +75,7 @@ def run_go(config: Config, argv: list[str]) -> int:
     with (
         prepare(config, shares=shares, temporary=temporary, directory=directory) as plan,
         hand_over(plan._replace(go_timeout=timeout)) as handover,
-        background_save(plan, handover, [f"{temporary}/go-build/test"], directory),
+        background_save(plan, handover, [f"{temporary}/go-build/b001/test"], directory),
     ):
         return proc.foreground(command.with_exec(handover.shim(), timeless=bool(timeout)))
 

@@ -103,9 +103,10 @@ def _refuse_private(path: str) -> None:
 def find_shares(command: Command) -> list[Share]:
     """Return the directories that a command writes to, not collapsed.
 
-    Of a binary in one of go's work directories the whole work directory is shared, so that what
-    the test leaves there survives with `-work`. For the sake of being in it, or of a binary in it,
-    no communal directory is shared, only for that of a flag or variable that names it.
+    Of a binary in one of go's work directories its package's part is shared (`$WORK/b001`), so that
+    what the test leaves there survives with `-work`: beside it lie the binaries of other packages,
+    which run in other machines. For the sake of being in it, or of a binary in it, no communal
+    directory is shared, only for that of a flag or variable that names it.
     """
     cwd = command.cwd
     found = [cwd]
@@ -161,14 +162,24 @@ def admit(shares: Iterable[Share], command: Command, uid: int, gid: int) -> None
     if os.geteuid() != 0 or uid == 0:
         return
     for share in shares:
-        if os.path.basename(share.path).startswith(_SCRATCH):
+        scratch = _scratch(share.path)
+        if scratch:
             told = [follow(path)[0] for path in _flagged(command.argv[1:], command.cwd)]
+            inside = [path for path in (share.path, *told) if path != scratch]
             try:
-                _give(share.path, [path for path in told if is_below(path, share.path)], uid, gid)
+                _give(scratch, [path for path in inside if is_below(path, scratch)], uid, gid)
             except OSError as exc:
                 raise ConfigError(
-                    f"`{share.path}` cannot be given to the user {uid}: {exc.strerror}"
+                    f"`{scratch}` cannot be given to the user {uid}: {exc.strerror}"
                 ) from exc
+
+
+def _scratch(path: str) -> str:
+    """Return the scratch directory that `path` is, or is a package's part of; else nothing."""
+    for directory in (path, os.path.dirname(path)):
+        if os.path.basename(directory).startswith(_SCRATCH):
+            return directory
+    return ""
 
 
 def _give(scratch: str, inside: Iterable[str], uid: int, gid: int) -> None:
@@ -194,10 +205,13 @@ def _make_directory(path: str) -> None:
 
 
 def _work_directory(binary: str, temporary: str) -> str:
-    if not is_below(binary, temporary) or binary == temporary:
+    """Return the package's part of go's work directory that `binary` lies in, or nothing."""
+    if not is_below(binary, temporary):
         return ""
-    head = binary[len(temporary.rstrip("/")) + 1 :].split("/", 1)[0]
-    return os.path.join(temporary, head) if head.startswith("go-build") else ""
+    work, *parts = binary[len(temporary.rstrip("/")) + 1 :].split("/")
+    if not work.startswith("go-build") or len(parts) < 2:  # that of `go run` is b001/exe/NAME
+        return ""
+    return os.path.join(temporary, work, parts[0])
 
 
 def _test_flags(words: Sequence[str]) -> list[tuple[str, str]]:
