@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from vimto.errors import BootError, QemuError
-from vimto.vm.blame import ABORTED, ENDED, KILLED, REFUSED, SILENT, STATE, judge
+from vimto.vm.blame import CRASHED, ENDED, KILLED, REFUSED, SILENT, STATE, judge
 
 GONE = BootError("the machine ended before the command was started")
 LATE = BootError("the guest did not answer within 20 s")
@@ -42,12 +42,14 @@ NOT_HANDED = "File descriptor named 'state' has not been found"
         ),
         # Somebody, or the kernel, killed QEMU.
         (GONE, signal.SIGKILL, (), KILLED),
-        (GONE, signal.SIGSEGV, (), KILLED),
         (GONE, signal.SIGTERM, (), KILLED),
         (GONE, 0, ("terminating on signal 15 from pid 7 (kill)",), KILLED),
         # The guest ended the machine, QEMU itself, or nobody says a word.
         (GONE, 0, (), ENDED),
-        (GONE, signal.SIGABRT | 0x80, ("Assertion `x' failed.",), ABORTED),
+        (GONE, signal.SIGABRT | 0x80, ("Assertion `x' failed.",), CRASHED),
+        (GONE, signal.SIGSEGV, (), CRASHED),
+        (GONE, signal.SIGBUS | 0x80, (), CRASHED),
+        (GONE, signal.SIGILL, (), CRASHED),
         (LATE, None, (), SILENT),
         (LATE, None, ("warning: host doesn't support requested feature",), SILENT),
     ],

@@ -1,7 +1,7 @@
 """Whose fault it is that a machine was not restored, and what follows for its snapshot.
 
 QEMU's own word on the state                              the snapshot is dropped at once
-silent though it could run; ended itself; QEMU's abort    dropped if the next one does the same
+silent though it could run; ended itself; QEMU crashed    dropped if the next one does the same
 QEMU killed, or refused by the host (memory, files, port) kept: no fault of the snapshot's
 """
 
@@ -18,11 +18,11 @@ from vimto.vm.loss import qemu_lines
 from vimto.vm.machine import Machine
 from vimto.vm.plan import Plan, Tier
 
-STATE, SILENT, ENDED, ABORTED, KILLED, REFUSED = (
+STATE, SILENT, ENDED, CRASHED, KILLED, REFUSED = (
     "state",
     "silent",
     "ended",
-    "aborted",
+    "crashed",
     "killed",
     "refused",
 )
@@ -38,8 +38,10 @@ _HOST_WORDS = (
 )
 # Before it exits with 0 on SIGTERM, SIGINT and SIGHUP, and at gdb's `kill`.
 _ENDED_WORDS = ("terminating on signal", "Terminated via GDBstub")
+# A state can make QEMU do this to itself; SIGKILL and SIGTERM come from somebody else.
+_CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL)
 # Those that another try in the same run may not meet; they take no time.
-_AGAIN = (KILLED, ENDED)
+_AGAIN = (KILLED, ENDED, CRASHED)
 
 
 class NotRestoredError(BootError):
@@ -84,7 +86,7 @@ def judge(exc: VimtoError, status: int | None, complaints: Sequence[str]) -> str
     if status is None:
         return SILENT
     if os.WIFSIGNALED(status):
-        return ABORTED if os.WTERMSIG(status) == signal.SIGABRT else KILLED
+        return CRASHED if os.WTERMSIG(status) in _CRASHES else KILLED
     if said(_ENDED_WORDS):
         return KILLED
     return REFUSED if os.WEXITSTATUS(status) else ENDED
