@@ -62,7 +62,11 @@ class AgentError(VimtoError):
 
 
 class CacheError(VimtoError):
-    """The cache cannot be used, or an entry of it is taken for too long."""
+    """The cache cannot be used."""
+
+
+class CacheBusyError(CacheError):
+    """Somebody else has been making an entry of the cache for too long."""
 
 
 class QemuError(VimtoError):

@@ -15,7 +15,7 @@ import time
 from contextlib import contextmanager, suppress
 
 from vimto import console
-from vimto.errors import CacheError
+from vimto.errors import CacheBusyError, CacheError
 
 TYPE_CHECKING = False  # this module is on the hot path
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def locked(
 
     Waits for another one, at most `limit` seconds; after the first second `say` is told what for,
     which `waiting` names ("another vimto builds X"). `pause` sleeps, or raises where told to end.
-    Raises `CacheError` when it takes too long and where the cache cannot be written.
+    Raises `CacheBusyError` when it takes too long, `CacheError` where the cache cannot be written.
     """
     directory, name = os.path.split(path)
     make_directory(directory)
@@ -79,7 +79,7 @@ def locked(
     while (fd := _try_lock_file(lock)) < 0:
         waited = time.monotonic() - started
         if waited > limit:
-            raise CacheError(
+            raise CacheBusyError(
                 f"given up after {limit:g} s: {waiting}",
                 hint=f"`fuser {lock}` shows the process that holds it up",
             )

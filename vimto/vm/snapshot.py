@@ -16,6 +16,7 @@ from vimto.cache.entry import locked, sweep
 from vimto.cache.snapshots import Snapshot, find_snapshot, new_snapshot, prune_snapshots
 from vimto.errors import (
     BootError,
+    CacheBusyError,
     CacheError,
     EmulatorFaultError,
     QemuError,
@@ -44,8 +45,12 @@ from vimto.vm.waiting import Waiting
 # A snapshot of Debian's 6.1 with 1 GiB takes 130 MiB; with less room than this none is tried.
 _ROOM_NEEDED = 512 << 20
 _SAVE_LIMIT = 60.0
+# A maker has limits of its own, but for one that was stopped (Ctrl-Z, SIGSTOP).
+_MAKER_LIMIT = 600.0
 # What the host may have too little of now, and enough the next time.
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# ENOTEMPTY: somebody has put something in our way.
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTEMPTY, *_FULL)
 
 
 class _PassingError(QemuError):
@@ -74,7 +79,7 @@ def _acquire(plan: Plan, tier: Tier, waiting: Waiting) -> Snapshot | None:
         with locked(
             f"{plan.saves}/{tier.save}",
             waiting="another vimto makes the snapshot of this machine",
-            limit=waiting.left,
+            limit=min(waiting.left, _MAKER_LIMIT),
             say=console.debug if planned else console.note,
             pause=waiting.pause,
         ):
@@ -84,9 +89,11 @@ def _acquire(plan: Plan, tier: Tier, waiting: Waiting) -> Snapshot | None:
             if found is None and _try_make(plan, tier, waiting):
                 found = find_snapshot(plan.saves, tier.save)
             return found
-    except CacheError as exc:  # it cannot be written, or the other one takes too long
-        if waiting.left <= 0:
-            console.note(f"{exc.message}; booting, for go's own timer has started")
+    except CacheBusyError as exc:
+        why = ", for go's own timer has started" if waiting.left <= 0 else ""
+        console.note(f"{exc.message}; booting{why}")
+        return None
+    except CacheError:  # it cannot be written
         return None
 
 
@@ -104,14 +111,30 @@ def _try_make(plan: Plan, tier: Tier, waiting: Waiting) -> bool:
             _make(plan, tier, waiting)
     except (OSError, QemuError, CacheError) as exc:
         reason = exc.message if isinstance(exc, VimtoError) else str(exc.strerror)
+        number = _find_errno(exc)
+        if number in _FULL:
+            reason = f"the disk that holds `{plan.saves}` is full: {os.strerror(number)}"
         console.warn(f"the machine was not saved, so it boots: {reason}")
         if isinstance(exc, QemuSilentError):
             verdicts.suspect(*place, "saving", reason)
-        elif not isinstance(exc, _PassingError) and getattr(exc, "errno", 0) not in _PASSING:
+        elif not isinstance(exc, _PassingError) and number not in _PASSING:
             verdicts.turn_off(*place, "saving", reason)
         return False
     verdicts.acquit(*place)
     return True
+
+
+def _find_errno(exc: BaseException) -> int:
+    """Return the number of the `OSError` that is, or led to, `exc`, or 0."""
+    cause = exc if isinstance(exc, OSError) else exc.__cause__
+    return (cause.errno or 0) if isinstance(cause, OSError) else 0
+
+
+def _check_full(directory: str) -> None:
+    """Raise `OSError` where no file in `directory` can grow any more."""
+    with open(f"{directory}/room", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 1 << 20)
+    os.unlink(f"{directory}/room")
 
 
 def _check_room(saves: str) -> None:
@@ -144,9 +167,14 @@ def _make(plan: Plan, tier: Tier, waiting: Waiting) -> None:
         ):
             try:
                 wait_ready(machine, plan.boot_timeout, waiting)
+                save(machine, f"{aside}/state", _SAVE_LIMIT)
             except BootError as exc:
+                # SIGBUS is QEMU's end where there is no room for a page of the RAM.
+                _check_full(aside)
                 raise _not_booted(exc, machine, plan) from exc
-            save(machine, f"{aside}/state", _SAVE_LIMIT)
+            except QemuError:
+                _check_full(aside)  # QEMU does not always say why it could not write
+                raise
             show_log(machine)
         os.rmdir(empty)
     prune_snapshots(plan.saves, plan.snapshot_limit, keep=tier.save)
@@ -161,7 +189,7 @@ def _not_booted(exc: BootError, machine: Machine, plan: Plan) -> VimtoError:
         return explained
     number = signal.Signals(os.WTERMSIG(status))
     message = f"QEMU was killed while the machine booted ({number.name})"
-    # SIGBUS: there was no room for a page of the RAM. The others are somebody's, or a chance.
+    # SIGBUS: the RAM's file cannot be written. The others are somebody's, or a chance.
     return QemuError(message) if number == signal.SIGBUS else _PassingError(message)
 
 
