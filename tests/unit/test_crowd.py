@@ -74,17 +74,19 @@ def turns(directory: Path, number: int, stack: ExitStack) -> list[Turn]:
 def test_turns_come_in_their_order(tmp_path: Path) -> None:
     with ExitStack() as stack:
         first, second, third = turns(tmp_path, 3, stack)
-        assert [first.ahead(), second.ahead()] == [0, 1]
+        assert [first.before(), second.before()] == [0, 1]
         second.close()
-        assert third.ahead() == 1
+        assert third.before() == 1
+        first.take()
+        assert (third.before(), third.starting()) == (0, 1)
         first.close()
-        assert third.ahead() == 0
+        assert (third.before(), third.starting()) == (0, 0)
 
 
 def test_turns_and_seats_are_not_confused(tmp_path: Path) -> None:
     with closing(Seat(str(tmp_path), HOST)) as seat, closing(Turn(str(tmp_path))) as turn:
         assert seat.threads() == ALONE
-        assert (turn.ahead(), turn.running()) == (0, HOST)
+        assert (turn.before(), turn.starting(), turn.running()) == (0, 0, HOST)
 
 
 def test_a_turn_ends_with_its_process(tmp_path: Path) -> None:
@@ -97,10 +99,10 @@ def test_a_turn_ends_with_its_process(tmp_path: Path) -> None:
         assert other.stdout
         other.stdout.readline()
         with closing(Turn(str(tmp_path))) as turn:
-            assert turn.ahead() == 1
+            assert turn.before() == 1
             other.kill()
             other.wait(10)
-            assert turn.ahead() == 0
+            assert turn.before() == 0
 
 
 @pytest.mark.parametrize(
@@ -132,13 +134,17 @@ def test_a_wait_ends_when_the_turn_comes(
     waits = []
     with ExitStack() as stack:
         others = turns(tmp_path, HOST, stack)
+        others[0].take()
 
         def pause(limit: float) -> None:
             waits.append(limit)
             if len(waits) == 3:
                 others[0].close()
 
-        stack.enter_context(closing(wait_turn(str(tmp_path), 128, pause)))
+        turn = stack.enter_context(closing(wait_turn(str(tmp_path), 128, pause)))
+        assert others[1].starting() == 1
+        turn.close()
+        assert others[1].starting() == 0
     assert len(waits) == 3
     assert capfd.readouterr().err == "vimto: waiting: other machines start first\n"
 
@@ -152,7 +158,7 @@ def test_a_wait_that_is_interrupted_leaves_the_queue(tmp_path: Path) -> None:
         with pytest.raises(Interrupted):
             wait_turn(str(tmp_path), 128, pause)
         last = stack.enter_context(closing(Turn(str(tmp_path))))
-        assert last.ahead() == HOST
+        assert last.before() == HOST
 
 
 def test_under_go_a_wait_has_a_limit(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -174,3 +180,50 @@ def test_memory_that_never_comes_is_not_waited_for_for_ever(
         wait_turn(str(tmp_path), 128, waits.append).close()
     assert len(waits) == 1
     assert "no longer waiting: 100 MiB of memory are free" in capfd.readouterr().err
+
+
+def count_waits(saves: Path) -> int:
+    """Wait for a turn, and return how often it was looked for."""
+    waits: list[float] = []
+    wait_turn(str(saves), 128, waits.append).close()
+    return len(waits)
+
+
+def test_one_that_was_stopped_while_it_started_holds_up_nobody_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        for turn in turns(tmp_path, HOST, stack):
+            turn.take()
+        monkeypatch.setattr(crowd, "_START_PATIENCE", 0.05)
+        assert count_waits(tmp_path) > 0
+        assert count_waits(tmp_path) == 0
+
+
+def test_nor_does_one_that_was_stopped_before_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crowd, "_PLACE_PATIENCE", 0.01)
+    with ExitStack() as stack:
+        turns(tmp_path, HOST + 3, stack)
+        assert count_waits(tmp_path) > 0
+
+
+def test_whoever_waits_for_memory_is_not_overtaken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a crowd would start together once that has taken a while."""
+    monkeypatch.setattr(crowd, "_PLACE_PATIENCE", 1e-6)
+    monkeypatch.setattr(crowd, "available_memory", lambda: 100)
+    waits = []
+
+    def pause(limit: float) -> None:
+        waits.append(limit)
+        if len(waits) == 20:
+            raise Interrupted(2)
+
+    with ExitStack() as stack:
+        stack.enter_context(closing(Seat(str(tmp_path), 1)))
+        turns(tmp_path, HOST, stack)
+        with pytest.raises(Interrupted):
+            wait_turn(str(tmp_path), 128, pause)

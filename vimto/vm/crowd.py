@@ -4,7 +4,12 @@ Every machine holds locks on bytes of the snapshots' directory, so that whoever 
 (fcntl(2), F_OFD_GETLK) sees all of them, and the kernel frees them however the machine ends:
 
     _SEATS + random        as many bytes as it has processors, while it runs
-    _QUEUE + time          one byte, from when it wants to start until it has started
+    _QUEUE + time          one byte, from when it wants to start until its turn comes
+    _STARTS + time         one byte, from then until it has started
+
+A vimto that was stopped (Ctrl-Z, SIGSTOP) keeps its locks, and nothing says whose a lock is. So
+whoever is next does not count those that have been starting for long, nor, after a while, those
+before it that leave a free place to it.
 
 /proc/locks lists them too, but waits for other processors first: 15 ms.
 """
@@ -26,7 +31,7 @@ ALONE, CROWDED = "multi", "single"
 
 # struct flock of a 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = "hhqqi4x"
-_SEATS, _QUEUE, _END = 0, 1 << 61, 1 << 62
+_SEATS, _QUEUE, _STARTS, _END = 0, 1 << 61, 3 << 60, 1 << 62
 
 # Nobody can be woken when a lock of another process goes: those who are next look more often.
 _NEXT_STEP, _STEP = 0.02, 0.1
@@ -36,6 +41,10 @@ _SAID_AFTER = 8.0
 _OVERHEAD = 100
 # How long memory is waited for while no machine starts or ends: others than we may hold it.
 _MEMORY_PATIENCE = 60.0
+# Starting takes a restored machine a second, one that boots under emulation ten on a quiet host.
+_START_PATIENCE = 60.0
+# How long each of those before us may leave a place free: it looks ten times a second.
+_PLACE_PATIENCE = 5.0
 
 
 class _Place:
@@ -102,16 +111,30 @@ class Seat(_Place):
 
 
 class Turn(_Place):
-    """A machine's place in the queue of those that start; `close` lets the next one come."""
+    """A machine's place in the queue of those that start, which it leaves when it may `take` it.
+
+    `close` lets the next one come.
+    """
 
     def __init__(self, saves: str) -> None:
         with suppress(OSError):
             os.makedirs(saves, mode=0o755, exist_ok=True)
         super().__init__(saves, _QUEUE + time.monotonic_ns(), 1)
 
-    def ahead(self) -> int:
-        """Return how many that came before have not started yet, up to two for each processor."""
-        return self.others(_QUEUE, self.start, 2 * host_processors())
+    def take(self) -> None:
+        """Be one of those that start, not of those that wait for it."""
+        with suppress(OSError, ValueError):  # it is closed, or could not be locked
+            self._ask(fcntl.F_OFD_SETLK, fcntl.F_RDLCK, _STARTS + time.monotonic_ns(), 1)
+            self._ask(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, self.start, 1)
+
+    def before(self, enough: int = _END) -> int:
+        """Return how many that came before still wait; once they are `enough`, no more count."""
+        return self.others(_QUEUE, self.start, enough)
+
+    def starting(self) -> int:
+        """Return how many are starting that have not taken too long for it."""
+        oldest = _STARTS + time.monotonic_ns() - int(_START_PATIENCE * 1e9)
+        return self.others(oldest, _END, host_processors())
 
     def running(self) -> int:
         """Return the number of processors of all machines that run."""
@@ -146,11 +169,12 @@ def wait_turn(
 
     `pause` sleeps for so many seconds, or raises. Says what it waits for after a while. Goes on
     all the same after `limit` seconds, and when a minute has brought no memory, nor any other
-    machine's start or end.
+    machine's start or end; goes past others that were stopped.
     """
     turn = Turn(saves)
     try:
         _wait(turn, memory, pause, limit)
+        turn.take()
     except BaseException:
         turn.close()
         raise
@@ -158,26 +182,32 @@ def wait_turn(
 
 
 def _wait(turn: Turn, memory: int, pause: Callable[[float], None], limit: float) -> None:
-    begun = changed = time.monotonic()
-    crowd, said = (-1, -1), False
+    begun = changed = full = time.monotonic()
+    crowd, said, passed = (-1, -1, -1), False, 0
     while True:
-        now = turn.ahead(), turn.running()
-        reason = obstacle(*now, memory, available_memory)
+        most = 2 * host_processors()
+        now = turn.starting(), turn.before(_END if passed else most), turn.running()
+        ahead = now[0] + max(0, now[1] - passed)
+        reason = obstacle(ahead, now[2], memory, available_memory)
         if not reason:
             return
-        waited = time.monotonic() - begun
+        at = time.monotonic()
         if now != crowd:
-            crowd, changed = now, begun + waited
-        if waited >= limit:
+            crowd, changed = now, at
+        if at - begun >= limit:
             console.note(f"no longer waiting, for go's own timer has started: {reason}")
             return
-        if now[0] < host_processors() and begun + waited - changed > _MEMORY_PATIENCE:
+        if ahead < host_processors() and at - changed > _MEMORY_PATIENCE:
             console.note(f"no longer waiting: {reason}")
             return
-        if waited > _SAID_AFTER and not said:
+        if at - begun > _SAID_AFTER and not said:
             said = True
             console.note(f"waiting: {reason}")
-        pause(_NEXT_STEP if now[0] < 2 * host_processors() else _STEP)
+        # Those before us may wait for memory as well.
+        if now[0] >= host_processors() or obstacle(0, now[2], memory, available_memory):
+            full = at
+        passed = int((at - full) / _PLACE_PATIENCE)
+        pause(_NEXT_STEP if ahead < most else _STEP)
 
 
 def available_memory() -> int:
