@@ -110,3 +110,16 @@ def test_two_machines_that_stay_silent_cost_the_snapshot(
     vimto("kernel", "prune").check()
     assert vimto("exec", "true").check().errors == ""
     assert len(saves_of(cache)) == 1
+
+
+def test_two_crashes_in_a_row_cost_the_snapshot(
+    vimto: Vimto, cache: Path, fault: Path, tmp_path: Path
+) -> None:
+    """The second try comes in the same run."""
+    (tmp_path / "second").write_text("kill -SEGV $$\n")
+    fault.write_text(f"mv {tmp_path}/second {fault}; kill -SEGV $$\n")
+    outcome = vimto("exec", "echo", "right").check()
+    assert outcome.stdout == b"right\n"
+    assert "QEMU was ended by SIGSEGV; the snapshot is dropped\n" in outcome.errors
+    assert outcome.errors.count("\n") == 1
+    assert saves_of(cache) == []
