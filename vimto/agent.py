@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from vimto import console, proc
+from vimto import console
 from vimto.cache import entry
 from vimto.cache.digest import digest as digest_of
 from vimto.cache.digest import local_directory
 from vimto.errors import AgentError, CommandError
-from vimto.spawn import which
+from vimto.process import proc
+from vimto.process.spawn import which
 
 # How Go words ENOSPC and EDQUOT.
 _FULL = ("no space left on device", "disk quota exceeded")

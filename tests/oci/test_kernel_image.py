@@ -13,7 +13,7 @@ from tests.oci.servers import TokenServer, docker_registry
 from tests.oci.test_pull import basic, login
 from tests.unit.kernel_parts import NINE_P, fill_modules, make_bzimage, make_deb, make_vmlinux
 from tests.unit.oci_parts import Settings, tree
-from vimto.oci import cache
+from vimto.oci import store as images
 
 ROOT = Path(__file__).parents[2]
 RELEASE = "6.7.8-made"
@@ -69,7 +69,7 @@ def kernel(settings: Settings, *words: str, status: int = 0) -> str:
 def test_image(unpacked: Path, tmp_path: Path, settings: Settings) -> None:
     layout = tmp_path / "layout"
     make("-o", f"{layout}:one", unpacked)
-    image = cache.fetch_image(f"oci:{layout}:one", settings)
+    image = images.fetch_image(f"oci:{layout}:one", settings)
     names = set(tree(image.root))
     assert {"boot/vmlinuz", "boot/vmlinux", f"boot/config-{RELEASE}"} <= names
     assert f"usr/lib/modules/{RELEASE}/modules.dep" in names
@@ -110,8 +110,8 @@ def test_layout_keeps_other_images(unpacked: Path, tmp_path: Path, settings: Set
     layout = tmp_path / "layout"
     make("-o", f"{layout}:one", unpacked)
     make("-o", f"{layout}:two", "--compress", "zstd", unpacked)
-    one = cache.fetch_image(f"oci:{layout}:one", settings)
-    two = cache.fetch_image(f"oci:{layout}:two", settings)
+    one = images.fetch_image(f"oci:{layout}:one", settings)
+    two = images.fetch_image(f"oci:{layout}:two", settings)
     assert one.digest != two.digest
     assert sorted(tree(one.root)) == sorted(tree(two.root))
 
@@ -166,7 +166,7 @@ def test_pushed_with_a_token(
     with docker_registry(directory, tokens.auth) as host:
         login(no_credentials, host, auth=basic("me:secret"))
         make("-o", tmp_path / "l", "--push", f"{host}/x:1", unpacked)
-        assert cache.fetch_image(f"{host}/x:1", settings).root.is_dir()
+        assert images.fetch_image(f"{host}/x:1", settings).root.is_dir()
 
 
 def test_commands(registry: str, unpacked: Path, tmp_path: Path, settings: Settings) -> None:
@@ -175,9 +175,9 @@ def test_commands(registry: str, unpacked: Path, tmp_path: Path, settings: Setti
     make("-o", tmp_path / "l", "--push", second, "--compress", "none", unpacked)
     assert first in kernel(settings, "pull", first, second)
     assert "0 B freed" in kernel(settings, "prune")
-    image = cache.find_image(first, settings)
+    image = images.find_image(first, settings)
     assert image is not None
-    with cache.hold(image):
+    with images.hold(image):
         assert "is in use" in kernel(settings, "rm", first, status=125)
         pruned = kernel(settings, "prune", "-all")
         assert "is in use" in pruned and f"removed {second}" in pruned

@@ -17,7 +17,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What `vimto.oci.cache` wants of the configuration."""
+    """What `vimto.oci.store` wants of the configuration."""
 
     cache_dir: Path
     pull: str = "missing"

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import kernel_parts as parts
 import pytest
 
-from vimto import proc
 from vimto.errors import KernelError
 from vimto.kernel import apt, boot
 from vimto.kernel.modules import read_module
 from vimto.kernel.reference import AptKernel
+from vimto.process import proc
 
 pytestmark = pytest.mark.skipif(shutil.which("apt-get") is None, reason="no apt here")
 

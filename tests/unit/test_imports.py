@@ -19,7 +19,6 @@ ROWS = (
         "console",
         "quoting",
         "descriptors",
-        "spawn",
         "beneath",
         "places",
         "waiting",
@@ -27,7 +26,7 @@ ROWS = (
     ),
     ("addresses", "trust", "values", "settings", "config"),
     ("cache",),
-    ("proc",),
+    ("process",),
     ("go",),
     ("kernel",),
     ("oci",),
@@ -49,7 +48,7 @@ functools gc genericpath io itertools json keyword math operator os posixpath re
 select signal site stat struct sys time types typing warnings zlib
 """
 # Of ours, those that the shim needs; nothing of `kernel`, `oci`, `commands`, `config`.
-HOT_PACKAGES = (*ROWS[0], "cache", "proc", "qemu", "vm", "shim")
+HOT_PACKAGES = (*ROWS[0], "cache", "process", "qemu", "vm", "shim")
 
 
 NOT_AT_IMPORT = ("TYPE_CHECKING", "__name__ == '__main__'")

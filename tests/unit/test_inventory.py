@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.oci_parts import Settings, make_image, make_tar, member
-from tests.unit.test_oci_cache import pull
+from tests.unit.test_oci_store import pull
 from vimto.cache import entry
 from vimto.cache.digest import local_directory
 from vimto.cache.place import KINDS, needs_measuring

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vimto import spawn
 from vimto.errors import CommandError
+from vimto.process import spawn
 from vimto.qemu.readconfig import EARLY
 from vimto.vm.launch import Launch
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from vimto import proc, spawn
 from vimto.errors import CommandError
+from vimto.process import proc, spawn
 
 
 def test_run_returns_bytes_and_status(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_run_can_be_interrupted(number: signal.Signals) -> None:
 
 def in_a_process(code: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-c", f"from vimto import proc, spawn\nimport sys\n{code}"],
+        [sys.executable, "-c", f"from vimto.process import proc, spawn\nimport sys\n{code}"],
         stdout=subprocess.PIPE,
         stdin=subprocess.PIPE,
     )
@@ -80,7 +80,7 @@ def on_a_terminal(code: str) -> "Iterator[tuple[subprocess.Popen[bytes], int]]":
     """Run `code` as the leader of a session with a terminal; yields that one's other end."""
     master, slave = os.openpty()
     program = (
-        "from vimto import proc\nimport fcntl, sys, termios\n"
+        "from vimto.process import proc\nimport fcntl, sys, termios\n"
         f"fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n{code}"
     )
     with subprocess.Popen(
@@ -202,7 +202,7 @@ def test_the_child_can_be_interrupted_and_we_see_its_end() -> None:
     # Ctrl-C goes to the whole group; we must outlive the child to report its status.
     script = "trap 'exit 7' INT; echo up; while :; do sleep 0.05; done"
     code = f"sys.exit(proc.foreground(['sh', '-c', {script!r}]))"
-    argv = [sys.executable, "-c", f"from vimto import proc, spawn\nimport sys\n{code}"]
+    argv = [sys.executable, "-c", f"from vimto.process import proc, spawn\nimport sys\n{code}"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout and process.stdout.readline() == b"up\n"
         os.killpg(process.pid, signal.SIGINT)

@@ -11,7 +11,7 @@ from vimto.commands import prepare, resolve
 from vimto.commands.resolve import default_package
 from vimto.config import Config, load_config
 from vimto.errors import AgentError, ConfigError, ImageError
-from vimto.oci import cache as images
+from vimto.oci import store as images
 from vimto.settings import parse_flags
 
 

@@ -16,18 +16,18 @@ from vimto.vm.signals import Interrupted, SignalPipe
 
 # A stand-in for a download: something to clean up, and a helper that must not outlive us.
 PROGRAM = """
-import sys, vimto.cli, vimto.proc
+import sys, vimto.cli, vimto.process.proc
 from vimto.vm.signals import end_by_exception
 
 def dispatch(argv, launch):
     try:
-        vimto.proc.run(["sh", "-c", "echo $$ >&3; exec sleep 1000 3>&-"])
+        vimto.process.proc.run(["sh", "-c", "echo $$ >&3; exec sleep 1000 3>&-"])
     finally:
         print("cleaned")
     return 0
 
 vimto.cli._dispatch = dispatch
-vimto.proc.mortal = lambda argv, plain=vimto.proc.mortal: plain(
+vimto.process.proc.mortal = lambda argv, plain=vimto.process.proc.mortal: plain(
     ["sh", "-c", 'exec "$@" 3>"$0"', sys.argv[1], *argv])
 vimto.cli.main()
 """

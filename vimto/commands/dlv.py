@@ -11,7 +11,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 
-from vimto import beneath, console, proc
+from vimto import beneath, console
 from vimto.addresses import Address, parse_address
 from vimto.commands.go import background_save, hand_over
 from vimto.commands.interactive import attended
@@ -22,6 +22,7 @@ from vimto.errors import UsageError, VimtoError
 from vimto.go.delve import DlvCommand, absolute, parse_dlv
 from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.places import SYSTEM, follow, is_communal, is_in
+from vimto.process import proc
 from vimto.values import whole_number
 from vimto.vm.forward import Forward
 from vimto.vm.run import Request, run

@@ -25,10 +25,10 @@ from vimto.errors import CacheError, QemuError, UsageError, VimtoError
 from vimto.go.tool import check_target, go_env
 from vimto.kernel import boot
 from vimto.kernel.boot import KernelFiles
+from vimto.process.spawn import SETPRIV
 from vimto.qemu import probe
 from vimto.qemu.find import find_qemu
 from vimto.quoting import visible
-from vimto.spawn import SETPRIV
 from vimto.values import GIB, MIB
 from vimto.vm.trial import try_snapshot
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vimto import beneath, console, proc, quoting
+from vimto import beneath, console, quoting
 from vimto.cache import entry
 from vimto.commands.interactive import forwarding
 from vimto.commands.prepare import check_settings, prepare
@@ -29,6 +29,7 @@ from vimto.go.args import parse_go
 from vimto.go.binary import build_test, list_test_packages, test_words
 from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.kernel.reference import AptKernel, parse_kernel
+from vimto.process import proc
 from vimto.vm.forward import Forwarding
 from vimto.vm.listeners import listening
 from vimto.vm.plan import Plan

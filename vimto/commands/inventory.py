@@ -13,7 +13,7 @@ from typing import NamedTuple
 from vimto.cache import entry, snapshots
 from vimto.cache.place import KINDS, note_measured, time_of
 from vimto.errors import CacheError
-from vimto.oci import cache as images
+from vimto.oci import store as images
 from vimto.oci.reference import want_digest
 
 # Kinds whose entries need no explanation but a word.

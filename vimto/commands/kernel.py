@@ -18,9 +18,9 @@ from vimto.errors import CacheError, ImageError, UsageError
 from vimto.kernel import boot
 from vimto.kernel.boot import KernelFiles
 from vimto.kernel.reference import ImageKernel, LayoutKernel, parse_kernel
-from vimto.oci import cache
 from vimto.oci.progress import show_bytes
 from vimto.oci.reference import parse_reference
+from vimto.oci.store import fetch_image, list_images, reference_text
 from vimto.quoting import visible
 
 # A CI job that runs once a month still finds its kernel.
@@ -40,7 +40,7 @@ def pull_images(config: Config, names: Sequence[str]) -> None:
     """Fetch images, asking the registry whether or not they are here."""
     asking = config._replace(pull="always")
     for name in _named(config, names):
-        image = cache.fetch_image(name, asking)
+        image = fetch_image(name, asking)
         _say(f"{name} {image.digest} {show_bytes(image.size)}")
 
 
@@ -55,7 +55,7 @@ def _named(config: Config, names: Sequence[str]) -> list[str]:
         kernel = parse_kernel(name, configured=configured, directory=directory)
         if not isinstance(kernel, ImageKernel | LayoutKernel):
             raise UsageError(f"`{name}` is a kernel, but no image")
-        images.append(str(parse_reference(cache.reference_text(kernel))))
+        images.append(str(parse_reference(reference_text(kernel))))
     return images
 
 
@@ -95,7 +95,7 @@ def show_info(config: Config, words: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         place = locate_kernel(config, stack)
         _say(f"place     {place}")
-        for image, tags in cache.list_images(config.cache_dir):
+        for image, tags in list_images(config.cache_dir):
             if image.root == place:
                 _say(f"image     {', '.join(tag.reference for tag in tags) or image.reference}")
                 _say(f"digest    {image.digest}")

@@ -31,10 +31,10 @@ from vimto.kernel.reference import (
     LayoutKernel,
     parse_kernel,
 )
-from vimto.spawn import which
+from vimto.process.spawn import which
 
 if TYPE_CHECKING:  # images need libraries that take long to load
-    from vimto.oci.cache import Image
+    from vimto.oci.store import Image
 
 
 def default_package() -> str:
@@ -107,7 +107,7 @@ def locate_kernel(
         case AptKernel():
             return locate_package(reference, config.cache_dir, stack, before_fetch)
         case ImageKernel() | LayoutKernel():
-            from vimto.oci import cache as images
+            from vimto.oci import store as images
 
             text = images.reference_text(reference)
             image = images.find_image(text, config)
@@ -119,7 +119,7 @@ def locate_kernel(
 
 
 def _fetch_image(text: str, config: Config) -> "Image":
-    from vimto.oci import cache as images
+    from vimto.oci import store as images
 
     try:
         return images.fetch_image(text, config)

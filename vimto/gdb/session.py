@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vimto import console, proc
+from vimto import console
 from vimto.errors import VimtoError
+from vimto.process import proc
 from vimto.quoting import escape, visible
 from vimto.vm import exchange as exchanges
 from vimto.vm.exchange import Exchange

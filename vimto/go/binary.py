@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vimto import proc
 from vimto.errors import UsageError
 from vimto.go.args import GoCommand
+from vimto.process import proc
 
 # Flags about what go does with the binary; the others shape it.
 _NOT_FOR_BUILDING = frozenset(("C", "c", "json", "n", "o", "vet", "exec"))

@@ -5,10 +5,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from vimto import proc
 from vimto.config import find_repository
 from vimto.errors import CommandError, UsageError
 from vimto.places import TEMPORARY
+from vimto.process import proc
 
 # Programs that the other one's kernel runs too (CONFIG_IA32_EMULATION, on in distributions).
 _ALSO_RUNS = {"amd64": ("386",)}

@@ -23,11 +23,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vimto import console, proc
+from vimto import console
 from vimto.cache import entry
 from vimto.errors import CommandError, KernelError
 from vimto.kernel import deb, sources
 from vimto.kernel.reference import AptKernel
+from vimto.process import proc
 
 DAY = 24 * 3600.0
 

@@ -156,7 +156,7 @@ def _read_entry(entry: dict[str, Any], path: Path) -> Credentials | None:
 
 
 def _ask_helper(name: str, server: str, path: Path) -> Credentials | None:
-    from vimto import proc
+    from vimto.process import proc
 
     program = f"docker-credential-{name}"
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name):

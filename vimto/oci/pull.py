@@ -12,7 +12,6 @@ from typing import Protocol
 from vimto import console
 from vimto.cache.entry import delete, remove
 from vimto.errors import ImageError
-from vimto.oci.cache import Image, Settings, Store, Tag, find_known, layout_signature, sweep
 from vimto.oci.manifest import (
     Descriptor,
     Index,
@@ -25,6 +24,7 @@ from vimto.oci.manifest import (
 )
 from vimto.oci.progress import PullProgress, show_bytes
 from vimto.oci.reference import LayoutReference, Reference, RegistryReference
+from vimto.oci.store import Image, Settings, Store, Tag, find_known, layout_signature, sweep
 from vimto.oci.unpack import Unpacker
 
 # Docker's own number; more makes no faster and looks like an attack to some registries.
@@ -40,7 +40,7 @@ class Source(Protocol):
 
 
 def pull_image(reference: Reference, config: Settings) -> Image:
-    """Return the image that `reference` means; see `cache.fetch_image` for the contract."""
+    """Return the image that `reference` means; see `store.fetch_image` for the contract."""
     store = Store(config.cache_dir)
     try:
         return _pull_once(reference, config, store)

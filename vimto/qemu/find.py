@@ -3,7 +3,7 @@
 import os
 
 from vimto.errors import QemuError
-from vimto.spawn import which
+from vimto.process.spawn import which
 
 SYSTEM_BINARIES = {"x86_64": "qemu-system-x86_64", "aarch64": "qemu-system-aarch64"}
 

@@ -6,10 +6,10 @@ import os
 from errno import ENODEV, ENOMEM, ENXIO
 from typing import TYPE_CHECKING, NamedTuple
 
-from vimto import proc
 from vimto.cache import entry
 from vimto.cache.digest import digest, local_directory
 from vimto.errors import CacheError, CommandError, QemuError
+from vimto.process import proc
 from vimto.values import GIB, whole_number
 
 if TYPE_CHECKING:  # who only looks for QEMU is in a hurry

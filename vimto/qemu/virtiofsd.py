@@ -2,10 +2,10 @@
 
 import os
 
-from vimto import proc
 from vimto.errors import KernelError
+from vimto.process import proc
+from vimto.process.spawn import which
 from vimto.qemu.devices import hole
-from vimto.spawn import which
 
 # What `vm.virtiofs` fills in.
 SOCKET, PATH, OPTION = hole("socket"), hole("path"), hole("option")

@@ -7,10 +7,10 @@ import _socket
 import os
 from fcntl import F_SETFL, fcntl
 
+from vimto.process.spawn import end, spawn
 from vimto.qemu.readconfig import EARLY, config_text
-from vimto.spawn import end, spawn
 
-TYPE_CHECKING = False  # this module is imported in a hurry: see `vimto.spawn`
+TYPE_CHECKING = False  # this module is imported in a hurry: see `vimto.process.spawn`
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

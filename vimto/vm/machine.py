@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from vimto import console
+from vimto.process.spawn import end, spawn
 from vimto.qemu.qmp import Monitor
 from vimto.quoting import escape, show
-from vimto.spawn import end, spawn
 from vimto.vm.crowd import ALONE, Seat
 from vimto.vm.launch import Launch, Wiring
 from vimto.vm.log import Log

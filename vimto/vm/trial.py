@@ -6,10 +6,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from vimto.errors import QemuError
+from vimto.process.spawn import end, spawn
 from vimto.qemu import devices
 from vimto.qemu.cmdline import FIRST_SHARE_SLOT, assemble
 from vimto.qemu.qmp import Monitor
-from vimto.spawn import end, spawn
 from vimto.vm.launch import Wiring
 from vimto.vm.log import Log
 from vimto.vm.loss import qemu_lines

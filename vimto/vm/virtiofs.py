@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from vimto import console
+from vimto.process.spawn import spawn
 from vimto.quoting import show
-from vimto.spawn import spawn
 
 # The holes in a server's command line (`qemu.virtiofsd`).
 _SOCKET = "\0socket\0"

@@ -1,9 +1,8 @@
-"""The only place, with `vimto.spawn`, that starts processes.
+"""The only place, with `spawn`, that starts processes.
 
 By what the caller needs of the child: `run` waits and keeps its output, `foreground` gives it our
-terminal and signals, `spawn_on_terminal` and `vimto.spawn` leave it running beside us. `run` and
-`foreground` are built on `sh`; `vimto.spawn` is on the hot path and uses the standard library
-alone.
+terminal and signals, `spawn_on_terminal` and `spawn.spawn` leave it running beside us. `run` and
+`foreground` are built on `sh`; `spawn` is on the hot path and uses the standard library alone.
 """
 
 import contextlib
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from vimto import console, quoting
 from vimto.errors import CommandError
-from vimto.spawn import SETPRIV, mortal
+from vimto.process.spawn import SETPRIV, mortal
 
 ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 

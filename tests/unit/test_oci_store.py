@@ -25,7 +25,7 @@ from tests.unit.oci_parts import (
 )
 from vimto.errors import CacheError, ImageError
 from vimto.kernel.reference import ImageKernel, LayoutKernel
-from vimto.oci import cache
+from vimto.oci import store as images
 from vimto.oci.manifest import Descriptor, host_platform
 from vimto.oci.pull import _Pull, show_age
 from vimto.oci.reference import parse_reference
@@ -57,13 +57,13 @@ class Memory:
         return into
 
 
-def pull(settings: Settings, image: Made = IMAGE, name: str = NAME) -> cache.Image:
-    store = cache.Store(settings.cache_dir)
+def pull(settings: Settings, image: Made = IMAGE, name: str = NAME) -> images.Image:
+    store = images.Store(settings.cache_dir)
     return _Pull(parse_reference(name), Memory(image), settings, store).run()
 
 
 def age(settings: Settings, seconds: float, name: str = NAME) -> None:
-    store = cache.Store(settings.cache_dir)
+    store = images.Store(settings.cache_dir)
     reference = parse_reference(name)
     tag = store.read_tag(reference)
     assert tag is not None
@@ -75,11 +75,11 @@ def names(settings: Settings) -> list[str]:
 
 
 def test_pulled_and_found(settings: Settings) -> None:
-    assert cache.find_image(NAME, settings) is None
+    assert images.find_image(NAME, settings) is None
     image = pull(settings)
     assert image.digest == IMAGE.digest
     assert tree(image.root) == {"boot": "/", "boot/vmlinuz": "kernel", "lib": "-> usr/lib"}
-    assert cache.find_image(NAME, settings) == image
+    assert images.find_image(NAME, settings) == image
     assert names(settings) == [image.digest.removeprefix("sha256:"), "tags", "work"]
     assert not os.listdir(settings.cache_dir / "images/work")
 
@@ -101,20 +101,20 @@ def test_freshness(
 ) -> None:
     pull(settings)
     age(settings, seconds)
-    assert (cache.find_image(NAME, replace(settings, **changes)) is not None) is found
+    assert (images.find_image(NAME, replace(settings, **changes)) is not None) is found
 
 
 def test_digest_stays_fresh(settings: Settings) -> None:
     name = f"reg.example/name@{IMAGE.digest}"
     pull(settings, name=name)
     age(settings, 1e9, name)
-    assert cache.find_image(name, settings) is not None
+    assert images.find_image(name, settings) is not None
 
 
 def test_one_image_of_two_names_is_kept_once(settings: Settings) -> None:
     first, second = pull(settings), pull(settings, name="reg.example/name:2")
     assert first.root == second.root
-    [(image, tags)] = cache.list_images(settings.cache_dir)
+    [(image, tags)] = images.list_images(settings.cache_dir)
     assert image.root == first.root
     assert sorted(tag.reference for tag in tags) == [NAME, "reg.example/name:2"]
 
@@ -122,7 +122,7 @@ def test_one_image_of_two_names_is_kept_once(settings: Settings) -> None:
 def test_moved_tag(settings: Settings) -> None:
     old, new = pull(settings), pull(settings, OTHER)
     assert old.root != new.root
-    assert cache.find_image(NAME, settings) == new
+    assert images.find_image(NAME, settings) == new
     assert (old.root / "boot/vmlinuz").read_text() == "kernel"  # a running machine may use it
 
 
@@ -155,7 +155,7 @@ def test_failure_leaves_nothing(image: Made, limit: int, says: str, settings: Se
     with pytest.raises(ImageError, match=says):
         pull(replace(settings, image_limit=limit), image)
     assert not list((settings.cache_dir / "images").glob("work/*"))
-    assert cache.list_images(settings.cache_dir) == []
+    assert images.list_images(settings.cache_dir) == []
     assert not any(len(name) == 64 for name in names(settings))
 
 
@@ -176,48 +176,48 @@ def test_what_a_killed_pull_left_is_used_or_swept(settings: Settings) -> None:
     (work / ".another~" / "entry").mkdir(parents=True)
     image = pull(settings)
     assert "half" not in tree(image.root)
-    cache.sweep(settings.cache_dir)
+    images.sweep(settings.cache_dir)
     assert not os.listdir(work)
 
 
 def test_sweep_leaves_the_living_alone(settings: Settings) -> None:
-    store = cache.Store(settings.cache_dir)
+    store = images.Store(settings.cache_dir)
     with store.locked("busy", "waiting"), store.work("busy") as path:
-        cache.sweep(settings.cache_dir)
+        images.sweep(settings.cache_dir)
         assert path.is_dir()
     assert not path.exists()
 
 
 def test_held_image_is_not_removed(settings: Settings) -> None:
     image = pull(settings)
-    with cache.hold(image):
-        assert not cache.remove_image(settings.cache_dir, image.digest)
+    with images.hold(image):
+        assert not images.remove_image(settings.cache_dir, image.digest)
         assert image.root.is_dir()
-    assert cache.remove_image(settings.cache_dir, image.digest)
-    assert cache.list_images(settings.cache_dir) == []
-    assert cache.find_image(NAME, settings) is None
+    assert images.remove_image(settings.cache_dir, image.digest)
+    assert images.list_images(settings.cache_dir) == []
+    assert images.find_image(NAME, settings) is None
     assert os.listdir(settings.cache_dir / "images/tags") == []
-    with pytest.raises(ImageError, match="was just removed"), cache.hold(image):
+    with pytest.raises(ImageError, match="was just removed"), images.hold(image):
         pass
 
 
 def test_holding_counts_as_use(settings: Settings) -> None:
     image = pull(settings)
     os.utime(image.root.parent / "image.json", (1, 1))
-    with cache.hold(image):
+    with images.hold(image):
         pass
-    [(listed, _)] = cache.list_images(settings.cache_dir)
+    [(listed, _)] = images.list_images(settings.cache_dir)
     assert listed.used > 1
 
 
 def test_damaged_records_are_no_images(settings: Settings) -> None:
     image = pull(settings)
     (image.root.parent / "image.json").write_text("{")
-    assert cache.find_image(NAME, settings) is None
+    assert images.find_image(NAME, settings) is None
     assert pull(settings).root == image.root
     for path in (settings.cache_dir / "images/tags").iterdir():
         path.write_text('{"digest": "sha256:../.."}')
-    assert cache.find_image(NAME, settings) is None
+    assert images.find_image(NAME, settings) is None
 
 
 def test_many_at_once_pull_once(settings: Settings, tmp_path: Path) -> None:
@@ -225,40 +225,42 @@ def test_many_at_once_pull_once(settings: Settings, tmp_path: Path) -> None:
     pulls = []
     original = _Pull._make
 
-    def count(self: _Pull, *arguments: object) -> cache.Image:
+    def count(self: _Pull, *arguments: object) -> images.Image:
         pulls.append(threading.get_ident())
         return original(self, *arguments)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(20) as pool:
         patch.setattr(_Pull, "_make", count)
-        images = list(pool.map(lambda _: cache.fetch_image(f"oci:{layout}:1", settings), range(20)))
+        pulled = list(
+            pool.map(lambda _: images.fetch_image(f"oci:{layout}:1", settings), range(20))
+        )
     assert len(pulls) == 1
-    assert len({image.root for image in images}) == 1
+    assert len({image.root for image in pulled}) == 1
 
 
 def test_layout_is_looked_at_again_when_it_changes(settings: Settings, tmp_path: Path) -> None:
     layout = write_layout(tmp_path / "layout", {"1": IMAGE})
     name = f"oci:{layout}:1"
-    assert cache.fetch_image(name, settings).digest == IMAGE.digest
-    assert cache.find_image(name, settings) is not None
-    assert cache.find_image(name, replace(settings, pull="always")) is not None
+    assert images.fetch_image(name, settings).digest == IMAGE.digest
+    assert images.find_image(name, settings) is not None
+    assert images.find_image(name, replace(settings, pull="always")) is not None
     (layout / "index.json").unlink()  # not written over: within one tick of the clock
     write_layout(layout, {"1": OTHER})
-    assert cache.find_image(name, settings) is None
-    assert cache.fetch_image(name, settings).digest == OTHER.digest
+    assert images.find_image(name, settings) is None
+    assert images.fetch_image(name, settings).digest == OTHER.digest
 
 
 def test_cache_that_cannot_be_used(settings: Settings, tmp_path: Path) -> None:
     layout = write_layout(tmp_path / "layout", {"1": IMAGE})
     settings.cache_dir.write_text("a file")
     with pytest.raises(CacheError, match="cannot be written") as caught:
-        cache.fetch_image(f"oci:{layout}:1", settings)
+        images.fetch_image(f"oci:{layout}:1", settings)
     assert "cache_dir" in caught.value.hint
     settings.cache_dir.unlink()
     (settings.cache_dir / "images").mkdir(parents=True)
     (settings.cache_dir / "images/tags").write_text("a file")
     with pytest.raises(CacheError, match="cannot be written"):
-        cache.fetch_image(f"oci:{layout}:1", settings)
+        images.fetch_image(f"oci:{layout}:1", settings)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -266,25 +268,25 @@ def test_cache_that_cannot_be_used(settings: Settings, tmp_path: Path) -> None:
 def test_an_image_of_somebody_else_is_pulled_again(settings: Settings, place: str) -> None:
     image = pull(settings)
     os.chown(image.root.parent / place, 12345, 12345)
-    assert cache.find_image(NAME, settings) is None
+    assert images.find_image(NAME, settings) is None
     assert pull(settings).root == image.root
     assert (image.root.parent / place).stat().st_uid == 0
-    assert cache.find_image(NAME, settings) is not None
+    assert images.find_image(NAME, settings) is not None
 
 
 def test_never(settings: Settings) -> None:
     with pytest.raises(ImageError, match="`-pull never` is in effect"):
-        cache.fetch_image(NAME, replace(settings, pull="never"))
+        images.fetch_image(NAME, replace(settings, pull="never"))
 
 
 def test_kernels_text() -> None:
-    assert cache.reference_text(ImageKernel(text="a/b:c")) == "a/b:c"
+    assert images.reference_text(ImageKernel(text="a/b:c")) == "a/b:c"
     kernel = LayoutKernel(kind="oci", path=Path("/x"), tag="1")
-    assert cache.reference_text(kernel) == "oci:/x:1"
+    assert images.reference_text(kernel) == "oci:/x:1"
 
 
 def test_waiting_ends_with_the_other(settings: Settings) -> None:
-    store = cache.Store(settings.cache_dir)
+    store = images.Store(settings.cache_dir)
     order = []
 
     def second() -> None:
@@ -300,7 +302,7 @@ def test_waiting_ends_with_the_other(settings: Settings) -> None:
 
 
 def test_finding_is_light() -> None:
-    code = "import sys, vimto.oci.cache; print(*sys.modules)"
+    code = "import sys, vimto.oci.store; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"oras", "requests", "urllib3", "sh", "concurrent.futures", "tarfile"}
     assert not heavy & set(out.stdout.split())

@@ -1,0 +1,1 @@
+"""Processes of ours: started beside us (`spawn`), or run to their end (`proc`)."""
