@@ -6,10 +6,11 @@ import subprocess
 import time
 from contextlib import closing
 
-from vimto.commands.prepare import prepare
 from vimto.config import load_config
+from vimto.plan import shares
+from vimto.plan.prepare import prepare
 from vimto.qemu.qmp import Monitor
-from vimto.vm import crowd, machine, protocol, run, shares, snapshot
+from vimto.vm import crowd, machine, protocol, run, snapshot
 from vimto.vm.launch import Wiring
 from vimto.vm.signals import SignalPipe
 from vimto.vm.waiting import Waiting

@@ -69,7 +69,7 @@ def _run(place: tuple[str, str, str], words: list[str], launch: "Launch | None")
     # Imported while QEMU loads.
     from vimto import console
     from vimto.errors import BootError
-    from vimto.vm.plan import load_plan
+    from vimto.plan.plan import load_plan
     from vimto.vm.run import Request, make_save, run
 
     pid, plan_fd, lifeline_fd = place

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from vimto import agent
 from vimto.errors import AgentError
+from vimto.plan import agent
 from vimto.process import proc
 
 MAIN = 'package main\n\nvar buildID string\n\nfunc main() { println("agent", buildID) }\n'

@@ -10,8 +10,8 @@ import pytest
 
 from vimto import __version__, cli, console
 from vimto.commands import catalog
-from vimto.commands.users import resolve_user
 from vimto.errors import VIMTO_FAILED, ConfigError
+from vimto.plan.users import resolve_user
 from vimto.settings import SETTINGS
 
 

@@ -30,8 +30,9 @@ ROWS = (
     ("go",),
     ("kernel",),
     ("oci",),
-    ("agent", "initramfs"),
+    ("inventory",),
     ("qemu",),
+    ("plan",),
     ("vm",),
     ("gdb",),
     ("shim",),
@@ -48,7 +49,7 @@ functools gc genericpath io itertools json keyword math operator os posixpath re
 select signal site stat struct sys time types typing warnings zlib
 """
 # Of ours, those that the shim needs; nothing of `kernel`, `oci`, `commands`, `config`.
-HOT_PACKAGES = (*ROWS[0], "cache", "process", "qemu", "vm", "shim")
+HOT_PACKAGES = (*ROWS[0], "cache", "process", "qemu", "plan", "vm", "shim")
 
 
 NOT_AT_IMPORT = ("TYPE_CHECKING", "__name__ == '__main__'")
@@ -193,8 +194,12 @@ def test_the_hot_path_s_imports_are_pinned() -> None:
     ours = {name for name in loaded if name.startswith("vimto.")}
     assert "vimto.shim" in ours, done.stderr
     assert {name for name in ours if row_of(name) not in HOT_PACKAGES} == set()
-    room = {name.rpartition(".")[2] for name in ours if row_of(name) == "cache"}
-    assert room == {"cache", "digest", "entry", "snapshots", "verdicts"}
+    rooms = {
+        room: {name.rpartition(".")[2] for name in ours if row_of(name) == room}
+        for room in ("cache", "plan")
+    }
+    assert rooms["cache"] == {"cache", "digest", "entry", "snapshots", "verdicts"}
+    assert rooms["plan"] == {"plan", "shares", "views"}  # what was settled, not how
     top = {name.partition(".")[0] for name in loaded} - {"vimto"}
     private = {name for name in top if name.startswith("_")}
     # The last ones belong to the interpreter's own start.

@@ -4,9 +4,9 @@ from pathlib import Path
 import kernel_parts as parts
 import pytest
 
-from vimto import initramfs
-from vimto.agent import Agent
 from vimto.kernel.modules import Module, ModulePlan
+from vimto.plan import initramfs
+from vimto.plan.agent import Agent
 
 
 def read_archive(data: bytes) -> dict[str, tuple[int, bytes, tuple[int, int]]]:

@@ -11,11 +11,12 @@ import pytest
 
 from tests.unit.oci_parts import Settings, make_image, make_tar, member
 from tests.unit.test_oci_store import pull
+from vimto import inventory
 from vimto.cache import entry
 from vimto.cache.digest import local_directory
 from vimto.cache.place import KINDS, needs_measuring
 from vimto.cache.snapshots import new_snapshot
-from vimto.commands import inventory, kernel
+from vimto.commands import kernel
 from vimto.config import load_config
 from vimto.errors import VimtoError
 

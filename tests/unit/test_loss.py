@@ -7,10 +7,10 @@ import pytest
 
 from vimto import console
 from vimto.errors import BootError, EmulatorFaultError, LostVMError, VimtoError
+from vimto.plan.plan import Plan, Tier
 from vimto.vm import run
 from vimto.vm.loss import explain, qemu_lines, show_log
 from vimto.vm.machine import Machine
-from vimto.vm.plan import Plan, Tier
 
 
 class Ended:

@@ -6,10 +6,10 @@ import pytest
 
 from tests.unit.test_exchange import EXIT, Guest, Talk, start
 from vimto.errors import LostVMError
+from vimto.plan.plan import GoTimeout
 from vimto.vm import overtime, protocol
 from vimto.vm.exchange import EXITED, RUNNING
 from vimto.vm.overtime import Overtime
-from vimto.vm.plan import GoTimeout
 from vimto.vm.signals import SignalPipe
 
 LIMITS = GoTimeout(value="1s", places=1, total="1m1s", kill=0.05, grace=0.05)

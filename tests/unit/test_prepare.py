@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from vimto.commands.prepare import snapshot_key
+from vimto.plan.prepare import snapshot_key
 
 MACHINE = ["/usr/bin/qemu-system-x86_64", "-m", "1024M"]
 REST: dict[str, Any] = {"contents": ["q", "k", "i"], "version": (7, 2, 22), "cpu": ""}

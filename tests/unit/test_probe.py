@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vimto import console
-from vimto.commands.prepare import _tell_accelerator
 from vimto.errors import QemuError
+from vimto.plan.prepare import _tell_accelerator
 from vimto.qemu import find, probe
 
 AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel\t\t: 1\nflags\t\t: fpu svm lm\n\n"

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import builtin_kernel
-from vimto.agent import Agent
 from vimto.config import load_config
-from vimto.initramfs import build_initramfs
 from vimto.kernel import apt, boot, bzimage, modules
 from vimto.kernel.reference import AptKernel
+from vimto.plan.agent import Agent
+from vimto.plan.initramfs import build_initramfs
 
 KERNELS = {
     "oldest": AptKernel(package="linux-image-amd64", release="bullseye-security"),

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import pytest
 
 from vimto.errors import ConfigError
-from vimto.vm.shares import Command, Share, admit, collapse, find_shares, refuse_cache
+from vimto.plan.shares import Command, Share, admit, collapse, find_shares, refuse_cache
 
 
 def test_collapse_keeps_the_outermost() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from vimto import places
-from vimto.vm import views
+from vimto.plan import views
+from vimto.plan.shares import Command, Share
+from vimto.plan.views import View, find_views, is_ephemeral
 from vimto.vm.likeness import Link
-from vimto.vm.shares import Command, Share
-from vimto.vm.views import View, find_views, is_ephemeral
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need, without_own_config
-from vimto.agent import source_directory
 from vimto.config import load_config
 from vimto.kernel import apt
 from vimto.kernel.reference import AptKernel, parse_kernel
+from vimto.plan.agent import source_directory
 
 # Debian's own kernels, oldest and newest; all have their drivers as modules.
 OLDEST = "apt:linux-image-amd64/bullseye-security"

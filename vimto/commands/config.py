@@ -49,9 +49,9 @@ def in_use(config: Config) -> dict[str, str]:
 
     Nothing is fetched or made.
     """
-    from vimto.commands.prepare import BOOT_LIMIT
-    from vimto.commands.resolve import default_package
     from vimto.kernel.boot import find_host_kernel
+    from vimto.plan.kernels import default_package
+    from vimto.plan.prepare import BOOT_LIMIT
     from vimto.qemu.find import find_qemu
     from vimto.qemu.probe import choose_accelerator
 

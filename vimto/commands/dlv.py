@@ -15,13 +15,13 @@ from vimto import beneath, console
 from vimto.addresses import Address, parse_address
 from vimto.commands.go import background_save, hand_over
 from vimto.commands.interactive import attended
-from vimto.commands.prepare import prepare
-from vimto.commands.users import find_homes, find_user
 from vimto.config import Config
 from vimto.errors import UsageError, VimtoError
 from vimto.go.delve import DlvCommand, absolute, parse_dlv
 from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.places import SYSTEM, follow, is_communal, is_in
+from vimto.plan.prepare import prepare
+from vimto.plan.users import find_homes, find_user
 from vimto.process import proc
 from vimto.values import whole_number
 from vimto.vm.forward import Forward

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vimto import console
-from vimto.agent import build_agent
-from vimto.agent import check_go as check_go_version
 from vimto.cache import entry
 from vimto.commands.catalog import usage
-from vimto.commands.resolve import locate_kernel
 from vimto.config import Config
 from vimto.errors import CacheError, QemuError, UsageError, VimtoError
 from vimto.go.tool import check_target, go_env
 from vimto.kernel import boot
 from vimto.kernel.boot import KernelFiles
+from vimto.plan.agent import build_agent
+from vimto.plan.agent import check_go as check_go_version
+from vimto.plan.kernels import locate_kernel
 from vimto.process.spawn import SETPRIV
 from vimto.qemu import probe
 from vimto.qemu.find import find_qemu

@@ -53,7 +53,7 @@ def run_command(
             stack.callback(launch.close)
         # Imported while QEMU loads.
         from vimto.commands.interactive import attended
-        from vimto.commands.prepare import prepare
+        from vimto.plan.prepare import prepare
         from vimto.vm.run import Companion, run
 
         repository = find_repository(os.getcwd())

@@ -16,8 +16,6 @@ from pathlib import Path
 from vimto import beneath, console, quoting
 from vimto.cache import entry
 from vimto.commands.interactive import forwarding
-from vimto.commands.prepare import check_settings, prepare
-from vimto.commands.resolve import default_package, locate_kernel
 from vimto.config import Config, find_repository
 from vimto.descriptors import write_all
 from vimto.errors import VIMTO_FAILED, CommandError, UsageError, VimtoError
@@ -29,11 +27,12 @@ from vimto.go.args import parse_go
 from vimto.go.binary import build_test, list_test_packages, test_words
 from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.kernel.reference import AptKernel, parse_kernel
+from vimto.plan.kernels import default_package, locate_kernel
+from vimto.plan.plan import Plan
+from vimto.plan.prepare import check_settings, prepare
 from vimto.process import proc
 from vimto.vm.forward import Forwarding
 from vimto.vm.listeners import listening
-from vimto.vm.plan import Plan
-from vimto.vm.protocol import wire_text
 from vimto.vm.run import Request, run
 
 # The part of a run's private directory that the guest sees, and may write to: the test binary, and
@@ -283,8 +282,7 @@ class _Run:
         if self.symbols.vmlinux is None:
             names += ["/proc/kallsyms", "/sys/kernel/btf/vmlinux"]
         script = 'for name; do cat "$name" >"$0/${name##*/}" 2>/dev/null; done; :'
-        words = ["sh", "-c", script, os.fspath(self.shared), *names]
-        return [wire_text(word) for word in words]
+        return ["sh", "-c", script, os.fspath(self.shared), *names]
 
     def _told(self, name: str) -> bytes:
         """Return what the guest has copied out of its /proc or /sys; nothing if it could not."""

@@ -14,16 +14,16 @@ from typing import NamedTuple
 
 from vimto import shim
 from vimto.cache.snapshots import have_snapshot
-from vimto.commands.prepare import default_temporary, prepare
 from vimto.config import Config
 from vimto.errors import UsageError
 from vimto.go.args import GoCommand, parse_go
 from vimto.go.duration import MINUTE, SECOND, format_duration, parse_duration
 from vimto.go.tool import check_target, go_env, writable_roots
+from vimto.plan.plan import GoTimeout, Plan
+from vimto.plan.prepare import default_temporary, prepare
 from vimto.process import proc
 from vimto.process.spawn import end, spawn
 from vimto.vm.blame import are_off
-from vimto.vm.plan import GoTimeout, Plan
 from vimto.vm.run import Request, choose_machine
 
 _DEFAULT_TIMEOUT = "10m"

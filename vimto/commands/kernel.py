@@ -7,20 +7,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from vimto import console
+from vimto import console, inventory
 from vimto.cache import verdicts
-from vimto.commands import inventory
 from vimto.commands.catalog import unknown_command
-from vimto.commands.inventory import Item, show_ago
-from vimto.commands.resolve import locate_kernel
 from vimto.config import Config
 from vimto.errors import CacheError, ImageError, UsageError
+from vimto.inventory import Item, show_ago
 from vimto.kernel import boot
 from vimto.kernel.boot import KernelFiles
 from vimto.kernel.reference import ImageKernel, LayoutKernel, parse_kernel
 from vimto.oci.progress import show_bytes
 from vimto.oci.reference import parse_reference
 from vimto.oci.store import fetch_image, list_images, reference_text
+from vimto.plan.kernels import locate_kernel
 from vimto.quoting import visible
 
 # A CI job that runs once a month still finds its kernel.

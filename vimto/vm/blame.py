@@ -14,9 +14,9 @@ from vimto import console
 from vimto.cache import verdicts
 from vimto.cache.snapshots import Snapshot
 from vimto.errors import BootError, QemuError, VimtoError
+from vimto.plan.plan import Plan, Tier
 from vimto.vm.loss import qemu_lines
 from vimto.vm.machine import Machine
-from vimto.vm.plan import Plan, Tier
 
 STATE, SILENT, ENDED, CRASHED, KILLED, REFUSED = (
     "state",

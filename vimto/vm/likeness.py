@@ -1,20 +1,14 @@
 """What the guest's root gets of the host's besides the mounts: names, and links in /run."""
 
 import os
-from typing import NamedTuple
+
+from vimto.plan.views import Link
 
 _LOCALHOST = b"127.0.0.1 localhost\n::1 localhost\n"
 # What the order may hold of it; a list of advertisers to block may be longer than any frame.
 _LONGEST = 1 << 20
 # There are a handful.
 _MOST_LINKS = 1000
-
-
-class Link(NamedTuple):
-    """A symbolic link at `path` that leads to `target`."""
-
-    path: str
-    target: str
 
 
 def describe_hosts(hostname: str, path: str = "/etc/hosts") -> bytes:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from vimto import console
 from vimto.errors import BootError, EmulatorFaultError, VimtoError
+from vimto.plan.plan import Plan
 from vimto.vm.machine import Machine
-from vimto.vm.plan import Plan
 
 _SHOWN = 20
 # So many processors of the guest for each of the host may be why it has not booted yet.

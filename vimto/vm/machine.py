@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from vimto import console
+from vimto.plan.plan import Plan, Tier
 from vimto.process.spawn import end, spawn
 from vimto.qemu.qmp import Monitor
 from vimto.quoting import escape, show
 from vimto.vm.crowd import ALONE, Seat
 from vimto.vm.launch import Launch, Wiring
 from vimto.vm.log import Log
-from vimto.vm.plan import Plan, Tier
 from vimto.vm.virtiofs import Servers, start_servers
 
 if TYPE_CHECKING:

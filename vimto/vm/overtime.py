@@ -15,8 +15,8 @@ from vimto.errors import LostVMError
 from vimto.vm import protocol
 
 if TYPE_CHECKING:
+    from vimto.plan.plan import GoTimeout
     from vimto.vm.exchange import Exchange
-    from vimto.vm.plan import GoTimeout
 
 # A guest that does not report the end of a command that it was told to kill is not asked again.
 _LOST_AFTER = 10.0

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, NoReturn
 from vimto.errors import LostVMError
 
 VERSION = 1
-PORT_NAME = "vimto.agent"
 
 READY = 1
 RUN = 2

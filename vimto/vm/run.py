@@ -5,7 +5,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,8 +20,10 @@ from vimto.errors import (
     StreamError,
     VimtoError,
 )
+from vimto.plan import shares, views
+from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, Plan, Tier
 from vimto.quoting import escape
-from vimto.vm import cores, likeness, protocol, shares, snapshot, streams, views
+from vimto.vm import cores, likeness, protocol, snapshot, streams
 from vimto.vm import machine as machines
 from vimto.vm.blame import NotRestoredError, diagnose, settle
 from vimto.vm.crowd import Turn, wait_turn
@@ -31,7 +33,6 @@ from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Machine
 from vimto.vm.overtime import Overtime
 from vimto.vm.patience import Patience
-from vimto.vm.plan import Plan, Tier
 from vimto.vm.signals import SignalPipe
 from vimto.vm.waiting import Waiting
 
@@ -42,9 +43,6 @@ if TYPE_CHECKING:  # who has no terminal, as go's tests, loads neither
 # A restored machine answers in a tenth of a second; a host under load deserves patience.
 _ACCEPT_LIMIT = 20.0
 _PREPARE_LIMIT = 600.0
-# Mount tags that every machine has, before those of its shares.
-ROOT_TAG = "root"
-IMAGE_TAG = "kernel"
 # Ours, and what points at a directory that the guest does not have.
 _HIDDEN_ENVIRONMENT = ("TMPDIR=", "VIMTO_")
 
@@ -136,7 +134,7 @@ class Places(NamedTuple):
 
     shares: list[shares.Share]
     views: list[views.View]
-    links: list[likeness.Link]
+    links: list[views.Link]
 
 
 def choose_machine(plan: Plan, request: Request) -> tuple[Places, Tier]:
@@ -314,7 +312,7 @@ class _Session(NamedTuple):
         hostname = f"vimto-{os.urandom(3).hex()}"
         return {
             "protocol": protocol.VERSION,
-            "argv": [protocol.wire_text(word) for word in request.argv],
+            "argv": _on_the_wire(request.argv),
             "env": _environment(request.environment),
             "dir": protocol.wire_text(request.cwd),
             "umask": _umask(),
@@ -351,14 +349,18 @@ class _Session(NamedTuple):
                 {"path": protocol.wire_text(view.path), "source": protocol.wire_text(view.source)}
                 for view in self.places.views
             ],
-            "sysctls": plan.sysctls,
+            "sysctls": dict(map(_on_the_wire, ({**cores.SYSCTLS, **plan.sysctls}).items())),
             "rlimits": _limits(),
-            "setup": plan.setup,
-            "teardown": plan.teardown,
+            "setup": [_on_the_wire(words) for words in plan.setup],
+            "teardown": [_on_the_wire(words) for words in plan.teardown],
             "network": plan.network,
             "warm_up": warm_up,
             "gdb_pause": request.companion.pauses,
         }
+
+
+def _on_the_wire(words: Iterable[str]) -> list[str]:
+    return [protocol.wire_text(word) for word in words]
 
 
 def watch_monitor(machine: Machine, exchange: Exchange) -> None:

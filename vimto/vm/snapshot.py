@@ -23,6 +23,7 @@ from vimto.errors import (
     QemuSilentError,
     VimtoError,
 )
+from vimto.plan.plan import Plan, Tier
 from vimto.quoting import escape
 from vimto.vm import protocol
 from vimto.vm.blame import are_off
@@ -39,7 +40,6 @@ from vimto.vm.machine import (
     start_machine,
 )
 from vimto.vm.patience import Patience
-from vimto.vm.plan import Plan, Tier
 from vimto.vm.waiting import Waiting
 
 # A snapshot of Debian's 6.1 with 1 GiB takes 130 MiB; with less room than this none is tried.

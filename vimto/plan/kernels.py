@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vimto import __version__, console
-from vimto.agent import Agent, build_agent, find_agent, source_directory
 from vimto.cache import entry
 from vimto.cache.digest import digest, local_directory, signature
 from vimto.config import Config
@@ -31,6 +30,7 @@ from vimto.kernel.reference import (
     LayoutKernel,
     parse_kernel,
 )
+from vimto.plan.agent import Agent, build_agent, find_agent, source_directory
 from vimto.process.spawn import which
 
 if TYPE_CHECKING:  # images need libraries that take long to load
@@ -206,8 +206,8 @@ def _hold(cache: Path, paths: list[str], stack: contextlib.ExitStack) -> bool:
 
 def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str], str]:
     """Return what to boot, the files that this depends on, and the guest program."""
-    from vimto.initramfs import build_initramfs
     from vimto.kernel import boot
+    from vimto.plan.initramfs import build_initramfs
 
     resolve = boot.resolve_tree if place.is_dir() else boot.resolve_file
     files = resolve(place, cache=cache)

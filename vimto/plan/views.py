@@ -9,11 +9,17 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from vimto.places import EMPTY, follow, is_below, is_communal, is_in
-from vimto.vm.likeness import Link
-from vimto.vm.shares import Command, Share
+from vimto.plan.shares import Command, Share
 
 # Directories that a program finds by its environment, and reads; GOPATH may be a list of them.
 _SHOWN_VARIABLES = ("HOME", "GOROOT", "GOPATH", "GOMODCACHE", "GOCACHE")
+
+
+class Link(NamedTuple):
+    """A symbolic link at `path` that leads to `target`."""
+
+    path: str
+    target: str
 
 
 class View(NamedTuple):

@@ -10,11 +10,14 @@ from vimto import __version__, console
 from vimto.cache.digest import Table, digest
 from vimto.cache.entry import make_directory
 from vimto.cache.place import needs_measuring
-from vimto.commands.resolve import BootParts, resolve_kernel
-from vimto.commands.users import find_homes, resolve_user
 from vimto.config import Config
 from vimto.errors import ConfigError
 from vimto.go.outside import find_outside
+from vimto.plan.kernels import BootParts, resolve_kernel
+from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, Plan, Tier
+from vimto.plan.shares import Command, Share, refuse_cache
+from vimto.plan.users import find_homes, resolve_user
+from vimto.plan.views import is_ephemeral
 from vimto.qemu import devices
 from vimto.qemu.cmdline import FIRST_SHARE_SLOT, assemble
 from vimto.qemu.find import find_qemu
@@ -27,13 +30,9 @@ from vimto.qemu.probe import (
     probe_qemu,
 )
 from vimto.qemu.virtiofsd import find_virtiofsd
-from vimto.vm import cores
-from vimto.vm.plan import Plan, Tier
-from vimto.vm.protocol import PORT_NAME, wire_text
-from vimto.vm.run import IMAGE_TAG, ROOT_TAG
-from vimto.vm.shares import Command, Share, refuse_cache
-from vimto.vm.views import is_ephemeral
 
+# The guest program looks for its port by this name: guest/port.go.
+_PORT = "vimto.agent"
 # Raise it when the same plan would give a machine that an older snapshot does not fit.
 _SNAPSHOT_FORMAT = 2
 # Each 9p device costs a restored machine 6 ms, so most get few: for the repository and go's work
@@ -86,7 +85,7 @@ def prepare(
         yield plan
         limits = config.cache_limit, config.snapshot_limit
         if needs_measuring(config.cache_dir, limits):
-            from vimto.commands.inventory import keep_limit
+            from vimto.inventory import keep_limit
 
             keep_limit(config.cache_dir, *limits, since=started)
 
@@ -142,8 +141,8 @@ def _plan(
         uid=uid,
         gid=gid,
         groups=groups,
-        setup=[[wire_text(word) for word in command] for command in config.setup],
-        teardown=[[wire_text(word) for word in command] for command in config.teardown],
+        setup=[list(words) for words in config.setup],
+        teardown=[list(words) for words in config.teardown],
         sysctls=_sysctls(config),
         network=config.net == "user",
         verbose=config.verbose,
@@ -163,7 +162,7 @@ def _machines(
         devices.Memory(mebibytes=config.memory),
         devices.Processors(number=config.smp, accelerator=accelerator.name),
         devices.SerialConsole(verbose=config.verbose >= 2),
-        devices.AgentPort(name=PORT_NAME),
+        devices.AgentPort(name=_PORT),
         devices.EntropySource(),
     ]
     if config.net == "user":
@@ -231,7 +230,7 @@ def _configured_shares(config: Config) -> list[tuple[str, bool]]:
 
 
 def _sysctls(config: Config) -> dict[str, str]:
-    values = dict(cores.SYSCTLS)
+    values = {}
     for text in config.sysctl:
         name, equals, value = text.partition("=")
         if not equals or not name:

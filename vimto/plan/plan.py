@@ -1,6 +1,6 @@
 """The plan: all that a machine and its command need, resolved once before anything runs.
 
-`commands.prepare` writes it, the shim reads it, one JSON object. Nothing in it depends on which
+`plan.prepare` makes it, the shim reads it, one JSON object. Nothing in it depends on which
 test binary runs, so that forty shims at once have nothing left to decide but their shares.
 """
 
@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 
 from vimto import __version__
 from vimto.errors import ConfigError
+
+# The mount tags of what each machine has in its fixed slots: the host's root, the kernel's tree.
+ROOT_TAG = "root"
+IMAGE_TAG = "kernel"
 
 
 class Tier(NamedTuple):
@@ -53,7 +57,7 @@ _NO_TIMEOUT = "-test.timeout=0s"
 
 
 class Plan(NamedTuple):
-    """What `commands.prepare` resolved.
+    """What `plan.prepare` resolved.
 
     Paths are absolute. `memory` is MiB, `smp` the number of processors. `image` is the tree to lay
     over the host's root ("" for none), `shares` are (path, read-only) pairs that every machine

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from vimto.agent import source_digest, source_directory
-from vimto.commands import prepare, resolve
-from vimto.commands.resolve import default_package
 from vimto.config import Config, load_config
 from vimto.errors import AgentError, ConfigError, ImageError
 from vimto.oci import store as images
+from vimto.plan import kernels, prepare
+from vimto.plan.agent import source_digest, source_directory
+from vimto.plan.kernels import default_package
 from vimto.settings import parse_flags
 
 
@@ -57,10 +57,10 @@ def test_a_version_that_was_taken_for_an_image(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     with contextlib.ExitStack() as stack:
         with pytest.raises(ImageError) as caught:
-            resolve.locate_kernel(configured(tmp_path, "-kernel", "6.6"), stack)
+            kernels.locate_kernel(configured(tmp_path, "-kernel", "6.6"), stack)
         assert caught.value.hint.startswith("`6.6` was taken for an image's name; `:6.6` is a tag")
         with pytest.raises(ImageError) as caught:
-            resolve.locate_kernel(configured(tmp_path, "-kernel", "a.b/c:6.6"), stack)
+            kernels.locate_kernel(configured(tmp_path, "-kernel", "a.b/c:6.6"), stack)
         assert caught.value.hint == ""
 
 
@@ -70,13 +70,13 @@ def test_without_go_no_kernel_is_fetched(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path))
     config = configured(tmp_path, "-kernel", "a.b/c:1")
     with contextlib.ExitStack() as stack, pytest.raises(AgentError, match="`go` is not installed"):
-        resolve.resolve_kernel(config, stack)
+        kernels.resolve_kernel(config, stack)
     # A cache that a CI brought along may have a guest program.
     built = tmp_path / f"cache/agent/amd64-{source_digest(source_directory())}-x"
     built.parent.mkdir()
     built.write_bytes(b"")
     with contextlib.ExitStack() as stack, pytest.raises(ImageError, match="no such image"):
-        resolve.resolve_kernel(config, stack)
+        kernels.resolve_kernel(config, stack)
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_what_can_be_known_is_said_before_anything_is_fetched(
 def test_the_guest_has_a_modprobe_where_the_host_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "_SYSTEM_PROGRAMS", (str(tmp_path),))
+    monkeypatch.setattr(kernels, "_SYSTEM_PROGRAMS", (str(tmp_path),))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert resolve._programs() == {"usr/sbin/modprobe": "/usr/lib/vimto/modprobe"}
-    without = resolve._memory(tmp_path, tmp_path)
+    assert kernels._programs() == {"usr/sbin/modprobe": "/usr/lib/vimto/modprobe"}
+    without = kernels._memory(tmp_path, tmp_path)
     (tmp_path / "modprobe").touch()
-    assert resolve._programs() == {}
-    assert resolve._memory(tmp_path, tmp_path) != without
+    assert kernels._programs() == {}
+    assert kernels._memory(tmp_path, tmp_path) != without

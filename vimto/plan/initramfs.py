@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from vimto.agent import Agent
 from vimto.cache import entry
 from vimto.cache.digest import Table, digest
 from vimto.errors import KernelError
 from vimto.kernel.modules import ModulePlan, read_module
+from vimto.plan.agent import Agent
 
 _DIRECTORY = 0o040755
 _FILE = 0o100644

@@ -81,7 +81,7 @@ def check_go(version: str) -> None:
 
 def source_directory() -> Path:
     """Return where the guest program's source is: in the package, else in the checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for place in (package / "_guest", package.parent / "guest"):
         if (place / "go.mod").is_file():
             return place

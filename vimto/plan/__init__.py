@@ -1,0 +1,1 @@
+"""What is settled before a machine runs: from the configuration to one plan."""
