@@ -131,7 +131,7 @@ func (s started) frame() []byte {
 }
 
 // notice is for the user; its level is "info", "warning", or, for what a command says, "setup" or
-// "teardown".
+// "teardown". At the level "stage" it tells the host where we are: "teardown", "flush".
 type notice struct{ level, text string }
 
 func (n notice) frame() []byte {

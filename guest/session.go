@@ -127,7 +127,7 @@ func (s *session) run() {
 		s.warn("processes that cannot be killed are left behind")
 	}
 	s.channels.settle(settleLimit)
-	s.enter("flush")
+	s.leave("flush")
 	if err := s.flush(); err != nil {
 		after = append(after, failed("flush", err))
 	}
@@ -158,7 +158,7 @@ func (s *session) run() {
 func (s *session) tearDown() []*failure {
 	var failures []*failure
 	for _, teardown := range s.order.teardown {
-		s.enter("teardown")
+		s.leave("teardown")
 		if err := s.runSetup(teardown); err != nil {
 			failures = append(failures, failed("teardown", fmt.Errorf("teardown: %w", err)))
 		}
@@ -341,6 +341,12 @@ func (s *session) enter(stage string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stage = stage
+}
+
+// leave enters a stage after the command's, and tells the host, whose limits on the command end.
+func (s *session) leave(stage string) {
+	s.enter(stage)
+	_ = s.port.write(notice{"stage", stage}.frame())
 }
 
 func (s *session) warn(text string) { _ = s.port.write(notice{"warning", text}.frame()) }

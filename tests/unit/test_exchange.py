@@ -336,6 +336,23 @@ def test_silence_has_a_limit_in_every_state(signals: SignalPipe) -> None:
         Talk(signals, quick).play(lambda guest: guest.end.sendall(READY + ACCEPTED + STARTED))
 
 
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [("teardown", "a `teardown` command was still running"), ("flush", "was still written back")],
+)
+def test_a_limit_that_ends_what_comes_after_the_command(
+    signals: SignalPipe, stage: str, said: str
+) -> None:
+    notices: list[object] = []
+    talk = Talk(signals, LIMITS._replace(run=0.05))
+    talk.exchange.on_notice = lambda *notice: notices.append(notice)
+    notice = protocol.encode_json(protocol.NOTICE, {"level": "stage", "text": stage})
+
+    with pytest.raises(LostVMError, match=f"the command had ended, but .*{said} after 0.05 s"):
+        talk.play(lambda guest: guest.end.sendall(READY + ACCEPTED + STARTED + notice))
+    assert notices == []
+
+
 def test_a_lifeline_that_hangs_up_ends_the_run(signals: SignalPipe) -> None:
     read, write = os.pipe()
     talk = Talk(signals)
@@ -365,6 +382,7 @@ def test_another_protocol_is_refused(signals: SignalPipe) -> None:
         protocol.encode_json(protocol.SIGNALLED, {"signal": 15, "stuck": ""}),
         b"\xff\xff\xff\xff\x06",
         bytes(4) + b"\x63",
+        protocol.encode_json(protocol.NOTICE, {"level": "stage", "text": "x"}),
     ],
 )
 def test_garbage_loses_the_machine(signals: SignalPipe, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """A test that runs too long is asked to end, killed, and given up with its machine."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -42,6 +43,21 @@ def test_a_test_that_heeds_the_first_signal(talk: Talk, capfd: pytest.CaptureFix
     result = talk.play(part)
     assert result.status == 3
     assert report(talk, result, capfd) == "*** Test killed with quit: ran too long (1m1s).\n"
+
+
+def test_what_comes_after_the_test_is_not_ended(
+    talk: Talk, capfd: pytest.CaptureFixture[str]
+) -> None:
+    notice = protocol.encode_json(protocol.NOTICE, {"level": "stage", "text": "teardown"})
+
+    def part(guest: Guest) -> None:
+        start(guest)
+        guest.end.sendall(notice)
+        time.sleep(0.3)
+        guest.end.sendall(EXIT)
+
+    result = talk.play(part)
+    assert report(talk, result, capfd) == ""
 
 
 def test_a_test_that_must_be_killed(talk: Talk, capfd: pytest.CaptureFixture[str]) -> None:

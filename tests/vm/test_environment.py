@@ -292,6 +292,8 @@ def test_a_teardown_that_fails_is_no_success(vimto: Vimto) -> None:
         outcome = vimto(*teardown, "exec", "sh", "-c", script).check(status)
         assert "why\n" in outcome.errors
         assert "warning: teardown: command" in outcome.errors
+    outcome = vimto("-timeout", "5s", "-teardown", "sleep 1000", "exec", "true").check(125)
+    assert "had ended, but a `teardown` command was still running after 5 s" in outcome.errors
 
 
 def test_kernel_parameters_and_shares(vimto: Vimto, tmp_path: Path) -> None:

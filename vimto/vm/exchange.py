@@ -36,6 +36,14 @@ _FLUSH_LIMIT = 1.0
 _PATIENCE = 3
 
 
+# What a guest does that runs on for too long, by its stage.
+_DOING = {
+    "": "the command was still running",
+    "teardown": "the command had ended, but a `teardown` command was still running",
+    "flush": "the command had ended, but what is in the shared directories was still written back",
+}
+
+
 class Abandoned(VimtoError):
     """Nobody waits for the command any more; its machine must end at once."""
 
@@ -97,6 +105,7 @@ class Exchange:
         self._entered = time.monotonic()
         self._held_since = 0.0
         self._asked = 0
+        self._stage = ""  # of `protocol.STAGES`, once the command has ended
         self._delivery = Delivery(limits.stop)
         self._had_terminal = have_terminal()
         self._flush_until = 0.0
@@ -233,7 +242,7 @@ class Exchange:
                 hint="a `setup` command may wait for something that does not come",
             )
         raise LostVMError(
-            f"the command was still running after {limit}, vimto's own `-timeout`",
+            f"{_DOING[self._stage]} after {limit}, vimto's own `-timeout`",
             hint="the machine has been ended; this is no result of the test",
         )
 
@@ -296,7 +305,7 @@ class Exchange:
                 raise LostVMError("the guest acknowledged what was never sent")
             self.send(self._input.acknowledge(count))
         elif kind == protocol.NOTICE:
-            self.on_notice(*protocol.decode_notice(payload))
+            self._take_notice(protocol.decode_notice(payload))
         elif kind in protocol.CHANNEL_KINDS and self.forwarding:
             self.forwarding.take_frame(kind, payload)
         elif kind == protocol.SIGNALLED:
@@ -314,6 +323,14 @@ class Exchange:
             self.on_end()
         else:
             self._take_progress(kind, payload)
+
+    def _take_notice(self, notice: protocol.Notice) -> None:
+        if notice.level != "stage":
+            self.on_notice(*notice)
+            return
+        self._stage = notice.text
+        if self.overtime:
+            self.overtime.stop()
 
     def _take_progress(self, kind: int, payload: bytes) -> None:
         if kind == protocol.READY and self.state == BOOTING:

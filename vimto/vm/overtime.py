@@ -40,6 +40,10 @@ class Overtime:
         """The command runs from now on."""
         self.wake_at = time.monotonic() + self._limits.kill
 
+    def stop(self) -> None:
+        """The command has ended; what comes after it has no limit of go's."""
+        self.wake_at = 0.0
+
     def check(self) -> None:
         """Take the next step if it is due; raises `LostVMError` after the last one."""
         if not self.wake_at or time.monotonic() < self.wake_at:

@@ -116,13 +116,18 @@ def encode_clock(nanoseconds: int) -> bytes:
 
 
 class Notice(NamedTuple):
-    """Something for the user; `level` is one of `NOTICE_LEVELS`."""
+    """Something for the user; `level` is one of `NOTICE_LEVELS`.
+
+    At the level `stage` it is for us: `text` is one of `STAGES`, which the guest has come to.
+    """
 
     level: str
     text: str
 
 
-NOTICE_LEVELS = ("info", "warning", "setup", "teardown")
+NOTICE_LEVELS = ("info", "warning", "setup", "teardown", "stage")
+# After the command has ended.
+STAGES = ("teardown", "flush")
 
 
 class Exit(NamedTuple):
@@ -182,6 +187,8 @@ def decode_notice(payload: bytes) -> Notice:
     members.end()
     if notice.level not in NOTICE_LEVELS:
         _refuse("notice of an unknown level")
+    if notice.level == "stage" and notice.text not in STAGES:
+        _refuse("notice of an unknown stage")
     return notice
 
 
