@@ -38,11 +38,12 @@ type session struct {
 	tty            *pty
 	files          []uintptr // the command's descriptors 0, 1 and 2
 
-	mu       sync.Mutex
-	stage    string
-	leader   int              // the running command's (or setup command's) pid and process group
-	deferred []syscall.Signal // came before the command started
-	sleepers sleepers
+	mu        sync.Mutex
+	stage     string
+	leader    int              // the running command's (or setup command's) pid and process group
+	deferred  []syscall.Signal // came before the command started
+	sleepers  sleepers
+	writeBack writeBack
 }
 
 // newSession makes the streams, so that the host's frames have a place to go at once.

@@ -6,11 +6,13 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 const (
 	flagExiting = 0x4 // PF_EXITING: the process is past all signals
 	stackLines  = 12
+	lively      = 3 * time.Second // after a page was written back; the host asks every second
 )
 
 // lead says which process gets the host's signals; 0 if none runs. The command also gets those that
@@ -32,12 +34,38 @@ func (s *session) lead(pid int) {
 func (s *session) signal(number syscall.Signal) error {
 	stage, groups := s.deliver(number)
 	report := signalled{number: number}
+	if s.writeBack.moves(countWritten(), time.Now()) {
+		return s.port.write(report.frame()) // a process may sleep in it, too
+	}
 	if stage == "flush" {
 		report.stuck = "the guest is still writing back what is in the shared directories"
 	} else if len(groups) > 0 {
 		report.stuck = s.sleepers.find(groups)
 	}
 	return s.port.write(report.frame())
+}
+
+// writeBack is the number of pages that the kernel has written back, on all file systems, when it was looked
+// at last, and when that last grew. Only the dispatcher uses it.
+type writeBack struct {
+	pages string
+	at    time.Time
+}
+
+// moves says whether pages are being written back; the first look only sets the mark.
+func (w *writeBack) moves(pages string, now time.Time) bool {
+	if w.pages != "" && w.pages != pages {
+		w.at = now
+	}
+	w.pages = pages
+	return !w.at.IsZero() && now.Sub(w.at) < lively
+}
+
+func countWritten() string {
+	text, _ := readFile("/proc/vmstat")
+	_, rest, _ := strings.Cut(text, "\nnr_written ")
+	count, _, _ := strings.Cut(rest, "\n")
+	return count
 }
 
 // deliver sends a signal to whom it is meant for, and returns the stage and the process groups.

@@ -32,6 +32,30 @@ func TestStatusFields(t *testing.T) {
 	}
 }
 
+func TestWriteBack(t *testing.T) {
+	if countWritten() == "" {
+		t.Error("the kernel does not say how much it has written back")
+	}
+	start := time.Now()
+	var w writeBack
+	for _, step := range []struct {
+		pages string
+		after time.Duration
+		moves bool
+	}{
+		{"7", 0, false}, // there is nothing to compare with yet
+		{"7", time.Second, false},
+		{"9", 2 * time.Second, true},
+		{"9", 4 * time.Second, true},
+		{"9", 6 * time.Second, false},
+		{"10", 7 * time.Second, true},
+	} {
+		if got := w.moves(step.pages, start.Add(step.after)); got != step.moves {
+			t.Errorf("%s pages after %v: got %v", step.pages, step.after, got)
+		}
+	}
+}
+
 // sleepHelper, in the environment, makes this test binary sleep for good and out of every signal's reach:
 // the parent of a vfork(2) does, until the child executes a program or ends.
 const sleepHelper = "VIMTO_TEST_SLEEP"
