@@ -136,11 +136,25 @@ def test_the_result_is_said_once_and_ends_gdb(ended: tuple[Gdb, Path]) -> None:
     result.write_text("the command has ended, status 0: passed")
     gdb.events.handlers["stop"](None)
     gdb.events.handlers["stop"](None)
-    assert gdb.text.count("status 0: passed") == 1
+    assert gdb.text.count("status 0: passed") == 1 and "SIGINT" not in gdb.text
     assert "breakpoint at `nowhere` was never set" in gdb.text and "`here`" not in gdb.text
     (event,) = gdb.posted
     event()
     assert gdb.commands == ["quit"]
+
+
+def test_what_stops_the_machine_at_the_end_is_explained(ended: tuple[Gdb, Path]) -> None:
+    gdb, result = ended
+    interrupted = SimpleNamespace(stop_signal="SIGINT")
+    gdb.events.handlers["stop"](interrupted)
+    assert gdb.text == "", "the user's own Ctrl-C"
+    result.write_text("the command has ended, status 1")
+    gdb.events.handlers["stop"](interrupted)
+    gdb.events.handlers["stop"](interrupted)
+    assert gdb.text == (
+        "vimto: this SIGINT is how vimto stops the machine at the end\n"
+        "vimto: the command has ended, status 1\n"
+    )
 
 
 def test_leaving_gdb_posts_nothing(ended: tuple[Gdb, Path]) -> None:

@@ -63,6 +63,7 @@ def test_the_pause_is_answered_once_gdb_holds_the_machine(stage: Stage) -> None:
     assert stub.pauses and stub.addition == STUB
     stub.join(stage.machine, stage.exchange)
     assert json.loads(stage.qemu.recv(1000)) == {"execute": "qmp_capabilities"}
+    assert not stub.begun
     stage.exchange.state = exchanges.PAUSED
     stage.event("RESUME")
     stub.read_monitor()
@@ -85,6 +86,7 @@ def test_from_boot_the_clock_stands(stage: Stage, monkeypatch: pytest.MonkeyPatc
     assert stub.addition.words == ["-S", *STUB.words] and not stub.pauses
     stage.exchange._enter(exchanges.BOOTING)
     stub.join(stage.machine, stage.exchange)
+    assert stub.begun, "another machine cannot take its place"
     now[0] += 1000
     stage.exchange._check_limits()
     stage.event("RESUME")

@@ -123,8 +123,9 @@ def test_a_fault_of_the_emulator_is_worth_another_boot_but_not_another_run() -> 
     assert type(running) is LostVMError
 
 
-@pytest.mark.parametrize("faults", [1, 2])
-def test_a_boot_is_tried_twice(faults: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("faults", "begun"), [(1, False), (2, False), (1, True)])
+def test_a_boot_is_tried_twice(faults: int, begun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not where a gdb has been there from the first instruction: that would be two gdbs."""
     tries: list[int] = []
 
     def boot(_session: object) -> int:
@@ -139,10 +140,12 @@ def test_a_boot_is_tried_twice(faults: int, monkeypatch: pytest.MonkeyPatch) -> 
         shares=[], shown=[], homes=[], temporary="/tmp", saves="/none", uid=0, gid=0
     )
     plan.tier_for = lambda _count: tier
-    request = run.Request(["true"], "/", {})
-    if faults == 1:
+    companion = run.Companion()
+    companion.begun = begun
+    request = run.Request(["true"], "/", {}, companion=companion)
+    if faults == 1 and not begun:
         assert run.run(cast(Plan, plan), request) == 7
     else:
         with pytest.raises(EmulatorFaultError):
             run.run(cast(Plan, plan), request)
-    assert len(tries) == 2
+    assert len(tries) == (1 if begun else 2)

@@ -135,10 +135,14 @@ class Ending:
         events.stop.connect(self._stopped)
         events.exited.connect(self._exited)
 
-    def _stopped(self, _event: object) -> None:
-        if os.path.exists(self._settings["result"]):
-            with open(self._settings["result"], encoding="utf-8") as file:
-                self._say(file.read())
+    def _stopped(self, event: object) -> None:
+        if not os.path.exists(self._settings["result"]) or self._said:
+            return
+        # gdb has printed that line already, and has no setting to stop at a signal without it.
+        if getattr(event, "stop_signal", "") == "SIGINT":
+            self._gdb.write("vimto: this SIGINT is how vimto stops the machine at the end\n")
+        with open(self._settings["result"], encoding="utf-8") as file:
+            self._say(file.read())
 
     def _exited(self, _event: object) -> None:
         # `detach` and `disconnect` raise this event too, and so does our own at gdb's end.

@@ -73,6 +73,7 @@ class Stub(Companion):
         exchange.watched[machine.monitor.fd] = self.read_monitor
         exchange.on_paused = self.attach
         if not self.pauses:
+            self.begun = True  # gdb is this machine's from its first instruction on
             exchange.hold_clock()
             self.attach()
 

@@ -51,11 +51,12 @@ class Companion:
     """Somebody at the machine's side while its command runs, such as a debugger; this is nobody.
 
     `addition` is what QEMU is told besides; with `pauses` the guest waits for `Exchange.resume`
-    before it starts the command.
+    before it starts the command. It has `begun` once no other machine can take this one's place.
     """
 
     addition = machines.NOTHING
     pauses = False
+    begun = False
 
     def join(self, machine: Machine, exchange: Exchange) -> None:
         """Take part in the conversation that is about to begin."""
@@ -106,8 +107,10 @@ def run(plan: Plan, request: Request) -> int:
             request.launch.close()
         try:
             return session.run_booted()
-        except EmulatorFaultError:
-            return session.run_booted()  # the command was not started
+        except EmulatorFaultError:  # the command was not started
+            if request.companion.begun:
+                raise
+            return session.run_booted()
 
 
 def _run_restored(session: "_Session") -> int | None:
