@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from vimto.values import whole_number
+from vimto.values import Kind, whole_number
 
 _LOOPBACK = "127.0.0.1"
 # The longest path that fits struct sockaddr_un (unix(7)), with its NUL.
@@ -70,7 +70,8 @@ def parse_pair(text: str) -> tuple[Address, Address]:
 def place_pair(text: str, directory: str) -> str:
     """Return `text` for `parse_pair` with a relative path on the host's side made absolute.
 
-    It is relative to `directory`. Raises `ValueError` when the path cannot be written so.
+    It is relative to `directory`. An empty text stays empty. Raises `ValueError` when the path
+    cannot be written so.
     """
     here, equals, there = text.partition("=")
     path = parse_address(here).path if here else ""
@@ -92,3 +93,6 @@ def parse_forwards(value: object) -> tuple[str, ...]:
         if item:
             parse_pair(item)
     return tuple(items)
+
+
+FORWARDS = Kind(parse_forwards, place=place_pair, many=True)

@@ -11,13 +11,12 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from vimto import console
-from vimto.addresses import parse_forwards, place_pair
 from vimto.errors import ConfigError
 from vimto.files import read_file
 from vimto.places import TEMPORARY
-from vimto.settings import EARLIER_KERNEL, SETTINGS, Flags, Setting, near_misses, resolve_path
+from vimto.settings import EARLIER_KERNEL, SETTINGS, Flags, Setting, near_misses
 from vimto.trust import Place
-from vimto.values import parse_bool, parse_commands
+from vimto.values import parse_bool
 
 CONFIG_FILE = ".vimto.toml"
 
@@ -75,9 +74,9 @@ class Config(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """What one source sets: parsed values and the name of each one's origin.
+    """What one source sets: parsed values, paths absolute, and the name of each one's origin.
 
-    Relative paths are relative to `directory`; with `upward`, a kernel's may also be found above.
+    A kernel's path alone is relative to `directory`; with `upward` it may also be found above.
     `foreign` is whoever wrote the repository, not the user.
     """
 
@@ -106,7 +105,7 @@ def load_config(flags: Flags, environ: Mapping[str, str], cwd: str | os.PathLike
     sources = [
         _read_file(own) if own else _NOTHING,
         _read_environment(environ, directory),
-        _Source(values=flags, origins=_flag_names(flags), directory=directory),
+        _read_flags(flags, directory),
     ]
     if EARLIER_KERNEL in flags:
         # Of two flags a later `:tag` changes the tag of the earlier.
@@ -168,19 +167,19 @@ def _restrict(source: _Source, path: str, others: list[_Source]) -> _Source:
     for row in SETTINGS:
         if row.key not in values:
             continue
-        said = [_resolved(row, other) for other in others if row.key in other.values]
+        said = [_items(row, other) for other in others if row.key in other.values]
         granted = {_grant(item) for items in said for item in items}
-        dropped = bool(said) and (not row.many or "" in said[-1])
+        dropped = bool(said) and (not row.kind.many or "" in said[-1])
         kept = []
-        for text, item in zip(_items(row, source), _resolved(row, source), strict=True):
+        for item in _items(row, source):
             problem = row.trust.refuse(item, place)
             if not problem:
-                kept.append(text)
+                kept.append(item)
             elif not (dropped or _grant(item) in granted or _is_default(row, item)):
                 refused.append((row, problem))
         if not kept and _items(row, source):
             del values[row.key]
-        elif row.many:
+        elif row.kind.many:
             values[row.key] = tuple(kept)
     if refused:
         raise _refusal(path, refused)
@@ -188,14 +187,7 @@ def _restrict(source: _Source, path: str, others: list[_Source]) -> _Source:
 
 
 def _items(row: Setting, source: _Source) -> tuple[Any, ...]:
-    value = source.values[row.key]
-    return value if row.many else (value,)
-
-
-def _resolved(row: Setting, source: _Source) -> tuple[Any, ...]:
-    """Return the values of one source, with their paths absolute."""
-    items = _items(row, source)
-    return tuple(resolve_path(row, item, source.directory) for item in items) if row.path else items
+    return row.kind.items(source.values[row.key])
 
 
 def _is_default(row: Setting, value: Any) -> bool:
@@ -227,12 +219,8 @@ def _refusal(path: str, refused: list[tuple[Setting, str]]) -> ConfigError:
 
 def _merge(row: Setting, source: _Source, values: dict[str, Any], origins: dict[str, str]) -> None:
     value = source.values[row.key]
-    if row.path and row.many:
-        value = tuple(resolve_path(row, item, source.directory) for item in value)
-    elif row.path:
-        value = resolve_path(row, value, source.directory)
     origin = source.origins[row.key]
-    if row.many:
+    if row.kind.many:
         kept = list(values[row.key])
         for item in value:
             if item:
@@ -263,8 +251,17 @@ def _settle_user(sources: list[_Source], values: dict[str, Any], origins: dict[s
             return
 
 
-def _flag_names(flags: Flags) -> dict[str, str]:
-    return {row.key: f"-{row.flags[0]}" for row in SETTINGS if row.key in flags}
+def _read_flags(flags: Flags, directory: str) -> _Source:
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for row in SETTINGS:
+        if row.key in flags:
+            origins[row.key] = f"-{row.flags[0]}"
+            try:
+                values[row.key] = row.kind.placed(flags[row.key], directory)
+            except ValueError as exc:
+                raise ConfigError(f"`{origins[row.key]}` {exc}") from None
+    return _Source(values=values, origins=origins, directory=directory)
 
 
 def _read_environment(environ: Mapping[str, str], directory: str) -> _Source:
@@ -276,12 +273,12 @@ def _read_environment(environ: Mapping[str, str], directory: str) -> _Source:
             continue
         row = rows.get(name)
         if row is None:
-            _warn_near_miss(name, list(rows))
+            _warn_unknown(name, list(rows))
             continue
         # Lists: one item a line. Neither blanks nor colons can separate paths or commands.
-        parts: Any = [line for line in text.splitlines() if line] if row.many else text
+        parts: Any = [line for line in text.splitlines() if line] if row.kind.many else text
         try:
-            values[row.key] = row.parse(parts)
+            values[row.key] = row.kind.placed(row.kind.parse(parts), directory)
         except ValueError as exc:
             raise ConfigError(f"${name}: `{text}` {exc}") from None
         origins[row.key] = f"${name}"
@@ -297,14 +294,13 @@ def _is_true(environ: Mapping[str, str], name: str) -> bool:
         raise ConfigError(f"${name}: `{environ[name]}` {exc}") from None
 
 
-def _warn_near_miss(name: str, known: list[str]) -> None:
-    # Others may have variables of that prefix for purposes of their own: no error, and not a
-    # word unless it looks like a slip.
+def _warn_unknown(name: str, known: list[str]) -> None:
+    # No error: others may have variables of that prefix for purposes of their own.
     import difflib
 
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-    if near:
-        console.warn(f"the variable `{name}` means nothing; did you mean `{near[0]}`?")
+    end = f"did you mean `{near[0]}`?" if near else "`vimto config` lists all there are"
+    console.warn(f"the variable `{name}` is not one of vimto's settings; {end}")
 
 
 def find_repository(directory: str) -> str | None:
@@ -383,14 +379,10 @@ def _read_file(path: str) -> _Source:
 
 
 def _parse_toml(row: Setting, value: object, directory: str) -> Any:
-    if row.many and not isinstance(value, list):
+    if row.kind.many and not isinstance(value, list):
         # The Go tool refuses a lone string here too: `setup = "a b"` reads like a list of words.
-        example = '["mount -t tmpfs none /mnt"]' if row.parse is parse_commands else '["…"]'
-        raise ValueError(f"is no list, as in `{row.key} = {example}`")
-    parsed = row.parse(value)
-    if row.parse is parse_forwards:
-        return tuple(place_pair(text, directory) for text in parsed)
-    return parsed
+        raise ValueError(f"is not a list, as in `{row.key} = [{row.kind.example}]`")
+    return row.kind.placed(row.kind.parse(value), directory)
 
 
 def _read_text(path: str) -> str:

@@ -1,47 +1,28 @@
 """The table of settings: one row feeds the file, the flags, the environment and the reference."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vimto import trust
-from vimto.addresses import parse_forwards
+from vimto import trust, values
+from vimto.addresses import FORWARDS
 from vimto.errors import UsageError
 from vimto.trust import Trust
-from vimto.values import (
-    GIB,
-    parse_bool,
-    parse_bytes,
-    parse_choice,
-    parse_commands,
-    parse_count,
-    parse_duration,
-    parse_list,
-    parse_memory,
-    parse_shares,
-    parse_smp,
-    parse_text,
-    parse_user,
-)
+from vimto.values import GIB, Flag, Kind
 
 
 class Setting(NamedTuple):
     """One row: `key` names it in the file and in `Config`; flag and variable follow from it.
 
-    `metavar` stands for the value in help and is empty for a switch. Values of a setting that is
-    `many` add up over the sources, weakest first, and an empty item drops those before it.
-    `path` marks values that are relative to the place they were written in. `trust` says which
-    values a repository's file may have.
+    `metavar` stands for the value in help, where the flag takes one. `trust` says which values a
+    repository's file may have.
     """
 
     key: str
-    parse: Callable[[object], Any]
+    kind: Kind
     default: Any
     help: str
     trust: Trust
     metavar: str = ""
-    many: bool = False
-    path: bool = False
     shown_default: str = ""
     flag: str = ""
 
@@ -59,14 +40,14 @@ class Setting(NamedTuple):
     @property
     def is_switch(self) -> bool:
         """Whether the flag takes no separate value."""
-        return not self.metavar
+        return self.kind.flag is not Flag.TAKES_VALUE
 
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="kernel",
         metavar="KERNEL",
-        parse=parse_text,
+        kind=values.TEXT,
         default="",
         shown_default="`host`, then the distribution's package",
         help="the kernel to boot: a file, a directory, an image `registry/name:tag`, `:tag` (the "
@@ -76,7 +57,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="memory",
         metavar="SIZE",
-        parse=parse_memory,
+        kind=values.MEMORY,
         default=1024,
         help="memory of the machine: `1G`, `1024M`, `size=1G`, or a number of MiB; 128M is the "
         "least",
@@ -85,7 +66,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="smp",
         metavar="N",
-        parse=parse_smp,
+        kind=values.PROCESSORS,
         default=2,
         help="number of CPUs: `2` or `cpus=2`, with QEMU's topology (`cores=2`) or without",
         trust=trust.full("it shapes the machine alone"),
@@ -93,7 +74,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="user",
         metavar="USER",
-        parse=parse_user,
+        kind=values.USER,
         default="",
         shown_default="the current user",
         help="user, by name or number, that the command runs as",
@@ -103,7 +84,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         key="sudo",
-        parse=parse_bool,
+        kind=values.SWITCH,
         default=False,
         help='run the command as root; the same as `user = "root"`',
         trust=trust.full(
@@ -113,9 +94,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="setup",
         metavar="COMMAND",
-        parse=parse_commands,
+        kind=values.COMMANDS,
         default=(),
-        many=True,
         help="command to run as root before the test, in the same directory; words are split as a "
         "shell does, nothing is expanded",
         trust=trust.full("it runs in the machine, as the tests do"),
@@ -123,9 +103,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="teardown",
         metavar="COMMAND",
-        parse=parse_commands,
+        kind=values.COMMANDS,
         default=(),
-        many=True,
         help="command to run as root after the test, whatever its result; if it fails, so does a "
         "run whose test succeeded",
         trust=trust.full("it runs in the machine, as the tests do"),
@@ -133,10 +112,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="share",
         metavar="DIR[:ro]",
-        parse=parse_shares,
+        kind=values.SHARES,
         default=(),
-        many=True,
-        path=True,
         help="another directory of the host that the guest may write to (or, with `:ro`, read "
         "live), at the same path",
         trust=trust.directories(),
@@ -144,25 +121,23 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="kernel_args",
         metavar="ARGS",
-        parse=parse_list,
+        kind=values.TEXTS,
         default=(),
-        many=True,
         help="more words for the kernel's command line",
         trust=trust.full("they are the machine's kernel's"),
     ),
     Setting(
         key="sysctl",
         metavar="NAME=VALUE",
-        parse=parse_list,
+        kind=values.TEXTS,
         default=(),
-        many=True,
         help="kernel parameter to set before the test, as sysctl(8) takes it",
         trust=trust.full("it sets the machine's kernel's parameters"),
     ),
     Setting(
         key="accel",
         metavar="NAME",
-        parse=parse_choice("auto", "kvm", "tcg"),
+        kind=values.choice("auto", "kvm", "tcg"),
         default="auto",
         help="`kvm` (hardware virtualisation), `tcg` (emulation), or `auto`: KVM where it works",
         trust=trust.full("either keeps the machine apart from the host, as without a word"),
@@ -170,17 +145,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="qemu",
         metavar="PROGRAM",
-        parse=parse_text,
+        kind=values.PROGRAM,
         default="",
         shown_default="`qemu-system-…` on `PATH`",
-        path=True,
         help="the QEMU to run: a name on `PATH`, or a path",
         trust=trust.none("it is a program that runs on the host"),
     ),
     Setting(
         key="boot_timeout",
         metavar="TIME",
-        parse=parse_duration,
+        kind=values.DURATION,
         default=0.0,
         shown_default="automatic, longer under emulation",
         help="how long a machine may take until it answers, of time that the host lets it run;"
@@ -190,7 +164,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="timeout",
         metavar="TIME",
-        parse=parse_duration,
+        kind=values.DURATION,
         default=0.0,
         shown_default="none",
         help="how long a command may run in its machine; 0 is no limit (go has its own, "
@@ -200,7 +174,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="stop_timeout",
         metavar="TIME",
-        parse=parse_duration,
+        kind=values.DURATION,
         default=10.0,
         help="how long after a signal to end (INT, TERM, QUIT; HUP: 2 s at most) the guest program "
         "may be silent, or a process of the command stay in uninterruptible sleep, before the "
@@ -209,7 +183,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         key="snapshot",
-        parse=parse_bool,
+        kind=values.SWITCH,
         default=True,
         help="boot once, save the machine, and start all later ones from that snapshot",
         trust=trust.full("only the time that a run takes changes"),
@@ -217,7 +191,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="cache_limit",
         metavar="SIZE",
-        parse=parse_bytes,
+        kind=values.BYTES,
         default=20 * GIB,
         help="disk that all of the cache may take; the longest unused entries are removed",
         trust=trust.none("it is disk of the host, and a low one removes others' kernels"),
@@ -225,7 +199,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="snapshot_limit",
         metavar="SIZE",
-        parse=parse_bytes,
+        kind=values.BYTES,
         default=4 * GIB,
         help="disk that snapshots may take of it; the longest unused are removed",
         trust=trust.none("it is disk of the host, and a low one removes others' snapshots"),
@@ -233,7 +207,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="pull",
         metavar="WHEN",
-        parse=parse_choice("missing", "always", "never"),
+        kind=values.choice("missing", "always", "never"),
         default="missing",
         help="when to ask the registry: if the image is `missing` or its tag stale, `always`, or "
         "`never`",
@@ -242,7 +216,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="pull_fresh",
         metavar="TIME",
-        parse=parse_duration,
+        kind=values.DURATION,
         default=86400.0,
         help="how long what a tag resolved to is believed before the registry is asked again",
         trust=trust.full("the registry is that of the kernel, which the file may name"),
@@ -250,7 +224,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="image_limit",
         metavar="SIZE",
-        parse=parse_bytes,
+        kind=values.BYTES,
         default=16 * GIB,
         help="the largest image, unpacked, that is accepted",
         trust=trust.none("it is what bounds the disk that a hostile image fills"),
@@ -258,16 +232,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="insecure_registry",
         metavar="HOST",
-        parse=parse_list,
+        kind=values.TEXTS,
         default=(),
-        many=True,
         help="registry that may be asked over plain http; loopback addresses always may",
         trust=trust.none("whoever is on the way could change the image and read the credentials"),
     ),
     Setting(
         key="net",
         metavar="KIND",
-        parse=parse_choice("none", "user"),
+        kind=values.choice("none", "user"),
         default="none",
         help="network of the guest: `none` but loopback, or `user`: outgoing connections and DNS "
         "through QEMU",
@@ -276,9 +249,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="forward",
         metavar="FROM=TO",
-        parse=parse_forwards,
+        kind=FORWARDS,
         default=(),
-        many=True,
         help="forward connections from the host into the guest, for `exec`, `shell`, `dlv` and "
         "`gdb-kernel`: `HOST:PORT=GUEST:PORT`; without a host it is 127.0.0.1, port 0 is a free "
         "one; either side may be the path of a unix socket",
@@ -286,7 +258,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         key="gdb",
-        parse=parse_bool,
+        kind=values.SWITCH,
         default=False,
         help="for `exec`: wait, before the command starts, for a gdb to attach to the kernel, and "
         "print how (`vimto gdb-kernel` starts one itself)",
@@ -295,20 +267,18 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="vmlinux",
         metavar="FILE",
-        parse=parse_text,
+        kind=values.PATH,
         default="",
         shown_default="the one that came with the kernel",
-        path=True,
         help="for `gdb-kernel` and `-gdb`: the kernel's ELF file with debug information",
         trust=trust.none("gdb runs the scripts that lie beside it"),
     ),
     Setting(
         key="cache_dir",
         metavar="DIR",
-        parse=parse_text,
+        kind=values.PATH,
         default="",
         shown_default="`$XDG_CACHE_HOME/vimto`, `~/.cache/vimto`",
-        path=True,
         help="where kernels, images, snapshots and the guest program are kept",
         trust=trust.none(
             "it is written to outside of the repository, and what it holds is executed"
@@ -316,7 +286,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         key="verbose",
-        parse=parse_count,
+        kind=values.COUNT,
         default=0,
         flag="v",
         help="print each command before it runs; twice, the guest's console and tracebacks too",
@@ -344,15 +314,15 @@ def parse_flags(
     from earlier on the command line, which these continue; `others` are flags of somebody else's,
     at which parsing ends as well. Raises `UsageError`.
     """
-    values = dict(given or {})
+    found = dict(given or {})
     words = list(argv)
     while words:
         word = words[0]
         if word == "--":
-            return values, words[1:]
+            return found, words[1:]
         dashed = word[1:] if word.startswith("--") else word
         if not dashed.startswith("-") or dashed == "-" or dashed in (*_QUESTIONS, *others):
-            return values, words
+            return found, words
         name, equals, text = dashed[1:].partition("=")
         if len(name) > 1 and not name.strip("v") and not equals:  # -vv
             name, equals, text = "v", "=", str(len(name))
@@ -366,20 +336,20 @@ def parse_flags(
             text = words.pop(0)
         elif not equals:
             text = "true"
-        value = _add(row, values.get(row.key), word, text, negated)
-        if row.key == "kernel" and str(value).startswith(":") and row.key in values:
-            values.setdefault(EARLIER_KERNEL, values[row.key])
+        value = _add(row, found.get(row.key), word, text, negated)
+        if row.key == "kernel" and str(value).startswith(":") and row.key in found:
+            found.setdefault(EARLIER_KERNEL, found[row.key])
         elif row.key == "kernel":
-            values.pop(EARLIER_KERNEL, None)
-        values[row.key] = value
-    return values, []
+            found.pop(EARLIER_KERNEL, None)
+        found[row.key] = value
+    return found, []
 
 
 def _find_row(name: str) -> tuple[Setting | None, bool]:
     for row in SETTINGS:
         if name in row.flags:
             return row, False
-        if row.parse is parse_bool and name == f"no-{row.flags[0]}":
+        if row.kind.flag is Flag.SWITCHES and name == f"no-{row.flags[0]}":
             return row, True
     return None, False
 
@@ -394,12 +364,12 @@ def _flag_hint(name: str) -> str:
 def _add(row: Setting, before: Any, word: str, text: str, negated: bool) -> Any:
     flag = word.partition("=")[0]
     try:
-        value = row.parse(text)
+        value = row.kind.parse(text)
     except ValueError as exc:
         raise UsageError(f"`{flag}`: `{text}` {exc}") from None
-    if row.many:
+    if row.kind.many:
         return (before or ()) + value
-    if row.parse is parse_count and text == "true":  # -v -v
+    if row.kind.flag is Flag.COUNTS and text == "true":  # -v -v
         return (before or 0) + 1
     return not value if negated else value
 
@@ -409,13 +379,3 @@ def near_misses(name: str, known: Sequence[str]) -> list[str]:
     import difflib  # only somebody who erred waits for it
 
     return difflib.get_close_matches(name.lower(), known, n=1)
-
-
-def resolve_path(row: Setting, text: str, directory: str) -> str:
-    """Return the path in `text` of a row with `path`, absolute.
-
-    A bare word for `qemu` is a name on PATH, and stays as it is.
-    """
-    if not text or (row.key == "qemu" and os.sep not in text):
-        return text
-    return os.path.normpath(os.path.join(directory, os.path.expanduser(text)))

@@ -1,12 +1,14 @@
-"""How the values of settings are written: text or TOML to Python, and back to TOML.
+"""The kinds of values that settings have: text or TOML to Python, and back to TOML.
 
 A parser takes what any source has: text from a flag or a variable, or the value that a TOML file
 holds. It raises `ValueError` with the rest of a sentence that begins with the value.
 """
 
+import enum
 import json
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": GIB << 10}
@@ -224,45 +226,46 @@ def _parse_command(value: object) -> tuple[str, ...]:
         raise ValueError(f"cannot be split into words: {str(exc).lower()}") from None
 
 
-def parse_choice(*choices: str) -> Callable[[object], str]:
-    """Return a parser that takes one of `choices`."""
-
-    def parse(value: object) -> str:
-        if value not in choices:
-            raise ValueError(f"is none of {', '.join(f'`{choice}`' for choice in choices)}")
-        return str(value)
-
-    return parse
+def place_path(text: str, directory: str) -> str:
+    """Return a path that was written in `directory`, absolute; an empty one stays empty."""
+    return os.path.normpath(os.path.join(directory, os.path.expanduser(text))) if text else ""
 
 
-def show_value(parse: Callable[[object], Any], value: Any) -> str:
-    """Return `value`, which `parse` made, as it would be written in `.vimto.toml`."""
-    if parse is parse_memory:
-        return f'"{value // 1024}G"' if value % 1024 == 0 else f'"{value}M"'
-    if parse is parse_bytes:
-        return f'"{_show_bytes(value)}"'
-    if parse is parse_duration:
-        return f'"{_show_seconds(value)}"' if value else "0"
-    return _toml(value)
+def place_program(text: str, directory: str) -> str:
+    """Return what names a program: a path as `place_path` does; a name on PATH stays as it is."""
+    return place_path(text, directory) if os.sep in text else text
 
 
-def _show_bytes(value: int) -> str:
+def place_share(text: str, directory: str) -> str:
+    """Return a directory with `:ro` or without, as `place_path` does."""
+    path = text.removesuffix(":ro")
+    return place_path(path, directory) + text[len(path) :]
+
+
+def _show_memory(mebibytes: int) -> str:
+    return f'"{mebibytes // 1024}G"' if mebibytes % 1024 == 0 else f'"{mebibytes}M"'
+
+
+def _show_size(value: int) -> str:
     for unit in "TGMK":
         if value and value % _UNITS[unit] == 0:
-            return f"{value // _UNITS[unit]}{unit}"
-    return str(value)
+            return f'"{value // _UNITS[unit]}{unit}"'
+    return f'"{value}"'
 
 
-def _show_seconds(value: float) -> str:
+def _show_duration(seconds: float) -> str:
+    if not seconds:
+        return "0"
     for unit in "hm":
-        if value % _SECONDS[unit] == 0:
-            return f"{value / _SECONDS[unit]:.0f}{unit}"
-    return f"{value:g}s"
+        if seconds % _SECONDS[unit] == 0:
+            return f'"{seconds / _SECONDS[unit]:.0f}{unit}"'
+    return f'"{seconds:g}s"'
 
 
-def _toml(value: Any) -> str:
+def show_toml(value: Any) -> str:
+    """Return a string, a number, a truth value or a list of such as TOML writes it."""
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(show_toml, value))}]"
     if isinstance(value, (bool, int)):
         return str(value).lower()
     # A TOML basic string has JSON's escapes, but for lone surrogates, which neither can carry.
@@ -272,3 +275,65 @@ def _toml(value: Any) -> str:
 
 def _unicode_escape(char: str) -> str:
     return f"\\u{ord(char):04x}" if ord(char) <= 0xFFFF else f"\\U{ord(char):08x}"
+
+
+class Flag(enum.Enum):
+    """What a flag does where no `=` follows its name."""
+
+    TAKES_VALUE = "the next argument is its value"
+    SWITCHES = "it is on; `-no-` before its name, and it is off"
+    COUNTS = "once more"
+
+
+class Kind(NamedTuple):
+    """A type of settings: how its values are written, and how several of them make one.
+
+    `parse` takes what a source has, `show` returns a value as TOML. Values of a kind that is `many`
+    are tuples and add up over the sources, weakest first, an empty item drops those before it;
+    `example` is an item in TOML. `place` takes a value (one item, of many) and the directory that
+    it was written in, and returns it for use in any other; it raises `ValueError` where there is no
+    such.
+    """
+
+    parse: Callable[[object], Any]
+    show: Callable[[Any], str] = show_toml
+    place: Callable[[Any, str], Any] = lambda value, _directory: value
+    many: bool = False
+    example: str = '"…"'
+    flag: Flag = Flag.TAKES_VALUE
+
+    def items(self, value: Any) -> tuple[Any, ...]:
+        """Return the items of a value, itself where there is but one."""
+        return value if self.many else (value,)
+
+    def placed(self, value: Any, directory: str) -> Any:
+        """Return a value with all its items in place, as `place` does with one."""
+        if self.many:
+            return tuple(self.place(item, directory) for item in value)
+        return self.place(value, directory)
+
+
+TEXT = Kind(parse_text)
+USER = Kind(parse_user)
+PATH = Kind(parse_text, place=place_path)
+PROGRAM = Kind(parse_text, place=place_program)
+SWITCH = Kind(parse_bool, flag=Flag.SWITCHES)
+COUNT = Kind(parse_count, flag=Flag.COUNTS)
+BYTES = Kind(parse_bytes, show=_show_size)
+MEMORY = Kind(parse_memory, show=_show_memory)
+PROCESSORS = Kind(parse_smp)
+DURATION = Kind(parse_duration, show=_show_duration)
+TEXTS = Kind(parse_list, many=True)
+SHARES = Kind(parse_shares, place=place_share, many=True)
+COMMANDS = Kind(parse_commands, many=True, example='"mount -t tmpfs none /mnt"')
+
+
+def choice(*choices: str) -> Kind:
+    """Return the kind whose values are one of `choices`."""
+
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"is none of {', '.join(f'`{choice}`' for choice in choices)}")
+        return str(value)
+
+    return Kind(parse)

@@ -43,7 +43,11 @@ def test_defaults(repository: Path) -> None:
 def test_a_socket_in_a_file_is_relative_to_the_file(repository: Path) -> None:
     write(repository, 'forward = ["unix:s=80", "8080"]')
     config = load_config(flags_of("-forward", "unix:t=80"), {}, repository / "pkg")
-    assert config.forward == (f"unix:{repository}/s=80", "8080", "unix:t=80")
+    assert config.forward == (
+        f"unix:{repository}/s=80",
+        "8080",
+        f"unix:{repository}/pkg/t=80",
+    )
 
 
 def test_the_go_tool_s_own_file(repository: Path) -> None:
@@ -202,7 +206,7 @@ def test_bad_values_are_listed_all_with_their_lines(repository: Path) -> None:
         load_config({}, {}, repository)
     assert caught.value.lines == (
         ".vimto.toml:1: `memory`: `huge` is not a size such as `512M` or `4G`",
-        '.vimto.toml:2: `setup`: `a b` is no list, as in `setup = ["mount -t tmpfs none /mnt"]`',
+        '.vimto.toml:2: `setup`: `a b` is not a list, as in `setup = ["mount -t tmpfs none /mnt"]`',
         ".vimto.toml:3: `smp`: `0` is not a number of CPUs from 1 to 255, as in `2` or `cpus=2`",
         ".vimto.toml:4: `teardown`: is not a string",
     )
@@ -248,14 +252,38 @@ def test_a_bad_variable_is_named(repository: Path) -> None:
         load_config({}, {"VIMTO_SMP": "many"}, repository)
 
 
-def test_a_mistyped_variable_is_mentioned(
+def test_a_variable_that_is_not_a_setting_is_mentioned(
     repository: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    load_config({}, {"VIMTO_KERNAL": "x", "VIMTO_CI_IMAGE": "y"}, repository)
-    err = capfd.readouterr().err
-    assert "VIMTO_KERNAL" in err
-    assert "VIMTO_KERNEL" in err
-    assert "VIMTO_CI_IMAGE" not in err
+    load_config({}, {"VIMTO_KERNAL": "x", "VIMTO_NOPE": "y", "VIMTO_EMPTY": ""}, repository)
+    assert capfd.readouterr().err.splitlines() == [
+        "warning: the variable `VIMTO_KERNAL` is not one of vimto's settings; "
+        "did you mean `VIMTO_KERNEL`?",
+        "warning: the variable `VIMTO_NOPE` is not one of vimto's settings; "
+        "`vimto config` lists all there are",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "placed"),
+    [
+        ("vmlinux", "../x", "/srv/x"),
+        ("vmlinux", "", ""),
+        ("vmlinux", "~/x", "/home/me/x"),
+        ("qemu", "qemu-kvm", "qemu-kvm"),
+        ("qemu", "./qemu", "/srv/d/qemu"),
+        ("share", ["a", "b:ro", "~:ro", ""], ("/srv/d/a", "/srv/d/b:ro", "/home/me:ro", "")),
+        ("forward", ["unix:x=80", "80", ""], ("unix:/srv/d/x=80", "80", "")),
+        ("setup", ["./a ./b"], (("./a", "./b"),)),
+        ("kernel", "./x", "./x"),
+    ],
+)
+def test_values_are_placed_where_they_were_written(
+    monkeypatch: pytest.MonkeyPatch, key: str, text: object, placed: object
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    kind = next(row.kind for row in SETTINGS if row.key == key)
+    assert kind.placed(kind.parse(text), "/srv/d") == placed
 
 
 def test_the_working_directory_s_file_wins(repository: Path) -> None:

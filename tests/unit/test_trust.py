@@ -152,7 +152,7 @@ def test_but_its_user_may(repository: Path, config_home: Path, key: str, source:
     theirs, value = MAY_NOT[key][0], FLAGS[key]
     words, env = [], {}
     (row,) = (row for row in SETTINGS if row.key == key)
-    if row.many:
+    if row.kind.many:
         theirs = f'["{value}"]'
     if source == "flag":
         words = [f"-{row.flags[0]}", value]
@@ -160,11 +160,11 @@ def test_but_its_user_may(repository: Path, config_home: Path, key: str, source:
         env = {row.variable: value}
     else:
         (config_home / "vimto").mkdir()
-        own = f'["{value}"]' if row.many else f'"{value}"'
+        own = f'["{value}"]' if row.kind.many else f'"{value}"'
         (config_home / "vimto/config.toml").write_text(f"{key} = {own}")
     config = load(repository, f"{key} = {theirs}", *words, env=env)
     assert ".vimto.toml" not in config.origins[key]
-    if row.many:
+    if row.kind.many:
         assert getattr(config, key) == (value,)
 
 

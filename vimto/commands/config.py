@@ -13,7 +13,7 @@ from vimto.config import CONFIG_FILE, Config, user_file_path
 from vimto.errors import UsageError, VimtoError
 from vimto.quoting import visible
 from vimto.settings import SETTINGS, Setting
-from vimto.values import parse_bool, show_value
+from vimto.values import Flag
 
 
 def run(config: Config, argv: list[str]) -> int:
@@ -90,7 +90,7 @@ def _files(config: Config) -> list[tuple[str, str]]:
 
 
 def _shown(row: Setting, config: Config) -> str:
-    return show_value(row.parse, getattr(config, row.key))
+    return row.kind.show(getattr(config, row.key))
 
 
 def show_json(config: Config) -> str:
@@ -132,7 +132,8 @@ From the weakest to the strongest:
 3. **`{CONFIG_FILE}`** in the working directory or, if there is none, in the root of the repository:
    the nearest directory upward with a `.git` or, without one, with a `go.mod`. The two are not
    merged. An unknown key is an error;
-4. **environment variables** `VIMTO_…`. An empty one counts as unset. Lists have one item a line;
+4. **environment variables** `VIMTO_…`. An empty one counts as unset, one that is no setting's gets
+   a warning. Lists have one item a line;
 5. **flags**, before the command: `vimto -memory 2G go test ./...`. They follow Go's rules: one dash
    or two, `-memory 2G` or `-memory=2G`, switches alone or as `-snapshot=false`, which can also be
    written `-no-snapshot`. `--` ends them and can be left out.
@@ -169,11 +170,11 @@ def show_reference(_config: Config | None = None) -> str:
 
 def _reference(row: Setting) -> str:
     flag = f"`-{row.flags[0]}`" if row.is_switch else f"`-{row.flags[0]} {row.metavar}`"
-    if row.parse is parse_bool:
+    if row.kind.flag is Flag.SWITCHES:
         flag += f" or `-no-{row.flags[0]}`"
-    elif row.many or row.is_switch:
+    elif row.kind.many or row.is_switch:
         flag += ", repeatable"
-    default = row.shown_default or f"`{show_value(row.parse, row.default)}`"
+    default = row.shown_default or f"`{row.kind.show(row.default)}`"
     sentences = (
         f"{row.help[0].upper()}{row.help[1:]}.",
         f"Flag {flag}; variable `{row.variable}`; default {default}.",

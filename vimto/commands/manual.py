@@ -11,7 +11,6 @@ from vimto.commands.catalog import COMMANDS, Command, children, usage
 from vimto.config import Config
 from vimto.errors import UsageError
 from vimto.settings import SETTINGS, Setting
-from vimto.values import show_value
 
 
 def print_completion(_config: Config, words: list[str]) -> int:
@@ -73,7 +72,7 @@ def _man_command(row: Command) -> list[str]:
 
 
 def _man_flag(row: Setting) -> list[str]:
-    default = row.shown_default or show_value(row.parse, row.default)
+    default = row.shown_default or row.kind.show(row.default)
     return [
         ".TP",
         f".B {_roff(_flag(row))}",
