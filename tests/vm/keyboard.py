@@ -23,14 +23,20 @@ _ESCAPES = re.compile(rb"\x1b(\[[0-9;?]*[a-zA-Z]|[>=])")
 class Keyboard:
     """A terminal of 30 rows and 100 columns with vimto in it."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", master: int, slave: int) -> None:
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        master: int,
+        slave: int,
+        before: list[object],
+    ) -> None:
         self.process = process
         self.screen = b""  # all that appeared, without control sequences
         self._raw = b""
         self._seen = 0
         self._master = master
         self._slave = slave
-        self._before = termios.tcgetattr(slave)
+        self._before = before
 
     @property
     def is_open(self) -> bool:
@@ -98,8 +104,9 @@ def seat(start: "Callable[..., subprocess.Popen[bytes]]", **options: object) -> 
         "start_new_session": True,
         "preexec_fn": _take_terminal,
     }
+    before = termios.tcgetattr(slave)  # the program may set its own at once
     process = start(**(settings | options))
-    keyboard = Keyboard(process, master, slave)
+    keyboard = Keyboard(process, master, slave, before)
     try:
         yield keyboard
     finally:

@@ -113,8 +113,15 @@ printf "after the end\\n"
 def test_a_command_s_status_with_names_alone(vimto: Vimto) -> None:
     # What is for gdb cannot be changed from inside, nor a link be put in its place.
     victim = vimto.directory / "victim"
-    plant = f"""sh -c 'cd {vimto.temporary} && for d in vimto-gdb-*/0 vimto-gdb-*/0/guest; do
-        for n in symbols start.gdb start.json output result; do ln -s {victim} $d/$n; done; done'"""
+    # (They are in /tmp where the name of a socket in the temporary directory would be too long.)
+    plant = f"""sh -c 'n=0; for top in {vimto.temporary} /tmp; do
+        for run in $top/vimto-gdb-*/0; do
+            [ -d $run/guest ] || continue
+            n=1; for name in symbols start.gdb start.json output result; do
+                ln -s {victim} $run/$name; ln -s {victim} $run/guest/$name
+            done
+        done
+    done; [ $n = 1 ]'"""
     # (A kernel whose debug information no test fetches.)
     vimto.flags = ("-kernel", OLDEST, "-smp", "1", "-setup", plant)
     outcome = script(

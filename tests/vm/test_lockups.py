@@ -29,7 +29,7 @@ mkfs.ext4 -q /tmp/image
 mkdir /tmp/frozen
 mount -o loop /tmp/image /tmp/frozen
 fsfreeze -f /tmp/frozen
-echo ready
+until grep -q '^State:.D' /proc/$$/status; do sleep 0.05; done && echo ready &
 : >/tmp/frozen/file
 """
 
