@@ -14,7 +14,7 @@ import (
 // maxDial bounds a connection attempt: a full backlog must not leave the host's client waiting.
 const maxDial = 30 * time.Second
 
-// settleLimit bounds how long the end of the command waits for clients that do not read their data.
+// settleLimit bounds how long the end of the command waits for clients of which none reads its data.
 const settleLimit = 5 * time.Second
 
 // channels are the forwarded connections. Each has its own window, so that an idle one, or one whose
@@ -25,6 +25,7 @@ type channels struct {
 	mu       sync.Mutex
 	open     map[uint32]*channel
 	change   *sync.Cond
+	settling *time.Timer // while settle waits
 }
 
 type channel struct {
@@ -49,24 +50,26 @@ func (c *channels) own(_, _ string, raw syscall.RawConn) error {
 	return raw.Control(func(fd uintptr) { _ = syscall.Fchown(int(fd), c.uid, c.gid) })
 }
 
-// settle waits until all that the ended command sent has reached the host, at most for limit.
-func (c *channels) settle(limit time.Duration) {
+// settle waits until all that the ended command sent has reached the host, and says whether it has; it
+// gives up when for limit the host took nothing.
+func (c *channels) settle(limit time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.sending() {
-		return
+		return true
 	}
 	late := false
-	timer := time.AfterFunc(limit, func() {
+	c.settling = time.AfterFunc(limit, func() {
 		c.mu.Lock()
 		late = true
 		c.mu.Unlock()
 		c.change.Broadcast()
 	})
-	defer timer.Stop()
+	defer c.settling.Stop()
 	for !late && c.sending() {
 		c.change.Wait()
 	}
+	return !late
 }
 
 // sending says whether some connection may still have something for the host; c.mu is held.
@@ -231,6 +234,9 @@ func (c *channels) handle(k kind, payload []byte) error {
 	id, rest := binary.LittleEndian.Uint32(payload), payload[4:]
 	c.mu.Lock()
 	ch := c.open[id]
+	if k == kindDataAck && c.settling != nil {
+		c.settling.Reset(settleLimit)
+	}
 	c.mu.Unlock()
 	if ch == nil {
 		return nil

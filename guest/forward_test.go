@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // remote is the host's side of forwarded connections, just enough of it for these tests.
@@ -168,6 +169,27 @@ func TestForwardSaysWhyItCannotConnect(t *testing.T) {
 	r.until(func() bool { return len(r.answers) == 2 })
 	if !strings.Contains(r.answers[1], "refused") || !strings.Contains(r.answers[2], "no such file") {
 		t.Errorf("%q", r.answers)
+	}
+}
+
+func TestForwardSettles(t *testing.T) {
+	r := newRemote(t)
+	if !r.channels.settle(time.Second) {
+		t.Error("nothing is under way")
+	}
+	more := make(chan struct{})
+	r.open(1, "tcp", listen(t, "tcp", "127.0.0.1:0", func(conn net.Conn) {
+		_, _ = conn.Write([]byte("x"))
+		<-more
+		_ = conn.Close()
+	}))
+	r.until(func() bool { return r.unacked[1] > 0 || r.received[1] != nil && r.received[1].Len() > 0 })
+	if r.channels.settle(10 * time.Millisecond) {
+		t.Error("the connection is open")
+	}
+	time.AfterFunc(10*time.Millisecond, func() { close(more) })
+	if !r.channels.settle(time.Minute) {
+		t.Error("the connection has ended")
 	}
 }
 

@@ -127,7 +127,9 @@ func (s *session) run() {
 	if !s.rehearsal && !s.reaper.killAll(5*time.Second) {
 		s.warn("processes that cannot be killed are left behind")
 	}
-	s.channels.settle(settleLimit)
+	if !s.channels.settle(settleLimit) {
+		after = append(after, failed("flush", errors.New("what the command sent on a forwarded connection was not read")))
+	}
 	s.leave("flush")
 	if err := s.flush(); err != nil {
 		after = append(after, failed("flush", err))

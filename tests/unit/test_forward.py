@@ -1,5 +1,6 @@
 """The host's half of forwarded connections, with this test in the guest's place."""
 
+import errno
 import json
 import os
 import select
@@ -166,11 +167,38 @@ def test_resets_pass_in_both_directions(guest: Guest) -> None:
     guest.say(protocol.DATA, number, b"late")  # it crossed our reset
 
 
-def test_a_refused_target_resets_the_client(guest: Guest) -> None:
-    with dial(guest) as client:
-        guest.opened("connection refused")
-        with pytest.raises(ConnectionResetError):
-            client.recv(1)
+def test_a_refused_target_resets_the_client_and_is_told_once(
+    guest: Guest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        with dial(guest) as client:
+            guest.opened("connection refused")
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+    said = capfd.readouterr().err.splitlines()[-1:]
+    told = "warning: a connection to 127.0.0.1:80 in the machine failed: connection refused"
+    assert said == [told]
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.ETIMEDOUT, True), (errno.EPIPE, False)])
+def test_a_client_that_cannot_be_reached_is_no_reader_that_went_away(
+    guest: Guest,
+    number: int,
+    told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_channel: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(forwards._Channel, "write_some", fail)
+    with dial(guest):
+        channel = guest.opened()
+        guest.say(protocol.DATA, channel, b"x")
+        reason = os.strerror(number)
+        assert guest.expect(protocol.RESET)[4:] == reason.encode()
+    warning = f"a connection to 127.0.0.1:80 in the machine broke off: {reason.lower()}\n"
+    assert (warning in capfd.readouterr().err) == told
 
 
 def test_patience() -> None:
@@ -197,9 +225,19 @@ def test_the_rest_is_written_after_the_exit(guest: Guest, monkeypatch: pytest.Mo
         assert [events for _, events in guest.forwarding.interests(False)] == [
             select.POLLIN | select.POLLOUT
         ]
-        monkeypatch.setattr(forwards.time, "monotonic", lambda: 1e12)
+        now = [1e12]
+        monkeypatch.setattr(forwards.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(forwards._Channel, "write_some", lambda _channel: 1)
+        (fd,) = (fd for fd, _ in guest.forwarding.interests(False))
+        guest.forwarding.handle(fd, select.POLLOUT)
+        guest.forwarding.check_limits(True)
+        assert guest.forwarding.pending, "some of it was taken, however late"
+        guest.forwarding.verify()
+        now[0] += 6
         guest.forwarding.check_limits(True)
         assert not guest.forwarding.pending
+        with pytest.raises(VimtoError, match=r"the command had ended, and \d+ bytes that it sent"):
+            guest.forwarding.verify()
         client.close()
 
 

@@ -170,7 +170,8 @@ def test_nobody_listens_in_the_machine(run: Callable[..., Running], server: Path
     with socket.create_connection(("127.0.0.1", port)) as client, pytest.raises(ConnectionError):
         client.recv(1)
         raise AssertionError("no reset")
-    running.end()
+    _, stderr = running.end()
+    assert "warning: a connection to 127.0.0.1:9 in the machine failed: dial tcp" in stderr
 
 
 def test_a_taken_port(vimto: Vimto) -> None:

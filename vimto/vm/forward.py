@@ -29,8 +29,10 @@ _CHUNK = 64 << 10
 _MOST_CHANNELS = 256
 # Between attempts to reach a server in the guest that does not listen yet.
 _RETRY = 0.1
-# How long our clients may take for the rest of the data once the command has ended.
+# How long none of our clients may take any of the data that is left once the command has ended.
 _FLUSH_LIMIT = 5.0
+# The client has gone, and wants no more.
+_GONE = (errno.EPIPE, errno.ECONNRESET)
 _DIAL_LIMIT = 10.0
 # In the machine every port is free; this one stands for that of a socket with a path.
 _ANY_PORT = 2345
@@ -70,6 +72,8 @@ class Forwarding:
         self._by_number: dict[int, _Channel] = {}
         self._next = 1
         self._flush_until = 0.0
+        self._lost: dict[Address, int] = {}
+        self._said: set[tuple[str, str]] = set()
         self._send: Callable[[bytes], None] = lambda _frame: None
 
     def __enter__(self) -> "Forwarding":
@@ -169,7 +173,7 @@ class Forwarding:
             channel.acknowledge(count)
         elif kind == protocol.RESET:
             reason = data.decode("utf-8", "replace")
-            console.debug(f"connection to {channel.forward.target}: {reason}")
+            console.debug(f"a connection to {channel.forward.target} was reset: {reason}")
             self._drop(channel, abort=True)
         else:
             channel.put(data, ended=kind == protocol.CLOSE)
@@ -182,6 +186,7 @@ class Forwarding:
             self._flush_until = self._flush_until or now + _FLUSH_LIMIT
             if now >= self._flush_until:
                 for channel in list(self._by_fd.values()):
+                    self._lose(channel)
                     self._drop(channel, abort=True)
             self.wake_at = self._flush_until if self._by_fd else 0.0
             return
@@ -190,7 +195,28 @@ class Forwarding:
                 self._open(channel)
         self.wake_at = min((c.retry_at for c in self._by_fd.values() if c.retry_at), default=0.0)
 
+    def verify(self) -> None:
+        """Raise `VimtoError` when bytes that the command sent are lost with its machine."""
+        if self._lost:
+            source, count = next(iter(self._lost.items()))
+            raise VimtoError(
+                f"the command had ended, and {count} bytes that it sent were not read at {source}",
+                hint=f"a client that takes nothing for {_FLUSH_LIMIT:g} s is not waited for",
+            )
+
     # -- what happens
+
+    def _lose(self, channel: "_Channel") -> None:
+        if channel.queue:
+            source = channel.forward.source
+            self._lost[source] = self._lost.get(source, 0) + len(channel.queue)
+
+    def _tell(self, channel: "_Channel", what: str, reason: str) -> None:
+        """Warn of a connection that did not work, once of many that fail alike."""
+        text = f"a connection to {channel.forward.target} in the machine {what}: {reason}"
+        once = (str(channel.forward.target), reason)
+        (console.debug if once in self._said else console.warn)(text)
+        self._said.add(once)
 
     def _accept(self, listener: socket.socket, forward: Forward) -> None:
         try:
@@ -232,7 +258,7 @@ class Forwarding:
         if now + _RETRY < channel.patient_until:
             channel.retry_at = now + _RETRY
         else:
-            console.debug(f"connection to {channel.forward.target}: {error}")
+            self._tell(channel, "failed", error)
             self._drop(channel, abort=True)
 
     def _read(self, channel: "_Channel") -> None:
@@ -241,9 +267,7 @@ class Forwarding:
         except BlockingIOError:
             return
         except OSError as exc:
-            reason = os.strerror(exc.errno or errno.EIO).encode()
-            self._send(protocol.encode_channel(protocol.RESET, channel.number, reason))
-            self._drop(channel)
+            self._break(channel, exc.errno or errno.EIO)
             return
         channel.credit -= len(data)
         if data:
@@ -257,13 +281,21 @@ class Forwarding:
         try:
             count = channel.write_some()
         except OSError as exc:
-            reason = os.strerror(exc.errno or errno.EIO).encode()
-            self._send(protocol.encode_channel(protocol.RESET, channel.number, reason))
-            self._drop(channel)
+            self._break(channel, exc.errno or errno.EIO)
             return
+        if count and self._flush_until:
+            self._flush_until = time.monotonic() + _FLUSH_LIMIT
         if count:
             self._send(protocol.encode_channel_ack(channel.number, count))
         self._close_if_done(channel)
+
+    def _break(self, channel: "_Channel", number: int) -> None:
+        """The client cannot be reached any more: the command meets a reset, as on the host."""
+        reason = os.strerror(number)
+        if number not in _GONE:
+            self._tell(channel, "broke off", reason.lower())
+        self._send(protocol.encode_channel(protocol.RESET, channel.number, reason.encode()))
+        self._drop(channel)
 
     def _close_if_done(self, channel: "_Channel") -> None:
         if channel.client_ended and channel.guest_ended and not channel.queue:

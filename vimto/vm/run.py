@@ -287,6 +287,8 @@ class _Session(NamedTuple):
             if exchange.overtime:
                 exchange.overtime.report(result)
             check_streams(result, [*outputs.values(), *([stdin] if stdin else [])])
+            if forwarding:
+                forwarding.verify()
         finally:
             for output in outputs.values():
                 output.close()
