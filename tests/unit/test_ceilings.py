@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 PYTHON = sorted(
     [*ROOT.glob("vimto/**/*.py"), *ROOT.glob("hack/**/*.py"), *ROOT.glob("tests/**/*.py")]
 )
-GO = sorted(ROOT.glob("guest/*.go"))
+GO = sorted(ROOT.glob("guest/**/*.go"))
 
 
 def ident(path: Path) -> str:

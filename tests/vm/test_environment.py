@@ -232,7 +232,7 @@ def test_the_guest_program_leaves_no_trace_in_the_command(either: Vimto) -> None
     known = (*map(str, either.directory.parents), str(either.directory), "/init")
     rest = [line for line in facts[3:] if line not in known]
     assert [line for line in rest if not line.startswith("/usr/bin/")] == []
-    assert b"rehearsal" not in outcome.stderr
+    assert b"priming" not in outcome.stderr
 
 
 def test_two_machines_of_one_save_differ(vimto: Vimto) -> None:

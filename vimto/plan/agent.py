@@ -94,13 +94,14 @@ def source_directory() -> Path:
 def source_digest(source: Path) -> str:
     """Return a digest (16 hex digits) of the names and contents of all that goes into a build."""
     parts = []
-    for path in _source_files(source):
+    for path in source_files(source):
         content = path.read_bytes()
         parts.append(f"{path.relative_to(source)}\0{len(content)}\0".encode() + content)
     return digest_of(b"".join(parts))[:16]
 
 
-def _source_files(source: Path) -> Iterator[Path]:
+def source_files(source: Path) -> Iterator[Path]:
+    """Yield the files in and below `source` that go into a build, in order."""
     for path in sorted(source.rglob("*")):
         relevant = path.name in ("go.mod", "go.sum") or (
             path.suffix in (".go", ".s") and not path.name.endswith("_test.go")

@@ -237,7 +237,7 @@ def _guest_program(cache: Path) -> Agent:
         return found
 
 
-# The guest program, under the name by which the guest has it: guest/modprobe.go.
+# The guest program, under the name by which the guest has it: guest/internal/modules/modprobe.go.
 _MODPROBE = "/usr/lib/vimto/modprobe"
 _SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin")
 

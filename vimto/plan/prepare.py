@@ -31,7 +31,7 @@ from vimto.qemu.probe import (
 )
 from vimto.qemu.virtiofsd import find_virtiofsd
 
-# The guest program looks for its port by this name: guest/port.go.
+# The guest program looks for its port by this name: guest/internal/wire/port.go.
 _PORT = "vimto.agent"
 # Raise it when the same plan would give a machine that an older snapshot does not fit.
 _SNAPSHOT_FORMAT = 2

@@ -1,7 +1,7 @@
 """The wire between host and guest: length-prefixed frames on one virtio-serial port.
 
 A frame is `u32 length` (of the payload, little-endian), `u8 kind`, payload. Orders and results are
-JSON, streams raw bytes. `guest/frames.go` is the other side; both read `tests/golden/wire`.
+JSON, streams raw bytes. `guest/internal/wire` is the other side; both read `tests/golden/wire`.
 
 Bytes that Linux does not promise to be UTF-8 (paths, arguments, environment) travel in JSON as
 Latin-1, one code point a byte: see `wire_text`.

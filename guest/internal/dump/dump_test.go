@@ -1,0 +1,44 @@
+package dump
+
+import (
+	"bytes"
+	"os"
+	"testing"
+)
+
+func TestParseDump(t *testing.T) {
+	d, err := parseDump([]string{"57", "100", "1", "2", "18446744073709551615", "a/b", "c"})
+	if err != nil || d != (dump{"57", "100", 1, 2, 1<<64 - 1, "a/b c"}) {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if d.name() != "core-a!b c-100-57" {
+		t.Errorf("%q", d.name())
+	}
+	for _, words := range [][]string{{}, {"57", "100", "1", "2", "3"}, {"57", "100", "x", "2", "3", "p"}} {
+		if _, err := parseDump(words); err == nil {
+			t.Errorf("%q is taken", words)
+		}
+	}
+}
+
+func TestCopySparse(t *testing.T) {
+	const block = 64 << 10
+	data := bytes.Join([][]byte{
+		make([]byte, 3*block), bytes.Repeat([]byte{1}, 10), make([]byte, 2*block), []byte("end"), make([]byte, block),
+	}, nil)
+	file, err := os.Create(t.TempDir() + "/core")
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := copySparse(file, bytes.NewReader(data))
+	if err != nil || size != int64(len(data)) {
+		t.Fatal(size, err)
+	}
+	if err := file.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(file.Name())
+	if err != nil || !bytes.Equal(got, data) {
+		t.Errorf("%d bytes differ, %v", len(got), err)
+	}
+}

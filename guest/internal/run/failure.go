@@ -1,0 +1,24 @@
+package run
+
+import (
+	"vimto/guest/internal/process"
+	"vimto/guest/internal/wire"
+)
+
+// failure is an error with the place it happened in and what the exit frame will say about it.
+type failure struct {
+	stage  string
+	status int
+	err    error
+	hint   string
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+
+func failed(stage string, err error) *failure {
+	return &failure{stage: stage, status: wire.StatusLost, err: err}
+}
+
+func notStarted(e *process.StartError) *failure {
+	return &failure{stage: "start", status: e.Status, err: e.Err, hint: e.Hint}
+}
