@@ -1,5 +1,6 @@
 """The guest program's packages: imports point one way, and what is built from them is light."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import need
 from vimto.plan import agent
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +70,32 @@ def test_the_program_is_made_of_light_packages() -> None:
 def test_nothing_runs_before_main(path: Path) -> None:
     text = (GUEST / path).read_text()
     assert not re.search(r"^func init\(", text, re.MULTILINE)
+
+
+def test_its_own_tests() -> None:
+    need("go")
+    environ = {
+        **os.environ,
+        "GOFLAGS": "",
+        "GOWORK": "off",
+        "GOTOOLCHAIN": "local",
+        "CGO_ENABLED": "0",
+    }
+    words = ["go", "test", "./..."]
+    done = subprocess.run(
+        words, cwd=GUEST, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_functions(path: Path) -> None:
+    found = re.finditer(
+        r"^func .*?(?:^}| })$", (GUEST / path).read_text(), re.MULTILINE | re.DOTALL
+    )
+    for match in found:
+        lines = match[0].count("\n") + 1
+        assert lines <= 60, f"{match[0].partition('{')[0]}has {lines} lines"
 
 
 def test_the_build_depends_on_each_file_of_the_source() -> None:

@@ -1,7 +1,6 @@
 package forward
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -129,7 +128,7 @@ func (c *Channels) serve(ch *channel, request wire.Open) {
 
 // collect sends what conn has to say.
 func (c *Channels) collect(ch *channel) {
-	const headroom = wire.HeaderSize + 4
+	const headroom = wire.ChannelHeader
 	frame := make([]byte, headroom+64<<10)
 	for {
 		room := ch.credit.Wait()
@@ -139,8 +138,7 @@ func (c *Channels) collect(ch *channel) {
 		n, err := ch.conn.Read(frame[headroom:min(headroom+room, len(frame))])
 		if n > 0 {
 			ch.credit.Spend(n)
-			binary.LittleEndian.PutUint32(frame[wire.HeaderSize:], ch.id)
-			wire.Seal(frame[:headroom+n], wire.KindData)
+			wire.SealChannel(frame[:headroom+n], wire.KindData, ch.id)
 			if c.port.Write(frame[:headroom+n]) != nil {
 				return
 			}
@@ -164,7 +162,7 @@ func (c *Channels) deliver(ch *channel) {
 			return
 		}
 		ch.queue.Consumed(len(chunk))
-		if c.port.Write(wire.DataAckFrame(ch.id, len(chunk))) != nil {
+		if c.port.Write(wire.ChannelAckFrame(ch.id, len(chunk))) != nil {
 			return
 		}
 	}
@@ -192,7 +190,7 @@ func (c *Channels) finish(ch *channel, direction *bool, err error) {
 		ch.conn.Close()
 	}
 	if here && direction == &ch.sent {
-		_ = c.port.Send(wire.KindClose, binary.LittleEndian.AppendUint32(nil, ch.id))
+		_ = c.port.Write(wire.ChannelFrame(wire.KindClose, ch.id, ""))
 	}
 }
 
@@ -200,7 +198,7 @@ func (c *Channels) finish(ch *channel, direction *bool, err error) {
 func (c *Channels) abort(ch *channel, reason string) {
 	if c.forget(ch) {
 		c.release(ch)
-		_ = c.port.Send(wire.KindReset, append(binary.LittleEndian.AppendUint32(nil, ch.id), reason...))
+		_ = c.port.Write(wire.ChannelFrame(wire.KindReset, ch.id, reason))
 	}
 }
 
@@ -230,10 +228,7 @@ func (c *Channels) release(ch *channel) {
 // Handle takes a frame about a channel. One that is gone may still be spoken of: the host's frame and
 // our reset can cross.
 func (c *Channels) Handle(k wire.Kind, payload []byte) error {
-	if len(payload) < 4 {
-		return fmt.Errorf("frame of kind %d has %d bytes", k, len(payload))
-	}
-	id, rest := binary.LittleEndian.Uint32(payload), payload[4:]
+	id, rest := wire.ParseChannel(payload)
 	c.mu.Lock()
 	ch := c.open[id]
 	if k == wire.KindDataAck && c.settling != nil {
@@ -247,10 +242,7 @@ func (c *Channels) Handle(k wire.Kind, payload []byte) error {
 	case wire.KindData:
 		return ch.queue.Put(rest)
 	case wire.KindDataAck:
-		if len(rest) != 4 {
-			return fmt.Errorf("data-ack frame has %d bytes", len(payload))
-		}
-		return ch.credit.Add(binary.LittleEndian.Uint32(rest))
+		return ch.credit.Add(wire.ParseChannelAck(rest))
 	case wire.KindClose:
 		ch.queue.End()
 	case wire.KindReset:

@@ -12,14 +12,14 @@ import (
 // CPUSet is a set of processors as sched_setaffinity(2) takes it; Linux has at most 8192.
 type CPUSet [128]uint64
 
-// EveryCPU is what this program was started with, and what its commands get.
-var EveryCPU CPUSet
+// everyCPU holds the processors that this program was started with, all of which its commands get.
+var everyCPU CPUSet
 
-// StayOnFirstCPU keeps all threads of this program, and those they will start, on processor 0. There is
-// never much to do at once here, and under emulation a processor that is woken for it runs code that
-// is translated for nothing: a second one that sleeps until the command costs nothing.
+// StayOnFirstCPU keeps all threads of this program, and those that they will start, on processor 0. There
+// is never much to do at once here, and a processor that is woken for it runs code that an emulator
+// translates for nothing, whereas one that sleeps until the command starts costs nothing.
 func StayOnFirstCPU() error {
-	if err := getAffinity(&EveryCPU); err != nil {
+	if err := getAffinity(&everyCPU); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir("/proc/self/task")
@@ -35,12 +35,19 @@ func StayOnFirstCPU() error {
 	return nil
 }
 
+// OtherCPUs returns all processors but the first, and whether there are any.
+func OtherCPUs() (others CPUSet, ok bool) {
+	others = everyCPU
+	others[0] &^= 1
+	return others, others != CPUSet{}
+}
+
 func getAffinity(set *CPUSet) error {
 	_, _, errno := syscall.RawSyscall(syscall.SYS_SCHED_GETAFFINITY, 0, unsafe.Sizeof(*set), uintptr(unsafe.Pointer(set)))
 	return sys.Err(errno)
 }
 
-// SetAffinity moves the thread id, or the calling one if that is 0.
+// SetAffinity moves a thread, or the calling one if id is 0, to the processors in set.
 func SetAffinity(id int, set *CPUSet) error {
 	_, _, errno := syscall.RawSyscall(syscall.SYS_SCHED_SETAFFINITY, uintptr(id), unsafe.Sizeof(*set), uintptr(unsafe.Pointer(set)))
 	return sys.Err(errno)

@@ -41,7 +41,7 @@ func (c Command) Start(r *Reaper) (int, <-chan syscall.WaitStatus, *StartError) 
 	}
 	pid, done, err := r.Start(path, c.Argv, &syscall.ProcAttr{
 		Dir: c.Dir, Env: c.Env, Files: c.Files, Sys: c.Attr,
-	}, &EveryCPU)
+	}, nil)
 	if err != nil {
 		return 0, nil, c.explain(path, err)
 	}
@@ -90,7 +90,7 @@ func LookUp(name string, env []string, dir string) (string, *StartError) {
 		return name, nil
 	}
 	var denied string
-	for places, more := Variable(env, "PATH", "/usr/local/bin:/usr/bin:/bin"), true; more; {
+	for places, more := Getenv(env, "PATH", "/usr/local/bin:/usr/bin:/bin"), true; more; {
 		var place string
 		place, places, more = strings.Cut(places, ":")
 		if place == "" {
@@ -119,8 +119,8 @@ func within(dir, path string) string {
 	return dir + "/" + path
 }
 
-// Variable returns the value of an environment variable, the last one if there are several.
-func Variable(env []string, name, fallback string) string {
+// Getenv returns the value of an environment variable, the last one if there are several.
+func Getenv(env []string, name, fallback string) string {
 	for i := len(env) - 1; i >= 0; i-- {
 		if value, ok := strings.CutPrefix(env[i], name+"="); ok {
 			return value

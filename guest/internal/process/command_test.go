@@ -55,7 +55,7 @@ func TestReaperDeliversEachStatusToItsOwner(t *testing.T) {
 		if i == 7 {
 			script = "kill -9 $$"
 		}
-		_, done, err := r.Start("/bin/sh", []string{"sh", "-c", script}, &syscall.ProcAttr{Files: []uintptr{0, 1, 2}}, &EveryCPU)
+		_, done, err := r.Start("/bin/sh", []string{"sh", "-c", script}, &syscall.ProcAttr{Files: []uintptr{0, 1, 2}}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,7 +67,7 @@ func TestReaperDeliversEachStatusToItsOwner(t *testing.T) {
 			t.Errorf("child %d: %x", i, status)
 		}
 	}
-	if _, _, err := r.Start("/nonexistent", []string{"x"}, &syscall.ProcAttr{}, &EveryCPU); !errors.Is(err, syscall.ENOENT) {
+	if _, _, err := r.Start("/nonexistent", []string{"x"}, &syscall.ProcAttr{}, nil); !errors.Is(err, syscall.ENOENT) {
 		t.Errorf("error %v", err)
 	}
 }

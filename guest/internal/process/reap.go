@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// Reaper waits for every process of the guest, as PID 1 must. It's the only caller of wait4, so a
-// command's status cannot be taken by somebody else. Its zero value is not usable: see newReaper.
+// Reaper waits for every process of the guest, as PID 1 must. It is the only caller of wait4, so nobody
+// else can take a command's status. Its zero value is not usable: see NewReaper.
 type Reaper struct {
-	mu    sync.Mutex // held while a process starts: it may end before its pid is known here
+	mu    sync.Mutex // held while a process starts, which may end before its pid is known here
 	alive map[int]chan syscall.WaitStatus
-	more  chan struct{} // says that there may be children again
-	idle  bool          // wait4 found no children, and none was started since
-	wake  *sync.Cond    // idle changed
+	more  chan struct{} // tells Run that there may be children again
+	idle  bool          // wait4 has found no children, and none was started since
+	wake  *sync.Cond    // tells waiters that idle has changed
 }
 
 func NewReaper() *Reaper {
@@ -24,8 +24,8 @@ func NewReaper() *Reaper {
 	return r
 }
 
-// Start starts a process on the processors where and returns its pid and the channel on which its status
-// will come.
+// Start starts a process and returns its pid and the channel on which its status will come. It may run on
+// the processors in where, or on all of them if that is nil.
 func (r *Reaper) Start(path string, argv []string, attr *syscall.ProcAttr, where *CPUSet) (int, <-chan syscall.WaitStatus, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -43,8 +43,11 @@ func (r *Reaper) Start(path string, argv []string, attr *syscall.ProcAttr, where
 	return pid, done, nil
 }
 
-// forkExec is syscall.ForkExec for a process that may run on the processors where.
+// forkExec is syscall.ForkExec for a process that may run on the processors in where.
 func forkExec(path string, argv []string, attr *syscall.ProcAttr, where *CPUSet) (int, error) {
+	if where == nil {
+		where = &everyCPU
+	}
 	runtime.LockOSThread() // a process inherits from the thread that starts it
 	defer runtime.UnlockOSThread()
 	var ours CPUSet
@@ -82,17 +85,28 @@ func (r *Reaper) deliver(pid int, status syscall.WaitStatus) {
 	}
 }
 
-// KillAll ends every process but this one and waits until they are gone, at most for limit: a process
-// in an uninterruptible sleep must not keep the result from the host.
+// KillAll ends every process but this one and says whether they are gone within limit: a process in
+// uninterruptible sleep must not keep the result from the host.
 func (r *Reaper) KillAll(limit time.Duration) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	// All processes are our children, or become that when their parents end; but for the kernel's
 	// helpers, which end by themselves.
-	if r.idle {
+	if r.isIdle() {
 		return true
 	}
 	_ = syscall.Kill(-1, syscall.SIGKILL)
+	return r.WaitIdle(limit)
+}
+
+func (r *Reaper) isIdle() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.idle
+}
+
+// WaitIdle says whether all processes are gone within limit.
+func (r *Reaper) WaitIdle(limit time.Duration) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	expired := false
 	timer := time.AfterFunc(limit, func() {
 		r.mu.Lock()

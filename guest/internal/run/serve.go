@@ -44,7 +44,7 @@ func (r *Runner) serve(p *wire.Port, priming bool) error {
 		return fmt.Errorf("waiting for the order: %w", err)
 	}
 	if k != wire.KindRun {
-		return fmt.Errorf("waiting for the order: got a frame of kind %d", k)
+		return fmt.Errorf("waiting for the order: the host sent a frame of another kind: %s", k)
 	}
 	if err := p.Send(wire.KindAccepted, []byte("{}")); err != nil {
 		return err
@@ -56,7 +56,7 @@ func (r *Runner) serve(p *wire.Port, priming bool) error {
 		return err
 	}
 	s.priming = priming
-	go guarded(s, s.clock.run)
+	s.spawn(s.clock.run)
 	r.worker <- s.run
 	err = s.dispatch()
 	_ = syscall.Kill(-1, syscall.SIGKILL)

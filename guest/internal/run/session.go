@@ -1,10 +1,8 @@
 package run
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"sync"
@@ -21,9 +19,6 @@ import (
 	"vimto/guest/internal/sys"
 	"vimto/guest/internal/wire"
 )
-
-// noFile is a descriptor that the command shall find closed.
-const noFile = ^uintptr(0)
 
 // session is one order from its arrival to the exit frame.
 type session struct {
@@ -42,11 +37,7 @@ type session struct {
 	resumed    chan struct{} // closed when the host has answered our pause
 	resumeOnce sync.Once
 
-	stdin          *streams.Input
-	stdinFile      *os.File        // our end; nil if the command has no pipe
-	stdout, stderr *streams.Output // nil if the command has none of its own
-	tty            *streams.Terminal
-	files          []uintptr // the command's descriptors 0, 1 and 2
+	stdio *streams.Stdio
 
 	mu        sync.Mutex
 	stage     string
@@ -58,75 +49,14 @@ type session struct {
 
 // newSession makes the streams, so that the host's frames have a place to go at once.
 func newSession(p *wire.Port, r *process.Reaper, o *wire.Order, received time.Time) (*session, error) {
-	s := &session{port: p, reaper: r, order: o, received: received, channels: forward.New(p, o.UID, o.GID), stage: "mount"}
-	s.clock, s.resumed = newClock(p), make(chan struct{})
-	s.stdin = &streams.Input{Queue: wire.NewQueue(wire.StdinWindow), Terminal: o.Terminal != nil}
-	if o.Terminal != nil {
-		return s, s.openTerminal()
-	}
-	return s, s.openPipes()
-}
-
-func (s *session) openTerminal() error {
-	tty, err := streams.OpenTerminal(*s.order.Terminal, s.order.UID)
+	stdio, err := streams.Open(o)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	slave := uintptr(tty.Slave)
-	s.tty, s.files = tty, []uintptr{slave, slave, slave}
-	s.stdinFile = tty.File
-	if s.stdout, err = streams.NewOutput(wire.KindStdout, tty.Master); err != nil {
-		return err
-	}
-	s.stdout.Shut = func() { tty.File.Close() }
-	if s.order.Streams[2] != "stdout" { // led elsewhere on the host, so here too
-		return s.openStream(2)
-	}
-	return nil
-}
-
-func (s *session) openPipes() error {
-	s.files = []uintptr{noFile, noFile, noFile}
-	for fd := range s.order.Streams {
-		if err := s.openStream(fd); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// openStream makes one of the command's descriptors as the order has it.
-func (s *session) openStream(fd int) error {
-	switch mode := s.order.Streams[fd]; mode {
-	case "closed":
-		s.files[fd] = noFile
-	case "null":
-		null, err := syscall.Open("/dev/null", syscall.O_RDWR|syscall.O_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		s.files[fd] = uintptr(null)
-	case "stdout":
-		s.files[fd] = s.files[1]
-	case "pipe":
-		ours, theirs, err := streams.MakePipe(s.order.UID, s.order.GID, fd == 0)
-		if err != nil {
-			return fmt.Errorf("pipe: %w", err)
-		}
-		s.files[fd] = uintptr(theirs)
-		switch fd {
-		case 0:
-			s.stdinFile = os.NewFile(uintptr(ours), "stdin")
-		case 1:
-			s.stdout, err = streams.NewOutput(wire.KindStdout, ours)
-		case 2:
-			s.stderr, err = streams.NewOutput(wire.KindStderr, ours)
-		}
-		return err
-	default:
-		return fmt.Errorf("stream %d: unknown mode `%s`", fd, mode)
-	}
-	return nil
+	return &session{
+		port: p, reaper: r, order: o, received: received, stage: "mount", stdio: stdio,
+		warmed: func() {}, channels: forward.New(p, o.UID, o.GID), clock: newClock(p), resumed: make(chan struct{}),
+	}, nil
 }
 
 // run does what the order says and reports it.
@@ -167,18 +97,6 @@ func (s *session) run() {
 	s.end(report)
 }
 
-// tearDown runs the teardown commands, all of them, and returns the failures.
-func (s *session) tearDown() []*failure {
-	var failures []*failure
-	for _, teardown := range s.order.Teardown {
-		s.leave("teardown")
-		if err := s.runSetup(teardown); err != nil {
-			failures = append(failures, failed("teardown", fmt.Errorf("teardown: %w", err)))
-		}
-	}
-	return failures
-}
-
 // execute prepares the guest and runs the command; the failure says why it was never started.
 func (s *session) execute() (syscall.WaitStatus, *failure) {
 	if !s.priming {
@@ -192,11 +110,7 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 	if problem := s.prepare(); problem != nil {
 		return 0, problem
 	}
-	if s.stdinFile != nil {
-		go guarded(s, func() { s.stdin.Pump(s.port, s.stdinFile) })
-	} else {
-		s.stdin.Queue.Drop()
-	}
+	s.stdio.StartInput(s.port, s.spawn)
 	<-s.clock.set
 	if s.order.GDBPause {
 		_ = s.port.Send(wire.KindPaused, []byte("{}"))
@@ -204,37 +118,30 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 	}
 	syscall.Umask(s.order.Umask)
 	s.enter("start")
-	c := process.Command{Argv: s.order.Argv, Env: s.order.Env, Dir: s.order.Dir, Files: s.files}
+	c := process.Command{Argv: s.order.Argv, Env: s.order.Env, Dir: s.order.Dir, Files: s.stdio.Files[:]}
 	// Without a terminal it leads a process group only: the leader of a session makes any terminal that
 	// it opens its own, and dies of SIGHUP when a test closes that (os.TestSpliceFile/TCP-To-TTY).
+	terminal := s.stdio.IsTerminal()
 	c.Attr = &syscall.SysProcAttr{
-		Setsid: s.tty != nil, Setctty: s.tty != nil, Setpgid: s.tty == nil,
+		Setsid: terminal, Setctty: terminal, Setpgid: !terminal,
 		Credential: &syscall.Credential{Uid: s.order.UID, Gid: s.order.GID, Groups: s.order.Groups},
 	}
 	pid, done, problem := c.Start(s.reaper)
-	s.closeFiles()
+	s.stdio.CloseFiles()
 	if problem != nil {
 		return 0, notStarted(problem)
 	}
 	syscall.Umask(0o022)
 	s.enter("command")
 	_ = s.port.Write(wire.Started{Pid: pid, MountMS: time.Since(s.received).Milliseconds()}.Frame())
-	for _, out := range []*streams.Output{s.stdout, s.stderr} {
-		if out := out; out != nil {
-			go guarded(s, func() { out.Pump(s.port) })
-		}
-	}
+	s.stdio.StartOutput(s.port, s.spawn)
 	s.lead(pid)
 	if !s.priming {
-		go guarded(s, func() { holdExecuted(s.order.Shares) })
+		s.spawn(func() { holdExecuted(s.order.Shares) })
 	}
 	status := <-done
 	s.lead(0)
-	for _, out := range []*streams.Output{s.stdout, s.stderr} {
-		if out != nil {
-			out.Finish()
-		}
-	}
+	s.stdio.Finish()
 	return status, nil
 }
 
@@ -252,7 +159,7 @@ func (s *session) prepare() *failure {
 			return failed("setup", err)
 		}
 	}
-	if dir := process.Variable(s.order.Env, "XDG_RUNTIME_DIR", ""); strings.HasPrefix(dir, "/run/") {
+	if dir := process.Getenv(s.order.Env, "XDG_RUNTIME_DIR", ""); strings.HasPrefix(dir, "/run/") {
 		if os.MkdirAll(dir, 0o755) == nil && os.Chmod(dir, 0o700) == nil {
 			_ = os.Chown(dir, int(s.order.UID), int(s.order.GID))
 		}
@@ -267,65 +174,6 @@ func (s *session) prepare() *failure {
 	}
 	mounts.RemountMissing(claims)
 	return nil
-}
-
-// runSetup runs one setup or teardown command as root, its output being notices.
-func (s *session) runSetup(argv []string) error {
-	if len(argv) == 0 {
-		return nil
-	}
-	null, err := syscall.Open("/dev/null", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	ours, theirs, err := streams.MakePipe(0, 0, false)
-	if err != nil {
-		return err
-	}
-	out, err := streams.NewOutput(wire.KindNotice, ours)
-	if err != nil {
-		return err
-	}
-	out.Level = s.stage
-	c := process.Command{Argv: argv, Env: s.order.Env, Dir: s.order.Dir}
-	c.Files = []uintptr{uintptr(null), uintptr(theirs), uintptr(theirs)}
-	c.Attr = &syscall.SysProcAttr{Setpgid: true}
-	pid, done, problem := c.Start(s.reaper)
-	syscall.Close(null)
-	syscall.Close(theirs)
-	if problem != nil {
-		out.Stop()
-		out.Close()
-		return fmt.Errorf("command `%s`: %w", strings.Join(c.Argv, " "), problem.Err)
-	}
-	go guarded(s, func() { out.Pump(s.port) })
-	s.lead(pid)
-	status := <-done
-	s.lead(0)
-	out.Finish()
-	if status.Exited() && status.ExitStatus() == 0 {
-		return nil
-	}
-	how := fmt.Sprintf("status %d", status.ExitStatus())
-	if status.Signaled() {
-		how = fmt.Sprintf("signal %d (%s)", int(status.Signal()), status.Signal())
-	}
-	text := fmt.Sprintf("command `%s` ended with %s", strings.Join(c.Argv, " "), how)
-	// A teardown's is shown in any case: a `dmesg`, a log.
-	if last := strings.TrimSpace(string(out.Tail)); last != "" && s.stage == "setup" {
-		text += "; its last output:\n" + last
-	}
-	return errors.New(text)
-}
-
-func (s *session) closeFiles() {
-	shut := map[uintptr]bool{noFile: true}
-	for _, fd := range s.files {
-		if !shut[fd] {
-			shut[fd] = true
-			syscall.Close(int(fd))
-		}
-	}
 }
 
 // flush writes everything back to the host: QEMU is killed after the exit frame, and the dirty pages of
@@ -386,85 +234,10 @@ func (s *session) rescue() {
 	}
 }
 
-func guarded(s *session, do func()) {
-	defer s.rescue()
-	do()
-}
-
-// dispatch handles the host's frames until it goes away.
-func (s *session) dispatch() error {
-	defer s.rescue()
-	for {
-		k, payload, err := s.port.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err == nil {
-			err = s.handle(k, payload)
-		}
-		if err != nil {
-			s.end(wire.Exit{Status: wire.StatusLost, Stage: "command", Err: "protocol error: " + err.Error()})
-			return err
-		}
-	}
-}
-
-func (s *session) handle(k wire.Kind, payload []byte) error {
-	switch k {
-	case wire.KindStdin:
-		if len(payload) == 0 {
-			s.stdin.Queue.End()
-			return nil
-		}
-		return s.stdin.Queue.Put(payload)
-	case wire.KindAck:
-		return s.acknowledge(payload)
-	case wire.KindSignal:
-		if len(payload) != 1 {
-			return fmt.Errorf("signal frame has %d bytes", len(payload))
-		}
-		return s.signal(syscall.Signal(payload[0]))
-	case wire.KindResize:
-		if len(payload) != 4 {
-			return fmt.Errorf("resize frame has %d bytes", len(payload))
-		}
-		if s.tty != nil {
-			_ = s.tty.Resize(wire.Size{
-				Rows: binary.LittleEndian.Uint16(payload), Cols: binary.LittleEndian.Uint16(payload[2:]),
-			})
-		}
-	case wire.KindClock:
-		if len(payload) != 8 {
-			return fmt.Errorf("clock frame has %d bytes", len(payload))
-		}
-		s.clock.told(int64(binary.LittleEndian.Uint64(payload)), time.Now())
-	case wire.KindResume:
-		s.resumeOnce.Do(func() { close(s.resumed) })
-	case wire.KindOpen:
-		return s.channels.Dial(payload)
-	case wire.KindData, wire.KindDataAck, wire.KindClose, wire.KindReset:
-		return s.channels.Handle(k, payload)
-	default:
-		return fmt.Errorf("frame of kind %d goes the other way", k)
-	}
-	return nil
-}
-
-func (s *session) acknowledge(payload []byte) error {
-	if len(payload) != 5 {
-		return fmt.Errorf("ack frame has %d bytes", len(payload))
-	}
-	out := s.stdout
-	if payload[0] == wire.StreamStderr {
-		out = s.stderr
-	}
-	if payload[0] == wire.StreamStdin || payload[0] > wire.StreamStderr || out == nil {
-		return fmt.Errorf("ack of stream %d, which is not sent", payload[0])
-	}
-	count := binary.LittleEndian.Uint32(payload[1:])
-	if count == wire.ReaderGone {
-		out.Abandon()
-		return nil
-	}
-	return out.Credit.Add(count)
+// spawn starts a goroutine whose panic becomes an exit frame.
+func (s *session) spawn(do func()) {
+	go func() {
+		defer s.rescue()
+		do()
+	}()
 }

@@ -83,8 +83,8 @@ func (s *session) deliver(number syscall.Signal) (string, []int) {
 		return s.stage, nil
 	}
 	leader, foreground := s.leader, 0
-	if s.tty != nil && s.stage == "command" {
-		foreground = s.tty.Foreground()
+	if s.stage == "command" {
+		foreground = s.stdio.Foreground()
 	}
 	groups := []int{leader}
 	switch {

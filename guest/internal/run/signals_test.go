@@ -13,6 +13,7 @@ import (
 	"time"
 	"unsafe"
 
+	"vimto/guest/internal/streams"
 	"vimto/guest/internal/sys"
 	"vimto/guest/internal/wire"
 	"vimto/guest/internal/wiretest"
@@ -178,13 +179,13 @@ func TestEachSignalIsAnswered(t *testing.T) {
 		"setup": `{"signal":15,"stuck":""}`,
 		"flush": `{"signal":15,"stuck":"the guest is still writing back what is in the shared directories"}`,
 	} {
-		s := &session{port: here, stage: stage}
+		s := &session{port: here, stage: stage, stdio: &streams.Stdio{}}
 		if err := s.handle(wire.KindSignal, []byte{15}); err != nil {
 			t.Fatal(err)
 		}
 		k, payload, err := there.Next()
 		if err != nil || k != wire.KindSignalled || string(payload) != want {
-			t.Errorf("%s: kind %d, %s, %v", stage, k, payload, err)
+			t.Errorf("%s: %s, %s, %v", stage, k, payload, err)
 		}
 	}
 }
@@ -195,7 +196,7 @@ func TestASignalThatIsQuickerThanTheStart(t *testing.T) {
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	s := &session{stage: "command"} // the host has been told, and nobody leads yet
+	s := &session{stage: "command", stdio: &streams.Stdio{}} // the host has been told, and nobody leads yet
 	s.deliver(syscall.SIGTERM)
 	s.lead(command.Process.Pid)
 	time.AfterFunc(10*time.Second, func() { _ = command.Process.Kill() })

@@ -16,15 +16,15 @@ const (
 	ttyGroup    = 5 // devpts is mounted with gid=5, "tty" in Debian's and Fedora's base files
 )
 
-// Terminal is a pseudo terminal: the command has the slave as its controlling terminal.
-type Terminal struct {
-	Master int
-	File   *os.File // of master, for the runtime's poller
-	Slave  int      // -1 once the command has it
+// terminal is a pseudo-terminal: the command has the slave as its controlling terminal.
+type terminal struct {
+	master int
+	file   *os.File // of master, for the runtime's poller
+	slave  int
 }
 
-// OpenTerminal makes a terminal of that size which belongs to uid.
-func OpenTerminal(cells wire.Size, uid uint32) (*Terminal, error) {
+// openTerminal makes a terminal of that size, which belongs to uid.
+func openTerminal(cells wire.Size, uid uint32) (*terminal, error) {
 	master, err := syscall.Open("/dev/ptmx", syscall.O_RDWR|syscall.O_NOCTTY|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/ptmx: %w", err)
@@ -34,7 +34,7 @@ func OpenTerminal(cells wire.Size, uid uint32) (*Terminal, error) {
 		return nil, fmt.Errorf("unlock the terminal: %w", err)
 	}
 	if err := sys.Ioctl(master, tiocGPtn, unsafe.Pointer(&number)); err != nil {
-		return nil, fmt.Errorf("number of the terminal: %w", err)
+		return nil, fmt.Errorf("get the terminal's number: %w", err)
 	}
 	path := fmt.Sprintf("/dev/pts/%d", number)
 	slave, err := syscall.Open(path, syscall.O_RDWR|syscall.O_NOCTTY|syscall.O_CLOEXEC, 0)
@@ -44,20 +44,20 @@ func OpenTerminal(cells wire.Size, uid uint32) (*Terminal, error) {
 	if err := syscall.Fchown(slave, int(uid), ttyGroup); err != nil {
 		return nil, fmt.Errorf("chown %s: %w", path, err)
 	}
-	t := &Terminal{Master: master, File: os.NewFile(uintptr(master), "pty"), Slave: slave}
-	return t, t.Resize(cells)
+	t := &terminal{master: master, file: os.NewFile(uintptr(master), "pty"), slave: slave}
+	return t, t.resize(cells)
 }
 
-// Resize tells the terminal its size; the kernel sends SIGWINCH to the foreground group.
-func (t *Terminal) Resize(cells wire.Size) error {
+// resize tells the terminal its size; the kernel sends SIGWINCH to the foreground group.
+func (t *terminal) resize(cells wire.Size) error {
 	winsize := [4]uint16{cells.Rows, cells.Cols}
-	return sys.Ioctl(t.Master, syscall.TIOCSWINSZ, unsafe.Pointer(&winsize))
+	return sys.Ioctl(t.master, syscall.TIOCSWINSZ, unsafe.Pointer(&winsize))
 }
 
-// Foreground returns the process group that the terminal's keys would signal, or 0.
-func (t *Terminal) Foreground() int {
+// foreground returns the process group that the terminal's keys would signal, or 0.
+func (t *terminal) foreground() int {
 	var group int32
-	if sys.Ioctl(t.Master, syscall.TIOCGPGRP, unsafe.Pointer(&group)) != nil {
+	if sys.Ioctl(t.master, syscall.TIOCGPGRP, unsafe.Pointer(&group)) != nil {
 		return 0
 	}
 	return int(group)

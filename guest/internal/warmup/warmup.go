@@ -26,10 +26,9 @@ type Program struct {
 
 // Prepare writes the program and keeps a thread for it on all processors but the first.
 func Prepare(r *process.Reaper) (*Program, error) {
-	others := process.EveryCPU
-	others[0] &^= 1
+	others, ok := process.OtherCPUs()
 	text := programText()
-	if len(text) == 0 || others == (process.CPUSet{}) {
+	if len(text) == 0 || !ok {
 		return nil, nil
 	}
 	if err := os.WriteFile(warmupPath, programFile(text, warmupPath), 0o755); err != nil {

@@ -68,12 +68,10 @@ type Limit struct {
 
 // ParseOrder returns the order in a run frame's payload, or what is wrong with it.
 func ParseOrder(payload []byte) (*Order, error) {
-	value, err := decode(payload)
-	if err != nil {
-		return nil, fmt.Errorf("the order cannot be read: %w", err)
+	f := parseObject(KindRun, payload)
+	if *f.err != nil {
+		return nil, *f.err
 	}
-	f := &fields{err: new(error)}
-	f.members = f.object("order", value)
 	o := &Order{
 		Argv: f.texts("argv"), Env: f.texts("env"), Dir: f.text("dir"),
 		Umask: int(f.count("umask", 0o777)), UID: f.id("uid"), GID: f.id("gid"),

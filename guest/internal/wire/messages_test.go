@@ -65,6 +65,9 @@ func TestGoldenFramesEncodeAndDecode(t *testing.T) {
 	seen := map[Kind]bool{}
 	for name, g := range frames {
 		seen[g.kind] = true
+		if !strings.HasPrefix(name+"-", g.kind.String()+"-") {
+			t.Errorf("%s is a frame called %s", name, g.kind)
+		}
 		if got := encode(g.kind, g.payload); !bytes.Equal(got, g.frame) {
 			t.Errorf("%s: encoded %x, want %x", name, got, g.frame)
 		}
@@ -74,12 +77,12 @@ func TestGoldenFramesEncodeAndDecode(t *testing.T) {
 		}
 		k, payload, err := here.Next()
 		if err != nil || k != g.kind || !bytes.Equal(payload, g.payload) {
-			t.Errorf("%s: decoded kind %d, payload %q, error %v", name, k, payload, err)
+			t.Errorf("%s: decoded %s, payload %q, error %v", name, k, payload, err)
 		}
 	}
-	for k := kindReady; k <= KindSignalled; k++ {
+	for k := KindReady; k <= KindSignalled; k++ {
 		if !seen[k] {
-			t.Errorf("no golden frame of kind %d", k)
+			t.Errorf("no golden %s frame", k)
 		}
 	}
 }
@@ -108,10 +111,10 @@ func TestGoldenMessagesAreWhatWeSend(t *testing.T) {
 			t.Errorf("%s: we send %q", name, got)
 		}
 	}
-	if got := AckFrame(StreamStdin, 65536); !bytes.Equal(got, frames["ack-stdin"].frame) {
+	if got := AckFrame(65536); !bytes.Equal(got, frames["ack-stdin"].frame) {
 		t.Errorf("ack: %x", got)
 	}
-	if got := DataAckFrame(7, 7); !bytes.Equal(got, frames["data-ack"].frame) {
+	if got := ChannelAckFrame(7, 7); !bytes.Equal(got, frames["data-ack"].frame) {
 		t.Errorf("data-ack: %x", got)
 	}
 }
@@ -126,6 +129,9 @@ func TestHeaderLimits(t *testing.T) {
 		{[]byte{0, 0, 0, 1, byte(KindRun)}, true},
 		{[]byte{1, 0, 0, 1, byte(KindRun)}, false},
 		{[]byte{2, 0, 0, 0, byte(KindSignal)}, false},
+		{[]byte{0, 0, 0, 0, byte(KindSignal)}, false},
+		{[]byte{3, 0, 0, 0, byte(KindData)}, false},
+		{[]byte{4, 0, 0, 0, byte(KindAck)}, false},
 		{[]byte{0, 0, 0, 0, 0}, false},
 		{[]byte{0, 0, 0, 0, byte(KindSignalled) + 1}, false},
 		{[]byte{255, 255, 255, 255, byte(KindStdout)}, false},
@@ -133,6 +139,26 @@ func TestHeaderLimits(t *testing.T) {
 		if _, _, err := parseHeader(c.header); (err == nil) != c.ok {
 			t.Errorf("%v: %v", c.header, err)
 		}
+	}
+}
+
+func TestErrorsNameTheKind(t *testing.T) {
+	for _, c := range []struct{ frame, want string }{
+		{"\x09\x00\x00\x00\x09", "resize frame of 9 bytes instead of 4"},
+		{"\x03\x00\x00\x00\x0e", "data frame of 3 bytes: it must have 4 to 262144"},
+		{"\x01\x00\x00\x00\x63", "frame of kind 99, which is unknown"},
+	} {
+		if _, _, err := parseHeader([]byte(c.frame)); err == nil || err.Error() != c.want {
+			t.Errorf("%q: %v, want %s", c.frame, err, c.want)
+		}
+	}
+	for k, want := range map[Kind]string{KindExit: "exit", 0: "unknown (0)", 99: "unknown (99)"} {
+		if k.String() != want {
+			t.Errorf("kind %d is called %s", k, k)
+		}
+	}
+	if _, err := ParseOpen([]byte("{")); err == nil || !strings.HasPrefix(err.Error(), "open frame: ") {
+		t.Error(err)
 	}
 }
 
@@ -164,7 +190,7 @@ func TestPortReadsFramesThatStraddleItsBuffer(t *testing.T) {
 	for _, n := range sizes {
 		k, payload, err := here.Next()
 		if err != nil || k != KindStdin || !bytes.Equal(payload, big[:n]) {
-			t.Fatalf("frame of %d: kind %d, %d bytes, %v", n, k, len(payload), err)
+			t.Fatalf("frame of %d bytes: %s, %d bytes, %v", n, k, len(payload), err)
 		}
 	}
 }

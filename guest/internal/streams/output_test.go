@@ -2,7 +2,6 @@ package streams
 
 import (
 	"bytes"
-	"encoding/binary"
 	"os"
 	"syscall"
 	"testing"
@@ -15,11 +14,11 @@ import (
 func startOutput(t *testing.T) (out *Output, command int, there *wire.Port) {
 	t.Helper()
 	here, there := wiretest.Pair(t)
-	ours, theirs, err := MakePipe(uint32(os.Getuid()), uint32(os.Getgid()), false)
+	ours, theirs, err := makePipe(uint32(os.Getuid()), uint32(os.Getgid()), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err = NewOutput(wire.KindStdout, ours); err != nil {
+	if out, err = newOutput(wire.KindStdout, ours); err != nil {
 		t.Fatal(err)
 	}
 	go out.Pump(here)
@@ -33,7 +32,7 @@ func collect(t *testing.T, p *wire.Port, n int) []byte {
 	for len(got) < n {
 		k, payload, err := p.Next()
 		if err != nil || k != wire.KindStdout {
-			t.Fatalf("after %d bytes: kind %d, %v", len(got), k, err)
+			t.Fatalf("after %d bytes: %s, %v", len(got), k, err)
 		}
 		got = append(got, payload...)
 	}
@@ -77,13 +76,13 @@ func TestOutputStopsAtItsWindow(t *testing.T) {
 		t.Fatalf("%d bytes came without an acknowledgement", got)
 	}
 	<-written
-	if err := out.Credit.Add(1000); err != nil {
+	if err := out.credit.Add(1000); err != nil {
 		t.Fatal(err)
 	}
 	if got := len(collect(t, there, 1000)); got != 1000 {
 		t.Errorf("%d bytes came for a credit of 1000", got)
 	}
-	if err := out.Credit.Add(wire.OutputWindow); err != nil {
+	if err := out.credit.Add(wire.OutputWindow); err != nil {
 		t.Fatal(err)
 	}
 	collect(t, there, len(data)-wire.OutputWindow-1000)
@@ -92,18 +91,18 @@ func TestOutputStopsAtItsWindow(t *testing.T) {
 
 func TestFinishDrainsThePipeThoughAGrandchildHoldsIt(t *testing.T) {
 	here, there := wiretest.Pair(t)
-	ours, command, err := MakePipe(uint32(os.Getuid()), uint32(os.Getgid()), false)
+	ours, command, err := makePipe(uint32(os.Getuid()), uint32(os.Getgid()), false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer syscall.Close(command)
 	want := bytes.Repeat([]byte("x"), 60000) // less than any pipe holds
 	writeAll(command, want)
-	out, err := NewOutput(wire.KindStdout, ours)
+	out, err := newOutput(wire.KindStdout, ours)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out.Stop() // as if the command had ended before the first read
+	out.stop() // as if the command had ended before the first read
 	go out.Pump(here)
 	if got := collect(t, there, len(want)); !bytes.Equal(got, want) {
 		t.Error("the bytes differ")
@@ -118,11 +117,11 @@ func TestDrainEndsThoughAGrandchildGoesOnWriting(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer syscall.Close(zero)
-	out := &Output{kind: wire.KindStdout, fd: zero, Credit: wire.NewCredit(wire.OutputWindow)}
+	out := &Output{kind: wire.KindStdout, fd: zero, credit: wire.NewCredit(wire.OutputWindow)}
 	go func() {
 		for {
 			_, payload, err := there.Next()
-			if err != nil || out.Credit.Add(uint32(len(payload))) != nil {
+			if err != nil || out.credit.Add(uint32(len(payload))) != nil {
 				return
 			}
 		}
@@ -132,22 +131,17 @@ func TestDrainEndsThoughAGrandchildGoesOnWriting(t *testing.T) {
 
 func TestNoticesAreWholeLines(t *testing.T) {
 	here, there := wiretest.Pair(t)
-	ours, theirs, err := MakePipe(uint32(os.Getuid()), uint32(os.Getgid()), false)
+	out, theirs, err := NewNotices("teardown")
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := NewOutput(wire.KindNotice, ours)
-	if err != nil {
-		t.Fatal(err)
-	}
-	out.Level = "teardown"
 	go out.Pump(here)
 	writeAll(theirs, []byte("one\n\ntw"))
 	expect := func(want string) {
 		t.Helper()
 		k, payload, err := there.Next()
 		if got := (wire.Notice{Level: "teardown", Text: want}).Frame()[wire.HeaderSize:]; err != nil || k != wire.KindNotice || !bytes.Equal(payload, got) {
-			t.Fatalf("kind %d, %s, %v instead of %s", k, payload, err, got)
+			t.Fatalf("%s, %s, %v instead of %s", k, payload, err, got)
 		}
 	}
 	expect("one\n")
@@ -156,53 +150,4 @@ func TestNoticesAreWholeLines(t *testing.T) {
 	syscall.Close(theirs)
 	expect("three")
 	out.Finish()
-}
-
-func TestInputIsWrittenAcknowledgedAndClosed(t *testing.T) {
-	here, there := wiretest.Pair(t)
-	ours, theirs, err := MakePipe(uint32(os.Getuid()), uint32(os.Getgid()), true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	in := &Input{Queue: wire.NewQueue(wire.StdinWindow)}
-	go in.Pump(here, os.NewFile(uintptr(ours), "stdin"))
-	for _, text := range []string{"hello ", "world"} {
-		if err := in.Queue.Put([]byte(text)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	in.Queue.End()
-	reader := os.NewFile(uintptr(theirs), "reader")
-	var got bytes.Buffer
-	if _, err := got.ReadFrom(reader); err != nil || got.String() != "hello world" {
-		t.Errorf("%q, %v", got.String(), err)
-	}
-	acknowledged := 0
-	for acknowledged < got.Len() {
-		k, payload, err := there.Next()
-		if err != nil || k != wire.KindAck || payload[0] != wire.StreamStdin {
-			t.Fatal(k, payload, err)
-		}
-		acknowledged += int(binary.LittleEndian.Uint32(payload[1:]))
-	}
-}
-
-func TestInputThatNobodyReadsIsAcknowledgedAllTheSame(t *testing.T) {
-	here, there := wiretest.Pair(t)
-	ours, theirs, err := MakePipe(uint32(os.Getuid()), uint32(os.Getgid()), true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	syscall.Close(theirs)
-	in := &Input{Queue: wire.NewQueue(wire.StdinWindow)}
-	go in.Pump(here, os.NewFile(uintptr(ours), "stdin"))
-	for i := 0; i < 100; i++ {
-		if err := in.Queue.Put(make([]byte, wire.StdinWindow)); err != nil {
-			t.Fatal(err)
-		}
-		if k, _, err := there.Next(); err != nil || k != wire.KindAck {
-			t.Fatal(k, err)
-		}
-	}
-	in.Queue.End()
 }
