@@ -29,11 +29,12 @@ class Config(NamedTuple):
     """All settings, as the table in `vimto.settings` describes them, and where they came from.
 
     `memory` is in MiB, limits in bytes, times in seconds. `kernel` is as it was written; if it is
-    a relative path, then to `kernel_directory`. `configured_kernel` is what a weaker source
-    names, for `kernel = ":tag"` to change the tag of. `origins` has a text for each key: `default`,
-    `FILE: key`, `$VARIABLE` or `-flag`, several of them where a list adds up. `file` is the
-    repository's file and `user_file` the user's own, if there are such. `foreign_kernel` says that
-    the kernel was chosen, or its registry named, by the repository and not by the user.
+    a relative path, then to the first of `kernel_directories` that has it. `configured_kernel` is
+    what a weaker source names, for `kernel = ":tag"` to change the tag of. `origins` has a text for
+    each key: `default`, `FILE: key`, `$VARIABLE` or `-flag`, several of them where a list adds up.
+    `file` is the repository's file and `user_file` the user's own, if there are such.
+    `foreign_kernel` says that the kernel was chosen, or its registry named, by the repository and
+    not by the user.
     """
 
     kernel: str
@@ -66,7 +67,7 @@ class Config(NamedTuple):
     verbose: int
 
     configured_kernel: str
-    kernel_directory: Path
+    kernel_directories: tuple[Path, ...]
     foreign_kernel: bool
     file: Path | None
     user_file: Path | None
@@ -425,45 +426,30 @@ _TAG = re.compile(r":.*|\d[\w.-]*", re.ASCII)
 
 
 def _find_kernel_base(sources: list[_Source], cwd: str) -> dict[str, Any]:
-    """Return what a kernel's name may need: a directory, and the name of a weaker source."""
+    """Return what a kernel's name may need: directories, and the name of a weaker source."""
     named = [source for source in sources if "kernel" in source.values]
     if not named:
         return {
             "configured_kernel": "",
-            "kernel_directory": Path(cwd),
+            "kernel_directories": (Path(cwd),),
             "foreign_kernel": False,
         }
     kernel = named[-1].values["kernel"]
-    directory = named[-1].directory
-    if named[-1].upward:
-        directory = _find_base(kernel, cwd)
     bases = [source for source in named[:-1] if not _TAG.fullmatch(source.values["kernel"])]
     decides = bases[-1] if bases and kernel.startswith(":") else named[-1]
     return {
         "configured_kernel": bases[-1].values["kernel"] if bases else "",
-        "kernel_directory": Path(directory),
+        "kernel_directories": _upward(cwd) if decides.upward else (Path(decides.directory),),
         "foreign_kernel": decides.foreign,
     }
 
 
-def _find_base(kernel: str, cwd: str) -> str:
-    """Return the directory in which the relative path `kernel` exists: `cwd`, or one above it.
+def _upward(cwd: str) -> tuple[Path, ...]:
+    """Return `cwd` and the directories above it, up to the repository's root.
 
     `go test -exec 'vimto -kernel ./bzImage' ./...` runs us in each package's directory, while the
-    user means the one where go was started. So every directory up to the repository's root counts.
+    user means the one where go was started.
     """
-    kind, _, path = kernel.partition(":")
-    if kind in ("oci", "oci-archive", "docker-archive"):
-        names = [path, path.rpartition(":")[0]]
-    else:
-        names = [kernel if "/" in kernel else ""]
-    if not names[0] or names[0].startswith(("/", "~")):
-        return cwd
-    root = find_repository(cwd) or cwd
-    directory = cwd
-    while True:
-        if any(name and os.path.exists(os.path.join(directory, name)) for name in names):
-            return directory
-        if directory == root or directory == os.path.dirname(directory):
-            return cwd
-        directory = os.path.dirname(directory)
+    root = Path(find_repository(cwd) or cwd)
+    directory = Path(cwd)
+    return (directory, *(path for path in directory.parents if path.is_relative_to(root)))

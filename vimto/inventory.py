@@ -13,8 +13,8 @@ from typing import NamedTuple
 from vimto.cache import entry, snapshots
 from vimto.cache.place import KINDS, note_measured, time_of
 from vimto.errors import CacheError
+from vimto.kernel.reference import is_digest
 from vimto.oci import store as images
-from vimto.oci.reference import want_digest
 
 # Kinds whose entries need no explanation but a word.
 _PLAIN = {
@@ -143,7 +143,7 @@ def _images(cache: Path) -> Iterator[Item]:
 
 def _damaged_images(cache: Path, known: Collection[str]) -> Iterator[Item]:
     for name in entry.entries(cache / "images"):
-        if want_digest(f"sha256:{name}") and name not in known:
+        if is_digest(f"sha256:{name}") and name not in known:
             path = cache / "images" / name
             yield _item(path, (f"image:{name[:_SHOWN]}", name), "image that cannot be used", {})
 

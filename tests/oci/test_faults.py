@@ -17,7 +17,7 @@ import pytest
 
 from tests.oci.servers import Proxy, Quiet, Reply, Request, Server, proxy, push
 from tests.oci.test_pull import PULL, basic, login
-from tests.unit.oci_parts import Settings, make_image, make_tar, member
+from tests.unit.oci_parts import Settings, fetch_image, make_image, make_tar, member
 from vimto.errors import ImageError
 from vimto.oci import store as images
 
@@ -47,7 +47,7 @@ def is_layer(request: Request, reply: Reply) -> bool:
 
 
 def fetch(name: str, settings: Settings) -> None:
-    image = images.fetch_image(name, settings)
+    image = fetch_image(name, settings)
     assert (image.root / "big").stat().st_size == 3 << 20
 
 
@@ -404,7 +404,7 @@ HOSTILE = {
 def test_hostile_layer(case: str, registry: str, settings: Settings, tmp_path: Path) -> None:
     name = push(registry, f"hostile/{case}", "1", make_image(make_tar(HOSTILE[case])))
     with pytest.raises(ImageError):
-        images.fetch_image(name, replace(settings, image_limit=4 << 20))
+        fetch_image(name, replace(settings, image_limit=4 << 20))
     assert images.list_images(settings.cache_dir) == []
     assert not list(tmp_path.rglob("x"))
 
@@ -442,9 +442,8 @@ def test_progress_on_a_terminal(hurt: Proxy, name: str, settings: Settings) -> N
 INTERRUPTED = """
 import os, sys
 from pathlib import Path
-from tests.unit.oci_parts import Settings
+from tests.unit.oci_parts import Settings, fetch_image
 from vimto import cli
-from vimto.oci.store import fetch_image
 from vimto.vm.signals import end_by_exception
 
 end_by_exception()

@@ -16,6 +16,8 @@ from tests.conftest import need
 from tests.oci.servers import Proxy, TokenServer, docker_registry, push
 from tests.unit.oci_parts import (
     Settings,
+    fetch_image,
+    find_image,
     make_image,
     make_index,
     make_tar,
@@ -25,7 +27,6 @@ from tests.unit.oci_parts import (
     write_layout,
 )
 from vimto.errors import ImageError
-from vimto.oci import store as images
 from vimto.oci.manifest import DOCKER_LIST, host_platform
 
 IMAGE = make_image(
@@ -38,12 +39,12 @@ OTHER = make_image(make_tar(member("b", b"other")))
 
 def test_image(registry: str, settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
     name = push(registry, "kinds/image", "1", IMAGE)
-    image = images.fetch_image(name, settings)
+    image = fetch_image(name, settings)
     assert image.digest == IMAGE.digest
     assert tree(image.root) == FILES
     assert f"pulling {name}" in capfd.readouterr().err
-    assert images.find_image(name, settings) == image
-    assert images.fetch_image(name, settings).root == image.root
+    assert find_image(name, settings) == image
+    assert fetch_image(name, settings).root == image.root
     assert capfd.readouterr() == ("", "")
 
 
@@ -52,17 +53,17 @@ def test_index(kind: str, registry: str, settings: Settings) -> None:
     images = {"linux/s390x": OTHER, host_platform(): IMAGE}
     index = make_index(images, kind)
     name = push(registry, "kinds/index", str(len(kind)), index)
-    assert images.fetch_image(name, settings).digest == IMAGE.digest
+    assert fetch_image(name, settings).digest == IMAGE.digest
     # By the digest of the index, and by that of the image in it.
     for digest in (index.digest, IMAGE.digest):
         named = f"{registry}/kinds/index@{digest}"
-        assert images.fetch_image(named, settings).digest == IMAGE.digest
+        assert fetch_image(named, settings).digest == IMAGE.digest
 
 
 def test_platform_that_is_missing(registry: str, settings: Settings) -> None:
     name = push(registry, "kinds/foreign", "1", make_index({"linux/s390x": OTHER}))
     with pytest.raises(ImageError, match="has no image for") as caught:
-        images.fetch_image(name, settings)
+        fetch_image(name, settings)
     assert caught.value.hint == "it has linux/s390x"
 
 
@@ -87,7 +88,7 @@ def test_made_by_skopeo(
     name = f"{registry}/skopeo/{'-'.join(words).strip('-')}:1"
     target = ["--dest-tls-verify=false", copied[1], f"docker://{name}"]
     subprocess.run(["skopeo", "copy", "-q", *target], check=True)
-    assert tree(images.fetch_image(name, settings).root) == FILES
+    assert tree(fetch_image(name, settings).root) == FILES
 
 
 @pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
@@ -96,7 +97,7 @@ def test_archives_made_by_skopeo(kind: str, settings: Settings, tmp_path: Path) 
     layout = write_layout(tmp_path / "l", {"1": IMAGE})
     archive = f"{kind}:{tmp_path}/archive.tar:name:1"
     subprocess.run(["skopeo", "copy", "-q", f"oci:{layout}:1", archive], check=True)
-    assert tree(images.fetch_image(archive, settings).root) == FILES
+    assert tree(fetch_image(archive, settings).root) == FILES
 
 
 def test_made_by_umoci(registry: str, settings: Settings, tmp_path: Path) -> None:
@@ -125,8 +126,8 @@ def test_made_by_umoci(registry: str, settings: Settings, tmp_path: Path) -> Non
     target = ["--dest-tls-verify=false", f"oci:{layout}:1", f"docker://{name}"]
     subprocess.run(["skopeo", "copy", "-q", *target], check=True)
     expected = {"again": "first", "d": "/", "keep": "second"}
-    assert tree(images.fetch_image(name, settings).root) == expected
-    assert tree(images.fetch_image(f"oci:{layout}:1", settings).root) == expected
+    assert tree(fetch_image(name, settings).root) == expected
+    assert tree(fetch_image(f"oci:{layout}:1", settings).root) == expected
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_made_by_umoci(registry: str, settings: Settings, tmp_path: Path) -> Non
 def test_not_there(missing: str, registry: str, settings: Settings) -> None:
     push(registry, "kinds/image", "1", IMAGE)
     with pytest.raises(ImageError, match="does not exist in the registry"):
-        images.fetch_image(f"{registry}/{missing}", settings)
+        fetch_image(f"{registry}/{missing}", settings)
 
 
 def login(home: Path, host: str, **entry: str) -> None:
@@ -149,14 +150,14 @@ def basic(text: str) -> str:
 def test_basic_auth(guarded: str, settings: Settings, no_credentials: Path) -> None:
     name = push(guarded, "private", "1", IMAGE, f"Basic {basic('user:pass:word')}")
     with pytest.raises(ImageError, match="denies access to `private`") as caught:
-        images.fetch_image(name, settings)
+        fetch_image(name, settings)
     assert f"docker login {guarded}" in caught.value.hint
     login(no_credentials, guarded, auth=basic("user:wrong"))
     with pytest.raises(ImageError, match="denies access") as caught:
-        images.fetch_image(name, settings)
+        fetch_image(name, settings)
     assert str(no_credentials / "config.json") in caught.value.hint
     login(no_credentials, guarded, auth=basic("user:pass:word"))
-    assert tree(images.fetch_image(name, settings).root) == FILES
+    assert tree(fetch_image(name, settings).root) == FILES
 
 
 def test_netrc_does_not_interfere(guarded: str, settings: Settings, no_credentials: Path) -> None:
@@ -165,7 +166,7 @@ def test_netrc_does_not_interfere(guarded: str, settings: Settings, no_credentia
     netrc.write_text(f"machine {guarded.partition(':')[0]} login user password wrong\n")
     netrc.chmod(0o600)
     login(no_credentials, guarded, auth=basic("user:pass:word"))
-    assert tree(images.fetch_image(name, settings).root) == FILES
+    assert tree(fetch_image(name, settings).root) == FILES
 
 
 @pytest.fixture
@@ -184,7 +185,7 @@ def push_with_token(host: str, tokens: TokenServer) -> str:
 
 def test_anonymous_token(private: str, tokens: TokenServer, settings: Settings) -> None:
     name = push_with_token(private, tokens)
-    assert tree(images.fetch_image(name, settings).root) == FILES
+    assert tree(fetch_image(name, settings).root) == FILES
     assert tokens.asked == ["anonymous"]  # once, for the manifest and all blobs
 
 
@@ -194,9 +195,9 @@ def test_token_for_a_user(
     name = push_with_token(private, tokens)
     tokens.anonymous, tokens.users = False, ("me:secret",)
     with pytest.raises(ImageError, match="denies access"):
-        images.fetch_image(name, settings)
+        fetch_image(name, settings)
     login(no_credentials, private, auth=basic("me:secret"))
-    assert tree(images.fetch_image(name, settings).root) == FILES
+    assert tree(fetch_image(name, settings).root) == FILES
     assert tokens.asked == ["anonymous", "me:secret"]
 
 
@@ -206,7 +207,7 @@ def test_identity_token(
     name = push_with_token(private, tokens)
     tokens.anonymous, tokens.identities = False, ("id",)
     login(no_credentials, private, identitytoken="id")
-    assert tree(images.fetch_image(name, settings).root) == FILES
+    assert tree(fetch_image(name, settings).root) == FILES
     assert tokens.asked == ["refresh_token id"]
 
 
@@ -216,7 +217,7 @@ def test_ready_token(
     name = push_with_token(private, tokens)
     tokens.anonymous = False
     login(no_credentials, private, registrytoken=tokens.token("repository:some/name:pull"))
-    assert tree(images.fetch_image(name, settings).root) == FILES
+    assert tree(fetch_image(name, settings).root) == FILES
     assert tokens.asked == []
 
 
@@ -226,25 +227,25 @@ def test_token_that_has_become_useless(
     name = push_with_token(private, tokens)
     tokens.useless = 1
     login(no_credentials, private, registrytoken=tokens.token("repository:some/name:pull"))
-    assert tree(images.fetch_image(name, settings).root) == FILES
+    assert tree(fetch_image(name, settings).root) == FILES
     assert tokens.asked == ["anonymous"]
 
 
 def test_moving_tag(hurt: Proxy, registry: str, settings: Settings) -> None:
     push(registry, "moving", "1", IMAGE)
     name = f"{hurt.host}/moving:1"
-    old = images.fetch_image(name, settings)
+    old = fetch_image(name, settings)
     push(registry, "moving", "1", OTHER)
-    assert images.fetch_image(name, settings) == replace(old, used=old.used)
+    assert fetch_image(name, settings) == replace(old, used=old.used)
     always = replace(settings, pull="always")
-    assert images.fetch_image(name, always).digest == OTHER.digest
+    assert fetch_image(name, always).digest == OTHER.digest
     before = len(hurt.requests)
-    assert images.fetch_image(name, always).digest == OTHER.digest
+    assert fetch_image(name, always).digest == OTHER.digest
     assert [request.path for request in hurt.requests[before:]] == ["/v2/moving/manifests/1"]
     push(registry, "moving", "1", IMAGE)
     stale = replace(settings, pull_fresh=0.0)
-    assert images.find_image(name, stale) is None
-    assert images.fetch_image(name, stale).root == old.root
+    assert find_image(name, stale) is None
+    assert fetch_image(name, stale).root == old.root
 
 
 def test_offline(
@@ -254,24 +255,23 @@ def test_offline(
     directory.mkdir()
     with docker_registry(directory) as host:
         name = push(host, "offline", "1", IMAGE)
-        image = images.fetch_image(name, settings)
+        image = fetch_image(name, settings)
     stale = replace(settings, pull_fresh=0.0)
     capfd.readouterr()
-    assert images.fetch_image(name, stale).root == image.root
+    assert fetch_image(name, stale).root == image.root
     assert "Connection refused; using the image" in capfd.readouterr().err
     with pytest.raises(ImageError, match="Connection refused"):
-        images.fetch_image(f"{host}/another:1", settings)
+        fetch_image(f"{host}/another:1", settings)
 
 
 PULL = """
 import sys
 from pathlib import Path
-from tests.unit.oci_parts import Settings
+from tests.unit.oci_parts import Settings, fetch_image, find_image
 from vimto.errors import VimtoError
-from vimto.oci import store as images
 settings = Settings(cache_dir=Path(sys.argv[1]))
 try:
-    image = images.find_image(sys.argv[2], settings) or images.fetch_image(sys.argv[2], settings)
+    image = find_image(sys.argv[2], settings) or fetch_image(sys.argv[2], settings)
 except VimtoError as exc:
     sys.exit(exc.message)
 print(image.digest)
@@ -317,11 +317,11 @@ def test_killed(how: signal.Signals, hurt: Proxy, registry: str, settings: Setti
     process.send_signal(how)
     hurt.done.set()
     process.communicate()
-    assert images.find_image(name, settings) is None
+    assert find_image(name, settings) is None
     if how == signal.SIGINT:
         assert not list(images.glob("work/*"))
     hurt.fault = lambda _request, _reply: None
-    assert (images.fetch_image(name, settings).root / "big").stat().st_size == 3 << 20
+    assert (fetch_image(name, settings).root / "big").stat().st_size == 3 << 20
     resumed = [r.headers["Range"] for r in hurt.seen("/blobs/") if "Range" in r.headers]
     # (The interrupted one may have asked again itself, before it heard of the signal.)
     assert resumed or how == signal.SIGINT

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vimto.kernel.reference import parse_image
+from vimto.oci import pull, store
 from vimto.oci.manifest import OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST, host_platform
 
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -147,3 +149,11 @@ def tree(root: Path) -> dict[str, str]:
         else:
             found[name] = path.read_text("latin-1")
     return found
+
+
+def find_image(name: str, settings: Settings) -> store.Image | None:
+    return store.find_image(parse_image(name), settings)
+
+
+def fetch_image(name: str, settings: Settings) -> store.Image:
+    return pull.fetch_image(parse_image(name), settings)

@@ -122,7 +122,7 @@ def test_a_metapackage_leads_to_a_kernel_that_resolves(cache: Path) -> None:
     )
     assert sorted(path.name for path in found.directory.iterdir()) == ["usr"]
     assert sorted(path.name for path in (found.directory / "usr").iterdir()) == ["lib"]
-    files = boot.resolve_tree(found.directory, cache=cache)
+    files = boot.resolve_kernel(found.directory, cache=cache)
     assert files.transport == "9p"
     assert files.release == "7.1-made"
     assert files.image_root == found.directory

@@ -7,6 +7,8 @@ import pytest
 
 from vimto.config import find_config_file, find_repository, load_config
 from vimto.errors import ConfigError
+from vimto.kernel.reference import FileKernel, LayoutReference, parse_kernel
+from vimto.plan.kernels import wanted_kernel
 from vimto.settings import SETTINGS, parse_flags
 
 
@@ -123,36 +125,42 @@ def test_paths_are_relative_to_where_they_are_written(repository: Path, config_h
     ("kernel", "directory"),
     [
         ("./bzImage", "."),
-        ("boot/bzImage", "."),
+        ("boot/bzImage", "boot"),
         ("oci:layout:tag", "."),
-        ("oci-archive:pkg/only", "."),
+        ("oci-archive:pkg/only", "pkg"),
         ("./only", "pkg"),
-        ("./missing", "pkg/sub"),
-        ("../outside", "."),
-        ("registry.example/name:tag", "pkg/sub"),
-        (":tag", "pkg/sub"),
-        ("host", "pkg/sub"),
-        ("/bzImage", "pkg/sub"),
+        ("../outside", ".."),
     ],
 )
 def test_a_kernel_of_the_command_line_is_looked_for_upward(
     repository: Path, kernel: str, directory: str
 ) -> None:
-    for name in ("bzImage", "boot/bzImage", "layout", "pkg/only", "../outside", "host"):
+    for name in ("bzImage", "boot/bzImage", "layout", "pkg/only", "../outside", "../missing"):
         (repository / name).parent.mkdir(exist_ok=True)
         (repository / name).touch()
-    (repository / "../missing").touch()
-    config = load_config(flags_of("-kernel", kernel), {}, repository / "pkg/sub")
-    assert config.kernel == kernel
-    assert config.kernel_directory == Path(os.path.normpath(repository / directory))
-    config = load_config({}, {"VIMTO_KERNEL": kernel}, repository / "pkg/sub")
-    assert config.kernel_directory == Path(os.path.normpath(repository / directory))
+    for config in (
+        load_config(flags_of("-kernel", kernel), {}, repository / "pkg/sub"),
+        load_config({}, {"VIMTO_KERNEL": kernel}, repository / "pkg/sub"),
+    ):
+        found = parse_kernel(kernel, directories=config.kernel_directories)
+        assert isinstance(found, FileKernel | LayoutReference)
+        assert os.path.normpath(found.path.parent) == os.path.normpath(repository / directory)
+        names = [path.name for path in config.kernel_directories]
+        assert names == ["sub", "pkg", repository.name]
 
 
 def test_a_kernel_in_the_file_is_relative_to_the_file(repository: Path) -> None:
     write(repository, 'kernel = "./bzImage"')
     (repository / "pkg/bzImage").touch()
-    assert load_config({}, {}, repository / "pkg").kernel_directory == repository
+    assert load_config({}, {}, repository / "pkg").kernel_directories == (repository,)
+
+
+def test_a_tag_of_a_layout_that_the_file_names(repository: Path) -> None:
+    write(repository, 'kernel = "oci:layout:1"')
+    (repository / "layout").mkdir()
+    (repository / "pkg/sub/layout").mkdir()  # not the file's
+    config = load_config(flags_of("-kernel", ":2"), {}, repository / "pkg/sub")
+    assert wanted_kernel(config) == LayoutReference("oci", repository / "layout", "2")
 
 
 def test_the_kernel_whose_tag_is_replaced(repository: Path) -> None:

@@ -12,6 +12,8 @@ from vimto.errors import KernelError, UsageError
 from vimto.kernel import boot
 from vimto.kernel.boot import KernelFiles
 from vimto.kernel.modules import ModulePlan
+from vimto.kernel.reference import HostKernel
+from vimto.plan.kernels import FoundKernel
 
 
 @pytest.fixture
@@ -157,8 +159,9 @@ def test_a_missing_setpriv(config: Config, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_kernel_without_9p_needs_virtiofsd(
     config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(doctor, "locate_kernel", lambda _config, _stack: tmp_path)
-    monkeypatch.setattr(boot, "resolve_tree", lambda _path, *, cache: files(transport="virtiofs"))
+    found = FoundKernel(HostKernel(), tmp_path)
+    monkeypatch.setattr(doctor, "locate_kernel", lambda *_: found)
+    monkeypatch.setattr(boot, "resolve_kernel", lambda _path, *, cache: files(transport="virtiofs"))
     monkeypatch.setattr(doctor, "_find_virtiofsd", lambda: None)
     assert verdicts(list(doctor.check_kernel(config)))["virtiofsd"] is Verdict.MISSING
     monkeypatch.setattr(doctor, "_find_virtiofsd", lambda: tmp_path)

@@ -14,9 +14,8 @@ from vimto.files import open_file, read_file
 from vimto.gdb import elf
 from vimto.gdb.symbols import use_vmlinux
 from vimto.kernel import boot, depmod, modules
-from vimto.kernel.reference import parse_kernel
+from vimto.kernel.reference import parse_image, parse_kernel
 from vimto.oci import credentials, layout
-from vimto.oci.reference import parse_reference
 
 
 def place_fifo(path: Path) -> str:
@@ -74,8 +73,8 @@ def test_the_limit(tmp_path: Path) -> None:
 
 
 def as_kernel(path: Path) -> object:
-    reference = parse_kernel(str(path), directory=path.parent)
-    return boot.resolve_file(Path(str(path)), cache=path.parent / "cache") if reference else None
+    reference = parse_kernel(str(path), directories=[path.parent])
+    return boot.resolve_kernel(Path(str(path)), cache=path.parent / "cache") if reference else None
 
 
 def as_module(path: Path) -> object:
@@ -96,12 +95,12 @@ def as_vmlinux(path: Path) -> object:
 
 
 def as_archive(path: Path) -> object:
-    reference = parse_reference(f"oci-archive:{path}")
+    reference = parse_image(f"oci-archive:{path}")
     return layout.open_layout(reference, path.parent, 1 << 30)  # type: ignore[arg-type]
 
 
 def as_credentials(path: Path) -> object:
-    reference = parse_reference("reg.example/x:1")
+    reference = parse_image("reg.example/x:1")
     environ = {"DOCKER_CONFIG": str(path.parent), "HOME": str(path.parent)}
     return credentials.find_credentials(reference, environ)  # type: ignore[arg-type]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vimto.config import Config, load_config
-from vimto.errors import AgentError, ConfigError, ImageError
-from vimto.oci import store as images
+from vimto.errors import AgentError, ImageError, VimtoError
+from vimto.oci import pull
 from vimto.plan import kernels, prepare
 from vimto.plan.agent import source_digest, source_directory
 from vimto.plan.kernels import default_package
@@ -44,12 +44,16 @@ def configured(directory: Path, *words: str) -> Config:
     return load_config(flags, {}, directory)
 
 
+def locate(config: Config, stack: contextlib.ExitStack) -> kernels.FoundKernel:
+    return kernels.locate_kernel(config, kernels.wanted_kernel(config), stack)
+
+
 @pytest.fixture
 def no_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(*_arguments: object) -> None:
         raise ImageError("there is no such image")
 
-    monkeypatch.setattr(images, "fetch_image", fetch)
+    monkeypatch.setattr(pull, "fetch_image", fetch)
 
 
 @pytest.mark.usefixtures("no_fetch")
@@ -57,10 +61,10 @@ def test_a_version_that_was_taken_for_an_image(tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
     with contextlib.ExitStack() as stack:
         with pytest.raises(ImageError) as caught:
-            kernels.locate_kernel(configured(tmp_path, "-kernel", "6.6"), stack)
+            locate(configured(tmp_path, "-kernel", "6.6"), stack)
         assert caught.value.hint.startswith("`6.6` was taken for an image's name; `:6.6` is a tag")
         with pytest.raises(ImageError) as caught:
-            kernels.locate_kernel(configured(tmp_path, "-kernel", "a.b/c:6.6"), stack)
+            locate(configured(tmp_path, "-kernel", "a.b/c:6.6"), stack)
         assert caught.value.hint == ""
 
 
@@ -70,13 +74,13 @@ def test_without_go_no_kernel_is_fetched(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(tmp_path))
     config = configured(tmp_path, "-kernel", "a.b/c:1")
     with contextlib.ExitStack() as stack, pytest.raises(AgentError, match="`go` is not installed"):
-        kernels.resolve_kernel(config, stack)
+        kernels.resolve_kernel(config, kernels.wanted_kernel(config), stack)
     # A cache that a CI brought along may have a guest program.
     built = tmp_path / f"cache/agent/amd64-{source_digest(source_directory())}-x"
     built.parent.mkdir()
     built.write_bytes(b"")
     with contextlib.ExitStack() as stack, pytest.raises(ImageError, match="no such image"):
-        kernels.resolve_kernel(config, stack)
+        kernels.resolve_kernel(config, kernels.wanted_kernel(config), stack)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +90,9 @@ def test_without_go_no_kernel_is_fetched(tmp_path: Path, monkeypatch: pytest.Mon
         (["-sysctl", "x"], "`x` is not a sysctl"),
         (["-user", "of-nobody"], "there is no user `of-nobody`"),
         (["-user", "4294967296"], "is not a valid user"),
+        (["-kernel", "./nothing"], "the kernel `./nothing` does not exist"),
+        (["-kernel", "reg.example/X"], "`X` cannot be part of a name"),
+        (["-kernel", ":6.6"], "none is configured"),
     ],
 )
 def test_what_can_be_known_is_said_before_anything_is_fetched(
@@ -97,7 +104,7 @@ def test_what_can_be_known_is_said_before_anything_is_fetched(
     monkeypatch.setattr(prepare, "resolve_kernel", fetch)
     monkeypatch.setattr(prepare, "probe_qemu", fetch)
     config = configured(tmp_path, *words)
-    with pytest.raises(ConfigError) as caught, prepare.prepare(config):
+    with pytest.raises(VimtoError) as caught, prepare.prepare(config):
         pass
     assert message in caught.value.message
     assert not config.cache_dir.exists()

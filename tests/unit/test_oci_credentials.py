@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from vimto.errors import ImageError
+from vimto.kernel.reference import RegistryReference, parse_image
 from vimto.oci.credentials import Credentials, credential_files, find_credentials
-from vimto.oci.reference import RegistryReference, parse_reference
 
 
 def auth(text: str) -> dict[str, str]:
@@ -19,7 +19,7 @@ def auth(text: str) -> dict[str, str]:
 
 def find(tmp_path: Path, config: Any, name: str = "reg.example/a/b") -> Credentials | None:
     (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
-    reference = parse_reference(name)
+    reference = parse_image(name)
     assert isinstance(reference, RegistryReference)
     return find_credentials(reference, {"DOCKER_CONFIG": str(tmp_path), "HOME": str(tmp_path)})
 

@@ -13,6 +13,7 @@ from tests.unit.oci_parts import (
     Settings,
     archive_of,
     digest,
+    fetch_image,
     hardlink,
     make_image,
     make_tar,
@@ -22,7 +23,6 @@ from tests.unit.oci_parts import (
     write_layout,
 )
 from vimto.errors import ImageError
-from vimto.oci import store as images
 from vimto.oci.manifest import host_platform
 
 IMAGE = make_image(make_tar(member("a", b"1")), make_tar(member("b", b"2")))
@@ -31,7 +31,7 @@ FILES = {"a": "1", "b": "2"}
 
 
 def fetch(tmp_path: Path, name: str) -> dict[str, str]:
-    image = images.fetch_image(name, Settings(cache_dir=tmp_path / "cache"))
+    image = fetch_image(name, Settings(cache_dir=tmp_path / "cache"))
     assert not list((tmp_path / "cache/images/work").iterdir())
     return tree(image.root)
 

@@ -15,6 +15,8 @@ import pytest
 from tests.unit.oci_parts import (
     Made,
     Settings,
+    fetch_image,
+    find_image,
     make_image,
     make_index,
     make_tar,
@@ -24,11 +26,10 @@ from tests.unit.oci_parts import (
     write_layout,
 )
 from vimto.errors import CacheError, ImageError
-from vimto.kernel.reference import ImageKernel, LayoutKernel
+from vimto.kernel.reference import parse_image
 from vimto.oci import store as images
 from vimto.oci.manifest import Descriptor, host_platform
 from vimto.oci.pull import _Pull, show_age
-from vimto.oci.reference import parse_reference
 
 IMAGE = make_image(make_tar(member("boot/vmlinuz", b"kernel"), symlink("lib", "usr/lib")))
 OTHER = make_image(make_tar(member("boot/vmlinuz", b"another")))
@@ -59,12 +60,12 @@ class Memory:
 
 def pull(settings: Settings, image: Made = IMAGE, name: str = NAME) -> images.Image:
     store = images.Store(settings.cache_dir)
-    return _Pull(parse_reference(name), Memory(image), settings, store).run()
+    return _Pull(parse_image(name), Memory(image), settings, store).run()
 
 
 def age(settings: Settings, seconds: float, name: str = NAME) -> None:
     store = images.Store(settings.cache_dir)
-    reference = parse_reference(name)
+    reference = parse_image(name)
     tag = store.read_tag(reference)
     assert tag is not None
     store.write_tag(reference, replace(tag, checked=tag.checked - seconds))
@@ -75,11 +76,11 @@ def names(settings: Settings) -> list[str]:
 
 
 def test_pulled_and_found(settings: Settings) -> None:
-    assert images.find_image(NAME, settings) is None
+    assert find_image(NAME, settings) is None
     image = pull(settings)
     assert image.digest == IMAGE.digest
     assert tree(image.root) == {"boot": "/", "boot/vmlinuz": "kernel", "lib": "-> usr/lib"}
-    assert images.find_image(NAME, settings) == image
+    assert find_image(NAME, settings) == image
     assert names(settings) == [image.digest.removeprefix("sha256:"), "tags", "work"]
     assert not os.listdir(settings.cache_dir / "images/work")
 
@@ -101,14 +102,14 @@ def test_freshness(
 ) -> None:
     pull(settings)
     age(settings, seconds)
-    assert (images.find_image(NAME, replace(settings, **changes)) is not None) is found
+    assert (find_image(NAME, replace(settings, **changes)) is not None) is found
 
 
 def test_digest_stays_fresh(settings: Settings) -> None:
     name = f"reg.example/name@{IMAGE.digest}"
     pull(settings, name=name)
     age(settings, 1e9, name)
-    assert images.find_image(name, settings) is not None
+    assert find_image(name, settings) is not None
 
 
 def test_one_image_of_two_names_is_kept_once(settings: Settings) -> None:
@@ -122,7 +123,7 @@ def test_one_image_of_two_names_is_kept_once(settings: Settings) -> None:
 def test_moved_tag(settings: Settings) -> None:
     old, new = pull(settings), pull(settings, OTHER)
     assert old.root != new.root
-    assert images.find_image(NAME, settings) == new
+    assert find_image(NAME, settings) == new
     assert (old.root / "boot/vmlinuz").read_text() == "kernel"  # a running machine may use it
 
 
@@ -195,7 +196,7 @@ def test_held_image_is_not_removed(settings: Settings) -> None:
         assert image.root.is_dir()
     assert images.remove_image(settings.cache_dir, image.digest)
     assert images.list_images(settings.cache_dir) == []
-    assert images.find_image(NAME, settings) is None
+    assert find_image(NAME, settings) is None
     assert os.listdir(settings.cache_dir / "images/tags") == []
     with pytest.raises(ImageError, match="was just removed"), images.hold(image):
         pass
@@ -213,11 +214,11 @@ def test_holding_counts_as_use(settings: Settings) -> None:
 def test_damaged_records_are_no_images(settings: Settings) -> None:
     image = pull(settings)
     (image.root.parent / "image.json").write_text("{")
-    assert images.find_image(NAME, settings) is None
+    assert find_image(NAME, settings) is None
     assert pull(settings).root == image.root
     for path in (settings.cache_dir / "images/tags").iterdir():
         path.write_text('{"digest": "sha256:../.."}')
-    assert images.find_image(NAME, settings) is None
+    assert find_image(NAME, settings) is None
 
 
 def test_many_at_once_pull_once(settings: Settings, tmp_path: Path) -> None:
@@ -231,9 +232,7 @@ def test_many_at_once_pull_once(settings: Settings, tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(20) as pool:
         patch.setattr(_Pull, "_make", count)
-        pulled = list(
-            pool.map(lambda _: images.fetch_image(f"oci:{layout}:1", settings), range(20))
-        )
+        pulled = list(pool.map(lambda _: fetch_image(f"oci:{layout}:1", settings), range(20)))
     assert len(pulls) == 1
     assert len({image.root for image in pulled}) == 1
 
@@ -241,26 +240,26 @@ def test_many_at_once_pull_once(settings: Settings, tmp_path: Path) -> None:
 def test_layout_is_looked_at_again_when_it_changes(settings: Settings, tmp_path: Path) -> None:
     layout = write_layout(tmp_path / "layout", {"1": IMAGE})
     name = f"oci:{layout}:1"
-    assert images.fetch_image(name, settings).digest == IMAGE.digest
-    assert images.find_image(name, settings) is not None
-    assert images.find_image(name, replace(settings, pull="always")) is not None
+    assert fetch_image(name, settings).digest == IMAGE.digest
+    assert find_image(name, settings) is not None
+    assert find_image(name, replace(settings, pull="always")) is not None
     (layout / "index.json").unlink()  # not written over: within one tick of the clock
     write_layout(layout, {"1": OTHER})
-    assert images.find_image(name, settings) is None
-    assert images.fetch_image(name, settings).digest == OTHER.digest
+    assert find_image(name, settings) is None
+    assert fetch_image(name, settings).digest == OTHER.digest
 
 
 def test_cache_that_cannot_be_used(settings: Settings, tmp_path: Path) -> None:
     layout = write_layout(tmp_path / "layout", {"1": IMAGE})
     settings.cache_dir.write_text("a file")
     with pytest.raises(CacheError, match="cannot be written") as caught:
-        images.fetch_image(f"oci:{layout}:1", settings)
+        fetch_image(f"oci:{layout}:1", settings)
     assert "cache_dir" in caught.value.hint
     settings.cache_dir.unlink()
     (settings.cache_dir / "images").mkdir(parents=True)
     (settings.cache_dir / "images/tags").write_text("a file")
     with pytest.raises(CacheError, match="cannot be written"):
-        images.fetch_image(f"oci:{layout}:1", settings)
+        fetch_image(f"oci:{layout}:1", settings)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -268,21 +267,15 @@ def test_cache_that_cannot_be_used(settings: Settings, tmp_path: Path) -> None:
 def test_an_image_of_somebody_else_is_pulled_again(settings: Settings, place: str) -> None:
     image = pull(settings)
     os.chown(image.root.parent / place, 12345, 12345)
-    assert images.find_image(NAME, settings) is None
+    assert find_image(NAME, settings) is None
     assert pull(settings).root == image.root
     assert (image.root.parent / place).stat().st_uid == 0
-    assert images.find_image(NAME, settings) is not None
+    assert find_image(NAME, settings) is not None
 
 
 def test_never(settings: Settings) -> None:
     with pytest.raises(ImageError, match="`-pull never` is in effect"):
-        images.fetch_image(NAME, replace(settings, pull="never"))
-
-
-def test_kernels_text() -> None:
-    assert images.reference_text(ImageKernel(text="a/b:c")) == "a/b:c"
-    kernel = LayoutKernel(kind="oci", path=Path("/x"), tag="1")
-    assert images.reference_text(kernel) == "oci:/x:1"
+        fetch_image(NAME, replace(settings, pull="never"))
 
 
 def test_waiting_ends_with_the_other(settings: Settings) -> None:

@@ -32,7 +32,7 @@ def package(request: pytest.FixtureRequest) -> tuple[str, Path]:
 
 def test_a_package_becomes_something_to_boot(package: tuple[str, Path], tmp_path: Path) -> None:
     name, directory = package
-    files = boot.resolve_tree(directory, cache=tmp_path)
+    files = boot.resolve_kernel(directory, cache=tmp_path)
     assert files.pvh
     assert files.transport == ("virtiofs" if name == "cloud" else "9p")
     assert files.modules.missing == ()
@@ -52,7 +52,7 @@ def test_a_package_becomes_something_to_boot(package: tuple[str, Path], tmp_path
 
 def test_a_kernel_with_all_built_in(tmp_path: Path) -> None:
     kernel = builtin_kernel()
-    files = boot.resolve_file(kernel / "boot/vmlinuz", cache=tmp_path)
+    files = boot.resolve_kernel(kernel / "boot/vmlinuz", cache=tmp_path)
     assert files.pvh
     assert files.transport == "9p"
     assert files.modules.modules == ()

@@ -76,7 +76,7 @@ def test_parse_flags_refuses(words: str, message: str, hint: str) -> None:
 
 
 def test_each_row_is_a_field_and_has_its_own_names() -> None:
-    own = {"configured_kernel", "kernel_directory", "foreign_kernel"}
+    own = {"configured_kernel", "kernel_directories", "foreign_kernel"}
     own |= {"file", "user_file", "origins"}
     assert {row.key for row in SETTINGS} == set(Config._fields) - own
     names = [name for row in SETTINGS for name in row.flags]

@@ -36,7 +36,7 @@ _LIMIT = 240.0
 
 def unpacked(kernel: str) -> Path:
     """Return the directory of one of these packages, fetched if it is not there."""
-    reference = parse_kernel(kernel, directory=Path("/"))
+    reference = parse_kernel(kernel, directories=[Path("/")])
     assert isinstance(reference, AptKernel)
     cache = load_config({}, os.environ, "/").cache_dir
     found = apt.find_package(reference, cache=cache) or apt.fetch_package(reference, cache=cache)

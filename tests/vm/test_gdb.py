@@ -47,7 +47,7 @@ def need_debug(kernel: str) -> None:
 
 def have_debug(kernel: str) -> bool:
     cache = load_config({}, os.environ, "/").cache_dir
-    reference = parse_kernel(kernel, configured="", directory=Path("/"))
+    reference = parse_kernel(kernel, directories=[Path("/")])
     assert isinstance(reference, AptKernel)
     found = apt.find_package(reference, cache=cache, fresh=1e9)
     name = found.directory.name.replace("_", "-dbg_", 1) if found else "-"

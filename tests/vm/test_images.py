@@ -57,7 +57,7 @@ func TestKernel(t *testing.T) {
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    need("docker-registry", "depmod")
+    need("docker-registry")
     with docker_registry(tmp_path_factory.mktemp("registry")) as host:
         yield host
 

@@ -24,7 +24,7 @@ from vimto.kernel import boot
 from vimto.kernel.boot import KernelFiles
 from vimto.plan.agent import build_agent
 from vimto.plan.agent import check_go as check_go_version
-from vimto.plan.kernels import locate_kernel
+from vimto.plan.kernels import locate_kernel, wanted_kernel
 from vimto.process.spawn import SETPRIV
 from vimto.qemu import probe
 from vimto.qemu.find import find_qemu
@@ -219,9 +219,8 @@ def check_agent(config: Config) -> Iterable[Finding]:
 def check_kernel(config: Config) -> Iterable[Finding]:
     """Fetch the kernel if need be and look at what it has for the guest."""
     with contextlib.ExitStack() as stack:
-        place = locate_kernel(config, stack)
-        resolve = boot.resolve_tree if place.is_dir() else boot.resolve_file
-        files = resolve(place, cache=config.cache_dir)
+        place = locate_kernel(config, wanted_kernel(config), stack).place
+        files = boot.resolve_kernel(place, cache=config.cache_dir)
         yield from judge_kernel(files)
     if files.transport == "virtiofs" and not _find_virtiofsd():
         yield Finding(

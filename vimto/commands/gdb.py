@@ -26,8 +26,8 @@ from vimto.gdb.symbols import Symbols
 from vimto.go.args import parse_go
 from vimto.go.binary import build_test, list_test_packages, test_words
 from vimto.go.tool import check_target, go_env, writable_roots
-from vimto.kernel.reference import AptKernel, parse_kernel
-from vimto.plan.kernels import default_package, locate_kernel
+from vimto.kernel.reference import AptKernel
+from vimto.plan.kernels import FoundKernel, locate_kernel
 from vimto.plan.plan import Plan
 from vimto.plan.prepare import check_settings, prepare
 from vimto.process import proc
@@ -55,7 +55,7 @@ class Program:
 def run_gdb(config: Config, words: list[str]) -> int:
     """Run `vimto gdb-kernel WORDS` and return the status of the test or command."""
     options = parse_options(words)
-    check_settings(config)
+    reference = check_settings(config)
     if options.words[:1] != ("exec",) and shutil.which("go") is None:
         raise UsageError(
             "`go` is not installed or not on PATH", hint="`gdb-kernel exec` runs other programs"
@@ -73,7 +73,7 @@ def run_gdb(config: Config, words: list[str]) -> int:
             if options.listen:
                 trial.enter_context(listening(options.listen))
             trial.enter_context(forwarding(config))
-        found = _symbols(config, options, stack)
+        found = _symbols(config, options, locate_kernel(config, reference, stack))
         if not options.listen:
             _make_index(config, found)
         base = stack.enter_context(_private_directory())
@@ -95,12 +95,12 @@ def wait_for_gdb(config: Config) -> Iterator[tuple[Config, session.Stub]]:
     The configuration is `config` with a kernel for gdb; the stub's socket is there while the
     context lasts.
     """
-    check_settings(config)
+    reference = check_settings(config)
     config = without_kaslr(config)
     with contextlib.ExitStack() as stack:
-        place = locate_kernel(config, stack)
+        kernel = locate_kernel(config, reference, stack)
         found = symbols.find_symbols(
-            place, cache=config.cache_dir, package=_package(config, place), fetch=False
+            kernel.place, cache=config.cache_dir, package=_package(kernel), fetch=False
         )
         if config.vmlinux:
             found = symbols.use_vmlinux(Path(config.vmlinux), found)
@@ -146,13 +146,12 @@ def check_gdb() -> None:
         )
 
 
-def _symbols(config: Config, options: Options, stack: contextlib.ExitStack) -> Symbols:
-    place = locate_kernel(config, stack)
+def _symbols(config: Config, options: Options, kernel: FoundKernel) -> Symbols:
     vmlinux = options.vmlinux or config.vmlinux
     found = symbols.find_symbols(
-        place,
+        kernel.place,
         cache=config.cache_dir,
-        package=_package(config, place),
+        package=_package(kernel),
         fetch=options.fetch_debug and not vmlinux,
     )
     if vmlinux:
@@ -191,16 +190,9 @@ def _make_index(config: Config, found: Symbols) -> None:
         entry.make_once(path, make, waiting="another vimto has gdb index these symbols")
 
 
-def _package(config: Config, place: Path) -> AptKernel | None:
-    """Return the distribution's package that the kernel at `place` is from, if it is from one."""
-    if config.kernel:
-        reference = parse_kernel(
-            config.kernel, configured=config.configured_kernel, directory=config.kernel_directory
-        )
-        return reference if isinstance(reference, AptKernel) else None
-    if place.is_relative_to(config.cache_dir / "apt"):
-        return AptKernel(package=default_package())
-    return None
+def _package(kernel: FoundKernel) -> AptKernel | None:
+    """Return the distribution's package that a kernel is from, if it is from one."""
+    return kernel.reference if isinstance(kernel.reference, AptKernel) else None
 
 
 def _programs(options: Options, base: Path) -> Iterator[Program]:

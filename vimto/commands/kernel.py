@@ -11,15 +11,14 @@ from vimto import console, inventory
 from vimto.cache import verdicts
 from vimto.commands.catalog import unknown_command
 from vimto.config import Config
-from vimto.errors import CacheError, ImageError, UsageError
+from vimto.errors import CacheError, ImageError, KernelError, UsageError
 from vimto.inventory import Item, show_ago
 from vimto.kernel import boot
 from vimto.kernel.boot import KernelFiles
-from vimto.kernel.reference import ImageKernel, LayoutKernel, parse_kernel
+from vimto.kernel.reference import ImageReference, LayoutReference, RegistryReference, parse_image
 from vimto.oci.progress import show_bytes
-from vimto.oci.reference import parse_reference
-from vimto.oci.store import fetch_image, list_images, reference_text
-from vimto.plan.kernels import locate_kernel
+from vimto.oci.store import list_images
+from vimto.plan.kernels import locate_kernel, wanted_kernel
 from vimto.quoting import visible
 
 # A CI job that runs once a month still finds its kernel.
@@ -37,30 +36,32 @@ def run(config: Config, argv: list[str]) -> int:
 
 def pull_images(config: Config, names: Sequence[str]) -> None:
     """Fetch images, asking the registry whether or not they are here."""
-    asking = config._replace(pull="always")
-    for name in _named(config, names):
-        image = fetch_image(name, asking)
-        _say(f"{name} {image.digest} {show_bytes(image.size)}")
-
-
-def _named(config: Config, names: Sequence[str]) -> list[str]:
-    """Return what is meant by the words of a command, each with its registry and tag."""
     if not names and not config.kernel:
         raise UsageError("which image? none is configured")
-    pairs = [(name, _configured(config), Path.cwd()) for name in names]
-    pairs = pairs or [(config.kernel, config.configured_kernel, config.kernel_directory)]
-    images = []
-    for name, configured, directory in pairs:
-        kernel = parse_kernel(name, configured=configured, directory=directory)
-        if not isinstance(kernel, ImageKernel | LayoutKernel):
-            raise UsageError(f"`{name}` is a kernel, but no image")
-        images.append(str(parse_reference(reference_text(kernel))))
-    return images
+    from vimto.oci.pull import fetch_image  # it takes time to load
+
+    asking = config._replace(pull="always")
+    wanted = [_named(config, name) for name in names] or [config]
+    for reference in [_image(each) for each in wanted]:
+        image = fetch_image(reference, asking)
+        _say(f"{reference} {image.digest} {show_bytes(image.size)}")
 
 
-def _configured(config: Config) -> str:
-    """Return the reference whose tag `:tag` replaces in the words of a command."""
-    return config.configured_kernel if config.kernel.startswith(":") else config.kernel
+def _named(config: Config, name: str) -> Config:
+    """Return `config` with the kernel that an argument names."""
+    if not name:
+        raise UsageError("the kernel's name is empty")
+    if name.startswith(":"):  # another tag of what is configured
+        base = config.configured_kernel if config.kernel.startswith(":") else config.kernel
+        return config._replace(kernel=name, configured_kernel=base)
+    return config._replace(kernel=name, kernel_directories=(Path.cwd(),))
+
+
+def _image(config: Config) -> ImageReference:
+    kernel = wanted_kernel(config)
+    if not isinstance(kernel, RegistryReference | LayoutReference):
+        raise UsageError(f"`{config.kernel}` is a kernel, but not an image")
+    return kernel
 
 
 def show_list(config: Config, words: Sequence[str]) -> None:
@@ -86,21 +87,16 @@ def show_info(config: Config, words: Sequence[str]) -> None:
     """Print what a kernel is and has; fetches it if it is not here."""
     if len(words) > 1:
         raise UsageError("`vimto kernel info` describes one kernel at a time")
-    if words:
-        base = _configured(config)
-        config = config._replace(
-            kernel=words[0], configured_kernel=base, kernel_directory=Path.cwd()
-        )
+    config = _named(config, words[0]) if words else config
     with contextlib.ExitStack() as stack:
-        place = locate_kernel(config, stack)
+        place = locate_kernel(config, wanted_kernel(config), stack).place
         _say(f"place     {place}")
         for image, tags in list_images(config.cache_dir):
             if image.root == place:
                 _say(f"image     {', '.join(tag.reference for tag in tags) or image.reference}")
                 _say(f"digest    {image.digest}")
                 _say(f"size      {show_bytes(image.size)}")
-        resolve = boot.resolve_tree if place.is_dir() else boot.resolve_file
-        for line in describe_kernel(resolve(place, cache=config.cache_dir)):
+        for line in describe_kernel(boot.resolve_kernel(place, cache=config.cache_dir)):
             _say(line)
 
 
@@ -145,14 +141,33 @@ def _find(config: Config, items: list[Item], word: str) -> Item:
         return found[0]
     if found:
         raise UsageError(f"`{word}` is the start of {len(found)} names")
-    hint = "`vimto kernel ls` lists those that are"
-    if word.startswith(":") or not _NAMED.match(word):
-        name = str(parse_reference(word, configured=_configured(config)))
-        found = [item for item in items if name in item.names]
-        if found:
-            return found[0]
-        raise ImageError(f"the image `{name}` is not on this machine", hint=hint)
-    raise CacheError(f"there is no `{word}` in the cache", hint=hint)
+    return _find_image(config, items, word)
+
+
+def _find_image(config: Config, items: list[Item], word: str) -> Item:
+    """Return the image that `word` names in another way than `ls` does."""
+    missing = CacheError(f"there is no `{word}` in the cache", hint=_hint(word))
+    if not word or _NAMED.match(word):
+        raise missing
+    try:
+        meant = _named(config, word)
+        image = parse_image(
+            word,
+            configured=meant.configured_kernel,
+            directories=meant.kernel_directories,
+        )
+    except KernelError as exc:
+        raise exc if word.startswith(":") else missing from exc
+    for item in items:
+        if str(image) in item.names:
+            return item
+    raise ImageError(f"the image `{image}` is not on this machine", hint=_hint(word))
+
+
+def _hint(word: str) -> str:
+    if word in ("-all", "--all") or any(mark in word for mark in "*?"):
+        return "`vimto kernel prune -all` removes all that is not in use; `rm` takes whole names"
+    return "`vimto kernel ls` lists those that are"
 
 
 # Digests may be given in part, tags and versions may not.

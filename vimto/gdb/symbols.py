@@ -45,8 +45,7 @@ def find_symbols(place: Path, *, cache: Path, package: AptKernel | None, fetch: 
     With `fetch` the debug information of a `package` is downloaded (hundreds of megabytes);
     without, only what an earlier run fetched is used.
     """
-    resolve = boot.resolve_tree if place.is_dir() else boot.resolve_file
-    files = resolve(place, cache=cache)
+    files = boot.resolve_kernel(place, cache=cache)
     release = files.release
     root = place if place.is_dir() else _root_of(place)
     modules = _find_first(root, ("usr/lib/modules/{v}", "lib/modules/{v}"), release)

@@ -92,11 +92,19 @@ _DEBUG = (
 )
 
 
-def resolve_file(path: Path, *, cache: Path) -> KernelFiles:
-    """Resolve a kernel image; its modules are those of the tree that it lies in, if any.
+def resolve_kernel(place: Path, *, cache: Path) -> KernelFiles:
+    """Return the files of the kernel at `place`, an image or a directory that has one.
 
-    Raises `KernelError` for a file that cannot be read, is no kernel, or lacks a driver.
+    An image's modules are those of the tree that it lies in, if any. A directory is an image's or
+    package's file system, or a kernel build tree; links in it are followed inside it;
+    `boot/vmlinux` wins over `boot/vmlinuz`; of several kernels whose names carry a version the
+    newest wins. Raises `KernelError` for what cannot be read, is not a kernel or lacks a driver,
+    and for a directory without a kernel, or with several of which none is the one.
     """
+    return _resolve_tree(place, cache) if os.path.isdir(place) else _resolve_file(place, cache)
+
+
+def _resolve_file(path: Path, cache: Path) -> KernelFiles:
     image = Path(os.path.realpath(path))
     release = bzimage.read_release(image)
     for root in _roots_above(image):
@@ -115,13 +123,7 @@ def resolve_file(path: Path, *, cache: Path) -> KernelFiles:
     return _resolve(located, cache)
 
 
-def resolve_tree(root: Path, *, cache: Path) -> KernelFiles:
-    """Resolve a directory: an image's or package's file system, or a kernel build tree.
-
-    Links in it are followed inside it. `boot/vmlinux` wins over `boot/vmlinuz`; of several
-    kernels whose names carry a version the newest wins. Raises `KernelError` as `resolve_file`
-    does, and for a directory without a kernel, or with several of which none is the one.
-    """
+def _resolve_tree(root: Path, cache: Path) -> KernelFiles:
     root = Path(os.path.realpath(root))
     if is_build_tree(root):
         image = _first(root, _BUILT_IMAGES, "")
@@ -176,25 +178,22 @@ def _resolve_shelf(root: Path, cache: Path) -> KernelFiles:
             f" {', '.join(place.name for place in found)}",
             hint=f"name one of them, as in `-kernel {shlex.quote(str(found[-1]))}`",
         )
-    files = resolve_tree(found[0], cache=cache)
+    files = _resolve_tree(found[0], cache)
     watched = [place for name in ("", _SHELF) if (place := tree.find_inside(root, name))]
     return replace(files, sources=(*files.sources, *watched))
 
 
-def resolve_host(*, cache: Path) -> KernelFiles:
-    """Resolve the running kernel, or the newest installed one where its file is gone.
-
-    Raises `KernelError` as `resolve_file` does, and where no kernel is installed.
-    """
-    path = find_host_kernel()
-    if path is None:
-        for path in host_kernels():
-            bzimage.read_head(path)  # raises, and says how to make it readable
-        raise KernelError(
-            "this machine has no kernel installed",
-            hint="`-kernel apt:linux-image-amd64` downloads Debian's without installing it",
-        )
-    return resolve_file(path, cache=cache)
+def no_host_kernel() -> KernelError:
+    """Return the error for a host without a kernel that can be read, and what would help."""
+    for path in host_kernels():
+        try:
+            bzimage.read_head(path)
+        except KernelError as exc:  # says how to make it readable
+            return exc
+    return KernelError(
+        "this machine has no kernel installed",
+        hint="`-kernel apt:linux-image-amd64` downloads Debian's without installing it",
+    )
 
 
 def find_host_kernel() -> Path | None:

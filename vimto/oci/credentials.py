@@ -16,7 +16,7 @@ from typing import Any
 from vimto import console
 from vimto.errors import CommandError, ImageError
 from vimto.files import read_file
-from vimto.oci.reference import RegistryReference
+from vimto.kernel.reference import RegistryReference
 
 # The key under which Docker keeps the credentials of docker.io.
 _DOCKER_SERVER = "https://index.docker.io/v1/"

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 from vimto.errors import ImageError, KernelError
 from vimto.files import open_file
+from vimto.kernel.reference import LayoutReference, is_digest
 from vimto.kernel.tree import find_inside
 from vimto.oci.manifest import MANIFEST_LIMIT, Descriptor, digest_of, parse_json
-from vimto.oci.reference import LayoutReference, want_digest
 from vimto.oci.tar import Kind, TarReader
 from vimto.oci.unpack import LayerStream
 
@@ -210,7 +210,7 @@ class OCILayout:
         names: dict[str, list[str]] = {}
         items = index.get("manifests")
         for item in items if isinstance(items, list) else []:
-            if not isinstance(item, dict) or not want_digest(str(item.get("digest"))):
+            if not isinstance(item, dict) or not is_digest(str(item.get("digest"))):
                 raise ImageError(f"the index of {what} is malformed")
             notes = item.get("annotations")
             name = str(notes.get(_REF_NAME, "")) if isinstance(notes, dict) else ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vimto.errors import ImageError
-from vimto.oci.reference import want_digest
+from vimto.kernel.reference import is_digest
 
 # The limit that the distribution specification asks registries to accept.
 MANIFEST_LIMIT = 4 << 20
@@ -171,7 +171,7 @@ def _parse_descriptor(value: Any, what: str) -> Descriptor:
     if not isinstance(value, dict):
         raise ImageError(f"{what} has a malformed descriptor")
     kind, digest, size = value.get("mediaType", ""), value.get("digest"), value.get("size")
-    if not isinstance(digest, str) or not want_digest(digest):
+    if not isinstance(digest, str) or not is_digest(digest):
         raise ImageError(f"{what} has the malformed digest `{str(digest)[:80]}`")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         raise ImageError(f"{what} has the malformed size `{str(size)[:80]}`")

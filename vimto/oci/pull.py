@@ -12,6 +12,7 @@ from typing import Protocol
 from vimto import console
 from vimto.cache.entry import delete, remove
 from vimto.errors import ImageError
+from vimto.kernel.reference import ImageReference, LayoutReference, RegistryReference
 from vimto.oci.manifest import (
     Descriptor,
     Index,
@@ -23,7 +24,6 @@ from vimto.oci.manifest import (
     parse_manifest,
 )
 from vimto.oci.progress import PullProgress, show_bytes
-from vimto.oci.reference import LayoutReference, Reference, RegistryReference
 from vimto.oci.store import Image, Settings, Store, Tag, find_known, layout_signature, sweep
 from vimto.oci.unpack import Unpacker
 
@@ -39,8 +39,12 @@ class Source(Protocol):
     def blob(self, blob: Descriptor, into: Path, progress: Callable[[int], None], /) -> Path: ...
 
 
-def pull_image(reference: Reference, config: Settings) -> Image:
-    """Return the image that `reference` means; see `store.fetch_image` for the contract."""
+def fetch_image(reference: ImageReference, config: Settings) -> Image:
+    """Return the image that `reference` means, asking its registry and pulling it as need be.
+
+    However many processes ask at once, one pulls. An image that is here serves when the registry
+    cannot be reached, with a warning. Raises `ImageError`.
+    """
     store = Store(config.cache_dir)
     try:
         return _pull_once(reference, config, store)
@@ -51,7 +55,7 @@ def pull_image(reference: Reference, config: Settings) -> Image:
         ) from exc
 
 
-def _pull_once(reference: Reference, config: Settings, store: Store) -> Image:
+def _pull_once(reference: ImageReference, config: Settings, store: Store) -> Image:
     asked = time.time()
     with store.locked(store.key(reference), f"another vimto pulls `{reference}`"):
         always = config.pull == "always" and isinstance(reference, RegistryReference)
@@ -109,7 +113,7 @@ class _Pull:
 
     def __init__(
         self,
-        reference: Reference,
+        reference: ImageReference,
         source: Source,
         config: Settings,
         store: Store,

@@ -23,9 +23,9 @@ from oras.auth.utils import parse_auth_header
 
 from vimto import console
 from vimto.errors import ImageError
+from vimto.kernel.reference import RegistryReference
 from vimto.oci.credentials import Credentials, find_credentials
 from vimto.oci.manifest import ACCEPT, MANIFEST_LIMIT, Descriptor, digest_of, parse_json
-from vimto.oci.reference import RegistryReference
 from vimto.oci.session import (
     BROKEN,
     Pace,

@@ -13,7 +13,6 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from vimto.errors import ImageError
-from vimto.oci.reference import have_loopback
 from vimto.values import whole_number
 
 # What a broken connection looks like; anything else is not worth another attempt.
@@ -91,7 +90,7 @@ class Session(requests.Session):
     ):
         """As in requests, but no proxy stands between us and ourselves."""
         settings = super().merge_environment_settings(url, proxies, stream, verify, cert)
-        if have_loopback(urlsplit(url).netloc):
+        if is_loopback(urlsplit(url).netloc):
             settings["proxies"] = {}
         return settings
 
@@ -133,7 +132,18 @@ def read_some(response: requests.Response, size: int) -> bytes:
 
 def have_plain_http(host: str, insecure: tuple[str, ...]) -> bool:
     """Say whether `host`, with or without a port, may be asked over plain http."""
-    return have_loopback(host) or host in insecure or host.rpartition(":")[0] in insecure
+    return is_loopback(host) or host in insecure or host.rpartition(":")[0] in insecure
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether `host`, with or without a port, is this machine and nothing but it."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0] == "::1"
+    name = host.rpartition(":")[0] if host.count(":") == 1 else host
+    if name in ("localhost", "::1") or name.endswith(".localhost"):
+        return True
+    parts = name.split(".")
+    return len(parts) == 4 and parts[0] == "127" and all(part.isdigit() for part in parts)
 
 
 def find_certificates(environ: Mapping[str, str]) -> str | bool:

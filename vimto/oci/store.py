@@ -22,9 +22,8 @@ from typing import Protocol
 from vimto.cache import entry
 from vimto.cache.digest import Table
 from vimto.errors import ImageError
-from vimto.kernel.reference import ImageKernel, LayoutKernel
+from vimto.kernel.reference import ImageReference, LayoutReference, is_digest
 from vimto.oci.manifest import host_platform
-from vimto.oci.reference import LayoutReference, Reference, parse_reference, want_digest
 
 _FORMAT = 1
 
@@ -81,7 +80,7 @@ class Store:
 
     def entry(self, digest: str) -> Path:
         """Return the directory of the image with `digest`."""
-        assert want_digest(digest), digest
+        assert is_digest(digest), digest
         return self.path / digest.removeprefix("sha256:")
 
     def find(self, digest: str) -> Image | None:
@@ -111,16 +110,16 @@ class Store:
         value = {"format": _FORMAT, "reference": reference, "size": size, "pulled": time.time()}
         (made / "image.json").write_text(json.dumps(value), "utf-8")
 
-    def key(self, reference: Reference) -> str:
+    def key(self, reference: ImageReference) -> str:
         """Return the name of a reference's tag and of its lock."""
         text = f"{host_platform()} {reference}"
         return "tag-" + hashlib.sha256(os.fsencode(text)).hexdigest()[:40]
 
-    def read_tag(self, reference: Reference) -> Tag | None:
+    def read_tag(self, reference: ImageReference) -> Tag | None:
         """Return what `reference` was found to mean, however long ago."""
         return _read_tag(self.path / "tags" / f"{self.key(reference)}.json")
 
-    def write_tag(self, reference: Reference, tag: Tag) -> None:
+    def write_tag(self, reference: ImageReference, tag: Tag) -> None:
         """Remember what `reference` means."""
         with entry.new_file(self.path / "tags" / f"{self.key(reference)}.json") as temporary:
             temporary.write_text(json.dumps(vars(tag)), "utf-8", "surrogateescape")
@@ -153,30 +152,21 @@ def _read_tag(path: Path) -> Tag | None:
         tag = Tag(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
-    return tag if want_digest(tag.digest) else None
+    return tag if is_digest(tag.digest) else None
 
 
-def reference_text(kernel: ImageKernel | LayoutKernel) -> str:
-    """Return the text of a kernel that is an image, for `find_image` and `fetch_image`."""
-    if isinstance(kernel, ImageKernel):
-        return kernel.text
-    return str(LayoutReference(kind=kernel.kind, path=kernel.path, tag=kernel.tag))
-
-
-def find_image(text: str, config: Settings) -> Image | None:
-    """Return the image that `text` means if it is here and needs no asking, else None.
+def find_image(reference: ImageReference, config: Settings) -> Image | None:
+    """Return the image that `reference` means if it is here and needs no asking, else None.
 
     A tag needs asking with `-pull always`, and once it is older than `pull_fresh`; a digest
-    never does. A layout on disk counts as long as its file is the same. Raises `UsageError` for
-    a text that is no reference.
+    never does. A layout on disk counts as long as its file is the same.
     """
-    reference = parse_reference(text)
     if config.pull == "always" and not isinstance(reference, LayoutReference):
         return None
     return find_known(reference, config, not_before=time.time() - config.pull_fresh)
 
 
-def find_known(reference: Reference, config: Settings, *, not_before: float) -> Image | None:
+def find_known(reference: ImageReference, config: Settings, *, not_before: float) -> Image | None:
     """Return the image of a reference that was resolved after `not_before`."""
     store = Store(config.cache_dir)
     tag = store.read_tag(reference)
@@ -198,18 +188,6 @@ def layout_signature(reference: LayoutReference, config: Settings) -> str:
         return Table(config.cache_dir).digest(path)
     except OSError:
         return ""
-
-
-def fetch_image(text: str, config: Settings) -> Image:
-    """Return the image that `text` means, asking its registry and pulling it as need be.
-
-    However many processes ask at once, one pulls. An image that is here serves when the registry
-    cannot be reached, with a warning. Raises `ImageError`, or `UsageError` for a text that is no
-    reference.
-    """
-    from vimto.oci import pull
-
-    return pull.pull_image(parse_reference(text), config)
 
 
 @contextmanager
@@ -239,7 +217,7 @@ def list_images(cache_dir: Path) -> list[tuple[Image, list[Tag]]]:
     images = []
     for path in store.path.iterdir() if store.path.is_dir() else ():
         digest = f"sha256:{path.name}"
-        image = store.find(digest) if want_digest(digest) else None
+        image = store.find(digest) if is_digest(digest) else None
         if image is not None:
             images.append((image, tags.get(digest, [])))
     return sorted(images, key=lambda pair: -pair[0].used)

@@ -1,6 +1,8 @@
 """From the kernel's name in the configuration to the exact files that boot.
 
-    locate    name -> a file or directory on this host, fetched if need be
+    wanted    the configuration -> a reference, parsed once
+    find      reference -> a file or directory on this host, if it is here
+    fetch     reference -> the same, downloaded
     resolve   file or directory -> what QEMU loads, remembered for as long as nothing changes
 
 Resolving reads a dozen files. What came of it is kept together with the identity of every file
@@ -26,8 +28,10 @@ from vimto.kernel.reference import (
     DirectoryKernel,
     FileKernel,
     HostKernel,
-    ImageKernel,
-    LayoutKernel,
+    ImageReference,
+    KernelReference,
+    LayoutReference,
+    RegistryReference,
     parse_kernel,
 )
 from vimto.plan.agent import Agent, build_agent, find_agent, source_directory
@@ -52,6 +56,27 @@ def default_package() -> str:
     return "linux-image-generic" if "ubuntu" in names else "linux-image-amd64"
 
 
+def wanted_kernel(config: Config) -> KernelReference | None:
+    """Return what the configuration calls the kernel, None where it says nothing.
+
+    Raises `KernelError` for what means nothing, and for a path without a file.
+    """
+    if not config.kernel:
+        return None
+    return parse_kernel(
+        config.kernel,
+        configured=config.configured_kernel,
+        directories=config.kernel_directories,
+    )
+
+
+class FoundKernel(NamedTuple):
+    """A kernel's file or directory on this host, and the reference that led there."""
+
+    reference: KernelReference
+    place: Path
+
+
 class BootParts(NamedTuple):
     """What there is to boot: paths as text, so that it can be remembered.
 
@@ -66,20 +91,22 @@ class BootParts(NamedTuple):
     name: str
 
 
-def resolve_kernel(config: Config, stack: contextlib.ExitStack) -> BootParts:
+def resolve_kernel(
+    config: Config, reference: KernelReference | None, stack: contextlib.ExitStack
+) -> BootParts:
     """Return what to boot, fetching the kernel and building the guest program if need be.
 
-    What of it is in the cache is held there until `stack` closes. Raises `KernelError`,
-    `ImageError`, `AgentError` or `CacheError`.
+    `reference` is what `wanted_kernel` returned. What of it is in the cache is held there until
+    `stack` closes. Raises `KernelError`, `ImageError`, `AgentError` or `CacheError`.
     """
     # Without a guest program there is no use for a kernel that takes long to fetch.
-    place = locate_kernel(config, stack, lambda: _guest_program(config.cache_dir))
+    place = locate_kernel(config, reference, stack, lambda: _guest_program(config.cache_dir)).place
     remembered = _memory(config.cache_dir, place)
     parts = _recall(remembered)
     while parts is None or not _hold(config.cache_dir, [parts.kernel, parts.initrd], stack):
         parts, sources, agent = _resolve(place, config.cache_dir)
         _remember(remembered, parts, sources, [parts.kernel, parts.initrd, agent, str(place)])
-    if not config.kernel:
+    if reference is None:
         console.note(f"{_short(parts)} runs; `kernel` in .vimto.toml chooses, and ends this line")
     return parts
 
@@ -90,41 +117,92 @@ def _short(parts: BootParts) -> str:
 
 def locate_kernel(
     config: Config,
+    reference: KernelReference | None,
     stack: contextlib.ExitStack,
     before_fetch: Callable[[], object] = lambda: None,
-) -> Path:
-    """Return the kernel's file or directory on this host; `before_fetch` may stop a download."""
-    if not config.kernel:
-        return _locate_default(config, stack, before_fetch)
-    reference = parse_kernel(
-        config.kernel, configured=config.configured_kernel, directory=config.kernel_directory
+) -> FoundKernel:
+    """Return where the kernel `reference` is on this host; `before_fetch` may stop a download.
+
+    None stands for what vimto chooses: the host's kernel, else its distribution's package. What of
+    it is in the cache is held there until `stack` closes.
+    """
+    chosen = reference or _choose_kernel()
+    place = _find(chosen, config, stack)
+    if place is None:
+        before_fetch()
+        try:
+            place = _fetch(chosen, config, stack)
+        except KernelError as exc:
+            raise exc if reference else _nothing_chosen(exc) from exc
+    return FoundKernel(chosen, place)
+
+
+def _choose_kernel() -> KernelReference:
+    from vimto.kernel import boot
+
+    return HostKernel() if boot.find_host_kernel() else AptKernel(package=default_package())
+
+
+def _nothing_chosen(exc: KernelError) -> KernelError:
+    return KernelError(
+        "no kernel is configured, this host has none installed that can be read,"
+        f" and {exc.message}",
+        hint="name one with `-kernel`, or in `.vimto.toml`",
+        lines=exc.lines,
     )
+
+
+def _find(reference: KernelReference, config: Config, stack: contextlib.ExitStack) -> Path | None:
     match reference:
         case FileKernel(path=path) | DirectoryKernel(path=path):
             return path
         case HostKernel():
-            return _locate_host()
+            from vimto.kernel import boot
+
+            return boot.find_host_kernel()
         case AptKernel():
-            return locate_package(reference, config.cache_dir, stack, before_fetch)
-        case ImageKernel() | LayoutKernel():
-            from vimto.oci import store as images
+            from vimto.kernel import apt
 
-            text = images.reference_text(reference)
-            image = images.find_image(text, config)
-            if image is None:
-                before_fetch()
-                image = _fetch_image(text, config)
-            stack.enter_context(images.hold(image))
-            return image.root
+            package = apt.find_package(reference, cache=config.cache_dir)
+            if package and _hold(config.cache_dir, [str(package.directory)], stack):
+                return package.directory
+            return None
+        case RegistryReference() | LayoutReference():
+            from vimto.oci import store
+
+            image = store.find_image(reference, config)
+            return stack.enter_context(store.hold(image)).root if image else None
 
 
-def _fetch_image(text: str, config: Config) -> "Image":
-    from vimto.oci import store as images
+def _fetch(reference: KernelReference, config: Config, stack: contextlib.ExitStack) -> Path:
+    match reference:
+        case FileKernel(path=path) | DirectoryKernel(path=path):
+            return path
+        case HostKernel():
+            from vimto.kernel import boot
+
+            raise boot.no_host_kernel()
+        case AptKernel():
+            from vimto.kernel import apt
+
+            while True:  # somebody may remove it before it is held
+                package = apt.fetch_package(reference, cache=config.cache_dir)
+                if _hold(config.cache_dir, [str(package.directory)], stack):
+                    return package.directory
+        case RegistryReference() | LayoutReference():
+            from vimto.oci import store
+
+            return stack.enter_context(store.hold(_fetch_image(reference, config))).root
+
+
+def _fetch_image(reference: ImageReference, config: Config) -> "Image":
+    from vimto.oci.pull import fetch_image
 
     try:
-        return images.fetch_image(text, config)
+        return fetch_image(reference, config)
     except ImageError as exc:
-        if "/" in text:
+        text = config.kernel
+        if "/" in text or text.startswith(":"):
             raise
         raise ImageError(
             exc.message,
@@ -132,55 +210,6 @@ def _fetch_image(text: str, config: Config) -> "Image":
             hint=f"`{text}` was taken for an image's name; `:{text}` is a tag of the configured "
             f"image, `./{text}` a file; see `vimto help kernels`",
         ) from exc
-
-
-def _locate_host() -> Path:
-    from vimto.kernel import boot
-
-    found = boot.find_host_kernel()
-    if found is None:
-        boot.resolve_host(cache=Path("/nonexistent"))  # raises, with the reason
-        raise AssertionError("a kernel that is not there was resolved")
-    return found
-
-
-def _locate_default(
-    config: Config, stack: contextlib.ExitStack, before_fetch: Callable[[], object]
-) -> Path:
-    from vimto.kernel import boot
-
-    found = boot.find_host_kernel()
-    if found is not None:
-        return found
-    try:
-        reference = AptKernel(package=default_package())
-        return locate_package(reference, config.cache_dir, stack, before_fetch)
-    except KernelError as exc:
-        raise KernelError(
-            "no kernel is configured, this host has none installed that can be read,"
-            f" and {exc.message}",
-            hint="name one with `-kernel`, or in `.vimto.toml`",
-            lines=exc.lines,
-        ) from exc
-
-
-def locate_package(
-    reference: AptKernel,
-    cache: Path,
-    stack: contextlib.ExitStack,
-    before_fetch: Callable[[], object] = lambda: None,
-) -> Path:
-    """Return the directory of an unpacked package, downloading it if need be.
-
-    It is held in the cache until `stack` closes.
-    """
-    from vimto.kernel import apt
-
-    found = apt.find_package(reference, cache=cache)
-    while found is None or not _hold(cache, [str(found.directory)], stack):
-        before_fetch()
-        found = apt.fetch_package(reference, cache=cache)
-    return found.directory
 
 
 def _hold(cache: Path, paths: list[str], stack: contextlib.ExitStack) -> bool:
@@ -209,8 +238,7 @@ def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str], str]:
     from vimto.kernel import boot
     from vimto.plan.initramfs import build_initramfs
 
-    resolve = boot.resolve_tree if place.is_dir() else boot.resolve_file
-    files = resolve(place, cache=cache)
+    files = boot.resolve_kernel(place, cache=cache)
     agent = _guest_program(cache)
     initrd = build_initramfs(agent, files.modules, {**files.layer, **_programs()}, cache=cache)
     parts = BootParts(

@@ -13,7 +13,8 @@ from vimto.cache.place import needs_measuring
 from vimto.config import Config
 from vimto.errors import ConfigError
 from vimto.go.outside import find_outside
-from vimto.plan.kernels import BootParts, resolve_kernel
+from vimto.kernel.reference import KernelReference
+from vimto.plan.kernels import BootParts, resolve_kernel, wanted_kernel
 from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, Plan, Tier
 from vimto.plan.shares import Command, Share, refuse_cache
 from vimto.plan.users import find_homes, resolve_user
@@ -60,7 +61,7 @@ def prepare(
     better is not told each time. While the context lasts, the kernel's image is not removed from
     the cache.
     """
-    check_settings(config)
+    reference = check_settings(config)
     started = time.time() - 0.1  # files have the time of the clock's last tick
     shared = [*_configured_shares(config), *shares]
     refuse_cache([Share(*share) for share in shared], str(config.cache_dir))
@@ -73,7 +74,7 @@ def prepare(
     if accelerator.reason and config.accel == "auto":
         _tell_accelerator(accelerator, one_of_many=one_of_many)
     with contextlib.ExitStack() as stack:
-        parts = resolve_kernel(config, stack)
+        parts = resolve_kernel(config, reference, stack)
         directory = directory or os.getcwd()
         plan = _plan(config, qemu, accelerator, parts)._replace(
             shares=shared,
@@ -90,11 +91,16 @@ def prepare(
             keep_limit(config.cache_dir, *limits, since=started)
 
 
-def check_settings(config: Config) -> None:
-    """Raise `ConfigError` for what can be known to be wrong before anything is fetched."""
+def check_settings(config: Config) -> KernelReference | None:
+    """Return which kernel is wanted, None for none in particular.
+
+    Raises `ConfigError` or `KernelError` for what can be known to be wrong before anything is
+    fetched or started.
+    """
     resolve_user("root" if config.sudo else config.user)
     _sysctls(config)
     _configured_shares(config)
+    return wanted_kernel(config)
 
 
 def _tell_of_loss(plan: Plan, directory: str) -> None:
