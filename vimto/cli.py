@@ -5,10 +5,10 @@ import signal
 import sys
 from collections.abc import Callable
 
-from vimto import __version__, console
+from vimto import console
 from vimto.cache.place import choose_cache
 from vimto.commands import catalog
-from vimto.config import Config, load_config
+from vimto.config import load_config
 from vimto.errors import VIMTO_FAILED, UsageError, VimtoError, scarcity
 from vimto.go.args import is_go_word
 from vimto.settings import parse_flags
@@ -57,44 +57,76 @@ def run(argv: list[str], launch: Launch | None = None) -> int:
 def _dispatch(argv: list[str], launch: Launch | None) -> int:
     flags, words = parse_flags(argv)
     console.set_verbosity(flags.get("verbose", 0))
-    if launch and words[:1] != ["exec"]:
+    words = _say_help_as_command(words)
+    row, rest = _find_command(words)
+    if launch and not (row and row.launched):
         launch.close()
-    asked = _asked_for_help(words)
-    if asked is not None or not words:
-        console.show(catalog.help_text(asked or []))
-        return 0 if words else VIMTO_FAILED
-    if words[0] in ("version", "-version", "--version"):
-        if words[1:]:
-            raise UsageError(f"unexpected argument `{words[1]}`", hint=catalog.usage("version"))
-        console.show(f"vimto {__version__}\n")
-        return 0
-    row, command = _find_command(words, launch)
+        launch = None
+    if row and not row.configured:
+        return _load(row)(rest) or 0
+    if row and catalog.is_group(row):  # nothing to do is a mistake
+        console.show(catalog.help_text(row.name.split()))
+        return VIMTO_FAILED
     if row and row.flags_follow:
-        flags, rest = parse_flags(words[1:], flags, catalog.own_flags(row))
-        words = [words[0], *rest]
-        if (asked := _asked_for_help(words)) is not None:
-            console.show(catalog.help_text(asked))
+        flags, rest = parse_flags(rest, flags, catalog.own_flags(row))
+        if rest[:1] and rest[0] in catalog.HELP_FLAGS:
+            console.show(catalog.help_text(row.name.split()))
             return 0
     config = load_config(flags, os.environ, _working_directory())
     console.set_verbosity(config.verbose)
-    if words[0] != "config":
+    if row is None or row.name != "config":
         config = config._replace(cache_dir=choose_cache(config.cache_dir))
-    return command(config, words if row is None or row.named else words[1:])
+    if row is None:
+        from vimto.commands.exec import run_for_go
+
+        return run_for_go(config, rest)
+    return _load(row)(config, rest, *([launch] if row.launched else [])) or 0
 
 
-def _asked_for_help(words: list[str]) -> list[str] | None:
-    """Return the command whose help is asked for, an empty one for vimto's own, or None."""
-    if words[:1] == ["help"] or (words[:1] and words[0] in catalog.HELP_FLAGS):
-        return words[1:]
+def _say_help_as_command(words: list[str]) -> list[str]:
+    """Return `words`, but as the command `help` or `version` where they ask for that by a flag."""
+    if not words:
+        return words
+    if words[0] in catalog.HELP_FLAGS:
+        return ["help", *words[1:]]
+    if words[0] in ("-version", "--version"):
+        return ["version", *words[1:]]
     row = catalog.find_command(words)
-    count = row.name.count(" ") + 1 if row else 0
-    group = row is not None and bool(catalog.children(row.name)) and row.name != "go"
-    following = words[count : count + 1]
-    if row and following and following[0] in catalog.HELP_FLAGS:
-        return words[:count]
-    if group and (not following or following == ["help"]):  # `vimto kernel help pull`
-        return [*words[:count], *words[count + 1 :]]
-    return None
+    name = row.name.split() if row else []
+    after = words[len(name) : len(name) + 1]
+    if row and after and after[0] in catalog.HELP_FLAGS:
+        return ["help", *name]
+    if row and catalog.is_group(row) and after == ["help"]:  # `vimto kernel help pull`
+        return ["help", *name, *words[len(name) + 1 :]]
+    return words
+
+
+def _find_command(words: list[str]) -> tuple[catalog.Command | None, list[str]]:
+    """Return the row that `words` begin with, and what of them its function is to get.
+
+    None stands for the program that go's `-exec vimto` names. Raises `UsageError` for words that
+    name no command.
+    """
+    if not words:
+        return catalog.VIMTO, []
+    first = "go" if is_go_word(words[0]) else words[0]
+    row = catalog.find_command([first, *words[1:]], runs=True)
+    if row and catalog.is_group(row) and words[1:]:
+        raise catalog.unknown_command(words[:2])
+    if row:
+        return row, words if row.named else words[row.name.count(" ") + 1 :]
+    if os.sep in first:
+        return None, words
+    raise catalog.unknown_command([first])
+
+
+def _load(row: catalog.Command) -> Callable[..., int | None]:
+    """Return the function of a command, imported only now: `exec` must be quick."""
+    import importlib
+
+    module, _, name = row.run.partition(":")
+    function: Callable[..., int | None] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def _working_directory() -> str:
@@ -105,25 +137,3 @@ def _working_directory() -> str:
             f"the working directory cannot be used: {(exc.strerror or '').lower()}",
             hint="it may have been removed, or made anew: `cd` there again",
         ) from exc
-
-
-Run = Callable[[Config, list[str]], int]
-
-
-def _find_command(words: list[str], launch: Launch | None) -> tuple[catalog.Command | None, Run]:
-    """Return the command that `words` start with, imported only now: `exec` must be quick."""
-    word = words[0]
-    row = catalog.find_command(["go" if is_go_word(word) else word])
-    if row and row.run:
-        import importlib
-
-        module, _, name = row.run.partition(":")
-        function = getattr(importlib.import_module(module), name)
-        if row.name == "exec":
-            return row, lambda config, words: function(config, words, launch)
-        return row, function
-    if os.sep in word:  # go's `-exec vimto`
-        from vimto.commands.exec import run_for_go
-
-        return None, run_for_go
-    raise catalog.unknown_command([word])

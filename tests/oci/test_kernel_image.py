@@ -183,7 +183,7 @@ def test_commands(registry: str, unpacked: Path, tmp_path: Path, settings: Setti
     os.utime(image.root.parent / "image.json", (1, 1))
     assert f"removed {first}" in kernel(settings, "prune")
     assert "not on this machine" in kernel(settings, "rm", first, status=125)
-    assert "usage:" in kernel(settings)
+    assert "usage:" in kernel(settings, status=125)
     assert "has no command `bla`" in kernel(settings, "bla", status=125)
     assert "is a kernel, but not an image" in kernel(settings, "pull", "host", status=125)
     assert "none is configured" in kernel(settings, "pull", status=125)

@@ -34,6 +34,64 @@ def test_help_names_every_command_and_flag(capfd: pytest.CaptureFixture[str]) ->
     assert cli.run([]) == 125  # nothing to do is a mistake
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "shows"),
+    [
+        ([], 125, "usage: vimto [flags] command\n"),
+        (["kernel"], 125, "usage: vimto [flags] kernel pull|"),
+        (["kernel", "-h"], 0, "usage: vimto [flags] kernel pull|"),
+        (["kernel", "help"], 0, "usage: vimto [flags] kernel pull|"),
+        (["kernel", "help", "rm"], 0, "usage: vimto [flags] kernel rm NAME…"),
+        (["kernel", "rm", "--help"], 0, "usage: vimto [flags] kernel rm NAME…"),
+        (["help", "kernel", "rm"], 0, "usage: vimto [flags] kernel rm NAME…"),
+        (["exec", "-memory", "1G", "-h"], 0, "usage: vimto [flags] exec"),
+        (["go", "test", "-h"], 0, "usage: vimto [flags] go test"),
+        (["go1.22", "test", "-C"], 125, ""),
+        (["help", "kernels"], 0, "kernels: how a kernel is named"),
+    ],
+)
+def test_who_asks_for_help_gets_it(
+    capfd: pytest.CaptureFixture[str], words: list[str], status: int, shows: str
+) -> None:
+    assert cli.run(words) == status
+    assert capfd.readouterr().out.startswith(shows)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["kernel", "bla"], "`vimto kernel` has no command `bla`"),
+        (["kernel", "pul"], "did you mean `pull`?"),
+        (["kernels"], "`vimto` has no command `kernels`"),
+        (["kernel", "rm", ""], "an empty name names no entry"),
+        (["kernel", "rm", "-all"], "hint: `vimto kernel prune -all` removes all"),
+        (["kernel", "rm", "*"], "hint: `vimto kernel prune -all` removes all"),
+        (["kernel", "pull", ""], "the kernel's name is empty"),
+        (["kernel", "ls", "x"], "`ls` takes no arguments, and there is `x`"),
+        (["flush-cache", "x"], "`flush-cache` takes no arguments"),
+    ],
+)
+def test_mistakes_of_kernel(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    words: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setenv("VIMTO_CACHE_DIR", str(tmp_path / "cache"))
+    assert cli.run(words) == 125
+    out, err = capfd.readouterr()
+    assert said in err and out == ""
+
+
+@pytest.mark.parametrize("words", [["version"], ["completion", "bash"], ["manual"], ["help"]])
+def test_what_needs_no_configuration_reads_none(
+    monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setattr(cli, "load_config", None)
+    assert cli.run(words) == 0
+
+
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     for word in ("version", "-version", "--version"):
         assert cli.run([word]) == 0

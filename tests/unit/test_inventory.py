@@ -16,7 +16,7 @@ from vimto.cache import entry
 from vimto.cache.digest import local_directory
 from vimto.cache.place import KINDS, needs_measuring
 from vimto.cache.snapshots import new_snapshot
-from vimto.commands import kernel
+from vimto.commands import catalog, kernel
 from vimto.config import load_config
 from vimto.errors import VimtoError
 
@@ -71,7 +71,9 @@ def shown(cache: Path) -> list[str]:
 
 def vimto(cache: Path, *words: str) -> None:
     config = load_config({}, {"VIMTO_CACHE_DIR": str(cache)}, "/")
-    kernel.run(config, list(words))
+    row = catalog.find_command([words[0]]) or catalog.find_command(["kernel", words[0]])
+    assert row
+    getattr(kernel, row.run.partition(":")[2])(config, list(words[1:]))
 
 
 def test_all_kinds_are_listed(cache: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,9 +11,11 @@ HELP_FLAGS = ("-h", "-help", "--help")
 class Command(NamedTuple):
     """One row: what is typed, what it does, and where that is written.
 
-    `name` may have two words; its first part is then a row as well. `run` of a row of one word is
-    `module:function`, called with the configuration and the words after the name; "" where `cli`
-    answers itself. With `named` the function gets the name, too. With `flags_follow` vimto's own
+    `name` may have two words; its first part is then a row as well. `run` is `module:function`,
+    called with the configuration and the words after the name, which returns the status (None: 0);
+    "" for a row that is for help alone, or that only groups those below it. With `named` the
+    function gets the name, too; with `launched` the QEMU that was started in advance; without
+    `configured` the words alone, and no configuration is read. With `flags_follow` vimto's own
     flags may stand after the name. `flags` are the command's own, with what each does. `completes`
     is what follows: `files`, `commands` (programs), or nothing. An `alias` is listed nowhere, a
     `topic` is for `vimto help` alone.
@@ -25,6 +27,8 @@ class Command(NamedTuple):
     text: str = ""
     run: str = ""
     named: bool = False
+    launched: bool = False
+    configured: bool = True
     flags_follow: bool = False
     flags: tuple[tuple[str, str], ...] = ()
     completes: str = ""
@@ -62,7 +66,7 @@ COMMANDS: tuple[Command, ...] = (
         "It has the same directory, user and environment. What it writes below the repository and "
         "the working directory stays, all else is gone with the machine. On a terminal, Enter and "
         "`~.` end it whatever happens in it, as in ssh.",
-        run="vimto.commands.exec:run_exec", flags_follow=True, completes="commands",
+        run="vimto.commands.exec:run_exec", launched=True, flags_follow=True, completes="commands",
     ),
     Command(
         "shell", "[arguments]", "your shell in a machine, in this directory",
@@ -96,20 +100,35 @@ COMMANDS: tuple[Command, ...] = (
         "kernel", "pull|ls|info|rm|prune …", "pull, list, describe and remove kernels",
         "Without IMAGE or KERNEL, the configured one is meant. What a running machine uses is "
         "never removed.",
-        run="vimto.commands.kernel:run",
     ),
-    Command("kernel pull", "[IMAGE…]", "fetch images, or look for newer ones of their tags"),
-    Command("kernel ls", "", "list what is in the cache, of all kinds"),
-    Command("kernel list", "", "the same as `kernel ls`", alias=True),
-    Command("kernel info", "[KERNEL]", "describe a kernel: version, drivers, debug symbols"),
-    Command("kernel rm", "NAME…", "remove what `ls` lists, by name or start of a digest"),
+    Command(
+        "kernel pull", "[IMAGE…]", "fetch images, or look for newer ones of their tags",
+        run="vimto.commands.kernel:pull_images",
+    ),
+    Command(
+        "kernel ls", "", "list what is in the cache, of all kinds",
+        run="vimto.commands.kernel:show_list",
+    ),
+    Command(
+        "kernel list", "", "the same as `kernel ls`",
+        run="vimto.commands.kernel:show_list", alias=True,
+    ),
+    Command(
+        "kernel info", "[KERNEL]", "describe a kernel: version, drivers, debug symbols",
+        run="vimto.commands.kernel:show_info",
+    ),
+    Command(
+        "kernel rm", "NAME…", "remove what `ls` lists, by name or start of a digest",
+        run="vimto.commands.kernel:remove_items",
+    ),
     Command(
         "kernel prune", "[-all]", "remove what was not used for 30 days, or everything",
+        run="vimto.commands.kernel:prune",
         flags=(("-all", "remove all that is not in use"),),
     ),
     Command(
         "flush-cache", "", "the same as `kernel prune -all`",
-        run="vimto.commands.kernel:run", named=True, alias=True,
+        run="vimto.commands.kernel:flush_cache", alias=True,
     ),
     Command(
         "config", "[-json | -markdown]", "every setting, its value, and where it came from",
@@ -132,14 +151,20 @@ COMMANDS: tuple[Command, ...] = (
         "completion", "bash|zsh|fish", "what makes a shell complete vimto's command line",
         "As in `vimto completion bash >~/.local/share/bash-completion/completions/vimto`. Where "
         "vimto was installed for the whole system, its shells have it already.",
-        run="vimto.commands.manual:print_completion",
+        run="vimto.commands.manual:print_completion", configured=False,
     ),
     Command(
         "manual", "", "the manual page, for man(1)", "As in `vimto manual | man -l -`.",
-        run="vimto.commands.manual:print_manual",
+        run="vimto.commands.manual:print_manual", configured=False,
     ),
-    Command("version", "", "the version of vimto"),
-    Command("help", "[command]", "this text, or that of one command"),
+    Command(
+        "version", "", "the version of vimto",
+        run="vimto.commands.manual:print_version", configured=False,
+    ),
+    Command(
+        "help", "[command]", "this text, or that of one command",
+        run="vimto.commands.manual:print_help", configured=False,
+    ),
     Command(
         "kernels", "", "how a kernel is named, for `-kernel` and `kernel` in .vimto.toml",
         "`/path/bzImage`, `./vmlinux`, `~/linux`: a file, or a directory with a kernel in it; "
@@ -167,14 +192,26 @@ flags:
 _GO_VERBS = ("test", "run", "build", "vet", "generate", "install", "mod")
 
 
-def find_command(words: list[str]) -> Command | None:
-    """Return the row that `words` begin with, the longest one."""
+# What `vimto` alone is: the group of all.
+VIMTO = Command("", "", "")
+
+
+def find_command(words: list[str], *, runs: bool = False) -> Command | None:
+    """Return the row that `words` begin with, the longest one.
+
+    With `runs` it is one that can be run, or a group.
+    """
     for count in (2, 1):
         name = " ".join(words[:count])
         for row in COMMANDS:
-            if row.name == name and len(words) >= count:
+            if row.name == name and len(words) >= count and (not runs or row.run or is_group(row)):
                 return row
     return None
+
+
+def is_group(row: Command) -> bool:
+    """Say whether `row` does nothing but group the rows below it."""
+    return not row.run and bool(children(row.name))
 
 
 def own_flags(row: Command) -> tuple[str, ...]:

@@ -4,12 +4,11 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vimto import console, inventory
 from vimto.cache import verdicts
-from vimto.commands.catalog import unknown_command
 from vimto.config import Config
 from vimto.errors import CacheError, ImageError, KernelError, UsageError
 from vimto.inventory import Item, show_ago
@@ -23,15 +22,6 @@ from vimto.quoting import visible
 
 # A CI job that runs once a month still finds its kernel.
 _KEPT = 30 * 86400
-
-
-def run(config: Config, argv: list[str]) -> int:
-    """Carry out the words after `kernel`, or `flush-cache`, and return 0."""
-    command = _COMMANDS.get(argv[0])
-    if command is None:
-        raise unknown_command(["kernel", argv[0]])
-    command(config, argv[1:])
-    return 0
 
 
 def pull_images(config: Config, names: Sequence[str]) -> None:
@@ -133,6 +123,10 @@ def _why_kept(item: Item) -> str:
 
 def _find(config: Config, items: list[Item], word: str) -> Item:
     """Return the entry that `word` names: wholly, or by at least six digits of its digest."""
+    if not word:
+        raise UsageError("an empty name names no entry", hint=_hint(word))
+    if word.startswith("-"):
+        raise UsageError(f"`vimto kernel rm` does not know the flag `{word}`", hint=_hint(word))
     found = [item for item in items if word in item.names]
     if not found and _DIGITS.fullmatch(word):
         start = word.removeprefix("sha256:")
@@ -147,7 +141,7 @@ def _find(config: Config, items: list[Item], word: str) -> Item:
 def _find_image(config: Config, items: list[Item], word: str) -> Item:
     """Return the image that `word` names in another way than `ls` does."""
     missing = CacheError(f"there is no `{word}` in the cache", hint=_hint(word))
-    if not word or _NAMED.match(word):
+    if _NAMED.match(word):
         raise missing
     try:
         meant = _named(config, word)
@@ -208,17 +202,6 @@ def flush_cache(config: Config, words: Sequence[str]) -> None:
     """Remove everything from the cache that is not in use."""
     _no_words("flush-cache", words)
     prune(config, ["-all"])
-
-
-_COMMANDS: dict[str, Callable[[Config, Sequence[str]], None]] = {
-    "pull": pull_images,
-    "ls": show_list,
-    "list": show_list,
-    "info": show_info,
-    "rm": remove_items,
-    "prune": prune,
-    "flush-cache": flush_cache,
-}
 
 
 def _no_words(command: str, words: Sequence[str]) -> None:

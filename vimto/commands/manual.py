@@ -6,14 +6,27 @@ compares.
 
 from collections.abc import Callable
 
-from vimto import console
-from vimto.commands.catalog import COMMANDS, Command, children, usage
-from vimto.config import Config
+from vimto import __version__, console
+from vimto.commands.catalog import COMMANDS, Command, children, help_text, usage
 from vimto.errors import UsageError
 from vimto.settings import SETTINGS, Setting
 
 
-def print_completion(_config: Config, words: list[str]) -> int:
+def print_help(words: list[str]) -> int:
+    """Print the help of the command that `words` name, or vimto's own, and return 0."""
+    console.show(help_text(words))
+    return 0
+
+
+def print_version(words: list[str]) -> int:
+    """Print the version and return 0."""
+    if words:
+        raise UsageError(f"unexpected argument `{words[0]}`", hint=usage("version"))
+    console.show(f"vimto {__version__}\n")
+    return 0
+
+
+def print_completion(words: list[str]) -> int:
     """Print the completion of the shell that `words` name and return 0."""
     if len(words) != 1 or words[0] not in SHELLS:
         raise UsageError("which shell? `bash`, `zsh` or `fish`", hint=usage("completion"))
@@ -21,7 +34,7 @@ def print_completion(_config: Config, words: list[str]) -> int:
     return 0
 
 
-def print_manual(_config: Config, words: list[str]) -> int:
+def print_manual(words: list[str]) -> int:
     """Print the manual page and return 0."""
     if words:
         raise UsageError(f"unexpected argument `{words[0]}`", hint=usage("manual"))
