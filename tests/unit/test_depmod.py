@@ -4,11 +4,13 @@ import shutil
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import kernel_parts as parts
 import pytest
 
 from tests.conftest import need
+from vimto.cache import entry
 from vimto.kernel import depmod, modules, trie
 
 INFO = {
@@ -117,6 +119,25 @@ def test_it_is_made_once_and_again_for_other_contents(
     write_module(path, "jbd2,mb-cache", "alias=fs-ext4", "softdep=post: y")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert depmod.read_index(directory, cache=cache).place != first.place
+
+
+def test_nobody_needs_the_entry_any_more_once_it_is_read(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where somebody prunes the cache just after it was made."""
+    make_index, made = depmod._make_index, []
+
+    def make_and_lose(*arguments: Any) -> Path:
+        made.append(make_index(*arguments))
+        if len(made) == 1:
+            assert entry.remove(made[0])
+        return made[-1]
+
+    monkeypatch.setattr(depmod, "_make_index", make_and_lose)
+    index = depmod.read_index(directory, cache=tmp_path / "cache")
+    assert len(made) == 2
+    assert entry.remove(index.place)
+    assert b"ext4" in depmod.guest_files(index, None)["modules.dep"]
 
 
 def test_updates_come_before_the_kernels_own(directory: Path, tmp_path: Path) -> None:

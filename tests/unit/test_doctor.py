@@ -34,6 +34,7 @@ def files(**changes: object) -> KernelFiles:
         vmlinux=Path("/k/vmlinux"),
         config={f"CONFIG_{name}": "y" for name in doctor._OPTIONS},
         sources=(),
+        entries=(),
         description="Linux 6.1.0 (`/k`)",
     )
     return dataclasses.replace(whole, **changes)  # type: ignore[arg-type]

@@ -1,8 +1,10 @@
 """From a kernel's name to what boots: the choices that need no kernel."""
 
 import contextlib
+import json
 import platform
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -120,3 +122,36 @@ def test_the_guest_has_a_modprobe_where_the_host_has_none(
     (tmp_path / "modprobe").touch()
     assert kernels._programs() == {}
     assert kernels._memory(tmp_path, tmp_path) != without
+
+
+def test_what_a_kernel_was_made_of_is_named_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that whoever prunes the cache knows when it was used: the modules' index, too."""
+    cache = tmp_path / "cache"
+    (cache / "vmlinux").mkdir(parents=True)
+    kernel = tmp_path / "bzImage"
+    kernel.write_bytes(b"")
+    index = cache / "modules/x"
+    found = SimpleNamespace(
+        kernel=kernel,
+        release="",
+        modules=None,
+        layer={},
+        image_root=None,
+        transport="9p",
+        description="",
+        sources=(),
+        entries=(index,),
+    )
+    monkeypatch.setattr("vimto.kernel.boot.resolve_kernel", lambda _place, cache: found)
+    monkeypatch.setattr("vimto.plan.initramfs.build_initramfs", lambda *_parts, cache: kernel)
+    monkeypatch.setattr(kernels, "_guest_program", lambda _cache: SimpleNamespace(path="guest"))
+    config = configured(tmp_path, "-kernel", str(kernel))
+    with contextlib.ExitStack() as stack:
+        kernels.resolve_kernel(config, kernels.wanted_kernel(config), stack)
+    (remembered,) = cache.glob("local/*/resolved/*.json")
+    value = json.loads(remembered.read_text())
+    assert str(index) in value["entries"]
+    guest = source_directory()
+    assert {str(guest / "main.go"), str(guest / "internal/run/session.go")} <= set(value["sources"])

@@ -28,7 +28,7 @@ class KernelFiles:
     one. `layer` lies over that: contents of files, or where a link leads, by places below the
     guest's root. `module_count` modules can be loaded. `vmlinux` has debug information. `config`
     is {"CONFIG_X": "y"}, {} where unknown. While no file of `sources` changes, resolving again
-    would give the same.
+    would give the same. `entries` of the cache are what all this was made of.
     """
 
     kernel: Path
@@ -42,6 +42,7 @@ class KernelFiles:
     vmlinux: Path | None
     config: Mapping[str, str] = field(repr=False)
     sources: tuple[Path, ...] = field(repr=False)
+    entries: tuple[Path, ...] = field(repr=False)
     description: str
 
 
@@ -290,6 +291,7 @@ def _resolve(located: Located, cache: Path) -> KernelFiles:
         vmlinux=debug[0] if debug else None,
         config=config,
         sources=tuple(dict.fromkeys(sources)),
+        entries=(index.place,) if index else (),
         description=f"Linux {located.release or 'of unknown version'} (`{located.image}`)",
     )
 

@@ -59,12 +59,13 @@ def read_index(directory: Path, *, cache: Path) -> ModuleIndex:
     """
     try:
         files = _sort(directory, list(_find_files(directory)))
-        place = _make_index(directory, files, cache)
+        place, written = _written(directory, files, cache)
         builtin = frozenset(map(modules.normalise, _builtin_texts(directory)[0].split()))
         return ModuleIndex(
             files={modules.normalise(path.name): path for path in files},
             builtin=builtin,
-            depends=dict(_read_depends(place)),
+            depends=dict(_read_depends(written)),
+            written=written,
             place=place,
             sources=tuple(_watched(directory)),
         )
@@ -77,9 +78,7 @@ def guest_files(index: ModuleIndex, directory: Path | None) -> dict[str, bytes]:
 
     With a `directory` the guest has the modules there, and not beside the index.
     """
-    found = {
-        path.name: path.read_bytes() for path in index.place.iterdir() if path.name != _MISSING
-    }
+    found = {name: content for name, content in index.written.items() if name != _MISSING}
     if directory is None:
         return found
     lines = os.fsdecode(found["modules.dep"]).splitlines(keepends=True)
@@ -127,17 +126,34 @@ def _walk_beside(directory: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             yield from os.walk(entry_)
 
 
-def _read_depends(place: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each module with all that it needs, from the index in `place`."""
-    missing = dict(_read_dep_lines(place / _MISSING))
-    for name, needs in _read_dep_lines(place / "modules.dep"):
+def _read_depends(written: Mapping[str, bytes]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each module with all that it needs, from an index."""
+    missing = dict(_read_dep_lines(written[_MISSING]))
+    for name, needs in _read_dep_lines(written["modules.dep"]):
         yield name, (*needs, *missing.get(name, ()))
 
 
-def _read_dep_lines(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    for line in path.read_text("utf-8", "surrogateescape").splitlines():
+def _read_dep_lines(content: bytes) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for line in content.decode("utf-8", "surrogateescape").splitlines():
         name, _, needs = line.partition(":")
         yield modules.normalise(name), tuple(map(modules.normalise, needs.split()))
+
+
+def _written(directory: Path, files: Sequence[Path], cache: Path) -> tuple[Path, dict[str, bytes]]:
+    """Return where the index is in the cache, and its files by name.
+
+    They are read while it is held: whoever starts a machine needs it no longer.
+    """
+    while True:
+        place = _make_index(directory, files, cache)
+        try:
+            held = entry.hold(place)
+        except FileNotFoundError:  # somebody prunes the cache
+            continue
+        try:
+            return place, {path.name: path.read_bytes() for path in place.iterdir()}
+        finally:
+            os.close(held)
 
 
 def _make_index(directory: Path, files: Sequence[Path], cache: Path) -> Path:

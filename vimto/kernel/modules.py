@@ -71,12 +71,14 @@ class ModuleIndex:
     """What a directory of modules holds, names normalised: see `vimto.kernel.depmod`.
 
     `depends` are the modules that each one needs, all of them, whether they are there or not.
-    `place` holds the files of depmod(8). While none of `sources` changes, nothing does.
+    `written` are the files of depmod(8) by name, which `place`, an entry of the cache, keeps for
+    the next time. While none of `sources` changes, nothing does.
     """
 
     files: Mapping[str, Path]
     builtin: frozenset[str]
     depends: Mapping[str, tuple[str, ...]]
+    written: Mapping[str, bytes] = field(repr=False)
     place: Path
     sources: tuple[Path, ...] = field(default=())
 

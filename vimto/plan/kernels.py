@@ -34,7 +34,7 @@ from vimto.kernel.reference import (
     RegistryReference,
     parse_kernel,
 )
-from vimto.plan.agent import Agent, build_agent, find_agent, source_directory
+from vimto.plan.agent import Agent, build_agent, find_agent, source_directory, source_files
 from vimto.process.spawn import which
 
 if TYPE_CHECKING:  # images need libraries that take long to load
@@ -104,8 +104,8 @@ def resolve_kernel(
     remembered = _memory(config.cache_dir, place)
     parts = _recall(remembered)
     while parts is None or not _hold(config.cache_dir, [parts.kernel, parts.initrd], stack):
-        parts, sources, agent = _resolve(place, config.cache_dir)
-        _remember(remembered, parts, sources, [parts.kernel, parts.initrd, agent, str(place)])
+        parts, sources, entries = _resolve(place, config.cache_dir)
+        _remember(remembered, parts, sources, [parts.kernel, parts.initrd, str(place), *entries])
     if reference is None:
         console.note(f"{_short(parts)} runs; `kernel` in .vimto.toml chooses, and ends this line")
     return parts
@@ -233,8 +233,8 @@ def _hold(cache: Path, paths: list[str], stack: contextlib.ExitStack) -> bool:
     return True
 
 
-def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str], str]:
-    """Return what to boot, the files that this depends on, and the guest program."""
+def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str], list[str]]:
+    """Return what to boot, the files that this depends on, and what it was made of in the cache."""
     from vimto.kernel import boot
     from vimto.plan.initramfs import build_initramfs
 
@@ -249,9 +249,12 @@ def _resolve(place: Path, cache: Path) -> tuple[BootParts, list[str], str]:
         transport=files.transport,
         name=files.description,
     )
-    guest = source_directory()
-    sources = [place, *files.sources, *sorted(guest.iterdir()), files.kernel, initrd]
-    return parts, [str(path) for path in sources], str(agent.path)
+    guest = list(source_files(source_directory()))
+    # A directory changes with the names in it, a file with its contents.
+    packages = dict.fromkeys(path.parent for path in guest)
+    sources = [place, *files.sources, *packages, *guest, files.kernel, initrd]
+    made_of = [agent.path, *files.entries]
+    return parts, [str(path) for path in sources], [str(path) for path in made_of]
 
 
 def _guest_program(cache: Path) -> Agent:
