@@ -32,18 +32,6 @@ fsfreeze -f /tmp/frozen
 until grep -q '^State:.D' /proc/$$/status; do sleep 0.05; done && echo ready &
 : >/tmp/frozen/file
 """
-# A shared mapping is written back when its process ends, page by page.
-WRITING = """
-import mmap, os, signal
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-fd = os.open("big", os.O_RDWR | os.O_CREAT)
-os.truncate(fd, 96 << 20)
-pages = mmap.mmap(fd, 96 << 20)
-for at in range(0, 96 << 20, 4096):
-    pages[at] = 7
-print("ready", flush=True)
-os._exit(0)
-"""
 
 
 @contextmanager
@@ -98,18 +86,6 @@ def test_one_signal_ends_an_unkillable_command(vimto: Vimto) -> None:
         assert process.wait(60) == 128 + signal.SIGTERM, errors
         assert "ended 3 s after SIGTERM: `sh` (process " in errors
         assert "is in uninterruptible sleep\n" in errors
-
-
-def test_what_is_written_back_is_no_lockup(vimto: Vimto) -> None:
-    vimto.flags = (*vimto.flags, "-stop-timeout", "1s")
-    with vimto.start("exec", "python3", "-c", WRITING) as process:
-        assert process.stdout is not None and process.stderr is not None
-        assert process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGTERM)
-        errors = process.stderr.read().decode()
-        assert process.wait(60) == 0, errors
-    written = (vimto.directory / "big").read_bytes()
-    assert written[::4096] == b"\7" * (96 << 8)
 
 
 def test_what_is_shared_is_kept_when_the_terminal_is_closed(vimto: Vimto) -> None:

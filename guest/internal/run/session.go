@@ -56,6 +56,7 @@ func newSession(p *wire.Port, r *process.Reaper, o *wire.Order, received time.Ti
 	return &session{
 		port: p, reaper: r, order: o, received: received, stage: "mount", stdio: stdio,
 		warmed: func() {}, channels: forward.New(p, o.UID, o.GID), clock: newClock(p), resumed: make(chan struct{}),
+		writeBack: writeBack{count: countWritten},
 	}, nil
 }
 

@@ -37,7 +37,7 @@ func (s *session) lead(pid int) {
 func (s *session) signal(number syscall.Signal) error {
 	stage, groups := s.deliver(number)
 	report := wire.Signalled{Number: number}
-	if s.writeBack.moves(countWritten(), time.Now()) {
+	if s.writeBack.moves(time.Now()) {
 		return s.port.Write(report.Frame()) // a process may sleep in it, too
 	}
 	if stage == "flush" {
@@ -49,14 +49,16 @@ func (s *session) signal(number syscall.Signal) error {
 }
 
 // writeBack is the number of pages that the kernel has written back, on all file systems, when it was looked
-// at last, and when that last grew. Only the dispatcher uses it.
+// at last by count, and when that last grew. Only the dispatcher uses it.
 type writeBack struct {
+	count func() string
 	pages string
 	at    time.Time
 }
 
 // moves says whether pages are being written back; the first look only sets the mark.
-func (w *writeBack) moves(pages string, now time.Time) bool {
+func (w *writeBack) moves(now time.Time) bool {
+	pages := w.count()
 	if w.pages != "" && w.pages != pages {
 		w.at = now
 	}

@@ -43,7 +43,8 @@ func TestWriteBack(t *testing.T) {
 		t.Error("the kernel does not say how much it has written back")
 	}
 	start := time.Now()
-	var w writeBack
+	pages := ""
+	w := writeBack{count: func() string { return pages }}
 	for _, step := range []struct {
 		pages string
 		after time.Duration
@@ -56,8 +57,28 @@ func TestWriteBack(t *testing.T) {
 		{"9", 6 * time.Second, false},
 		{"10", 7 * time.Second, true},
 	} {
-		if got := w.moves(step.pages, start.Add(step.after)); got != step.moves {
+		pages = step.pages
+		if got := w.moves(start.Add(step.after)); got != step.moves {
 			t.Errorf("%s pages after %v: got %v", step.pages, step.after, got)
+		}
+	}
+}
+
+func TestWhatIsBeingWrittenBackIsNotStuck(t *testing.T) {
+	guest, host := wiretest.Pair(t)
+	pages := "7"
+	s := &session{port: guest, stage: "flush", writeBack: writeBack{count: func() string { return pages }}}
+	for _, step := range []struct {
+		pages string
+		stuck bool
+	}{{"7", true}, {"7", true}, {"9", false}} {
+		pages = step.pages
+		if err := s.signal(0); err != nil {
+			t.Fatal(err)
+		}
+		_, payload, err := host.Next()
+		if stuck := strings.Contains(string(payload), "still writing back"); err != nil || stuck != step.stuck {
+			t.Errorf("%s pages: got %s, %v", step.pages, payload, err)
 		}
 	}
 }
@@ -179,7 +200,7 @@ func TestEachSignalIsAnswered(t *testing.T) {
 		"setup": `{"signal":15,"stuck":""}`,
 		"flush": `{"signal":15,"stuck":"the guest is still writing back what is in the shared directories"}`,
 	} {
-		s := &session{port: here, stage: stage, stdio: &streams.Stdio{}}
+		s := &session{port: here, stage: stage, stdio: &streams.Stdio{}, writeBack: writeBack{count: countWritten}}
 		if err := s.handle(wire.KindSignal, []byte{15}); err != nil {
 			t.Fatal(err)
 		}
