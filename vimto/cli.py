@@ -4,13 +4,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from vimto import console
 from vimto.cache.place import choose_cache
 from vimto.commands import catalog
-from vimto.config import load_config
+from vimto.config import DEFAULT, Config, find_repository, load_config
 from vimto.errors import VIMTO_FAILED, UsageError, VimtoError, scarcity
 from vimto.go.args import is_go_word
+from vimto.plan.users import find_homes
 from vimto.settings import parse_flags
 from vimto.vm.launch import Launch
 from vimto.vm.signals import end_by_exception
@@ -75,12 +77,22 @@ def _dispatch(argv: list[str], launch: Launch | None) -> int:
     config = load_config(flags, os.environ, _working_directory())
     console.set_verbosity(config.verbose)
     if row is None or row.name != "config":
-        config = config._replace(cache_dir=choose_cache(config.cache_dir))
+        config = config._replace(cache_dir=_choose_cache(config))
     if row is None:
         from vimto.commands.exec import run_for_go
 
         return run_for_go(config, rest)
     return _load(row)(config, rest, *([launch] if row.launched else [])) or 0
+
+
+def _choose_cache(config: Config) -> Path:
+    # Whose home directory is a repository shares it with each machine that he starts there, and
+    # would have to say each time where else a cache may be. (A place that was named is another
+    # matter: `plan` refuses it.)
+    repository = find_repository(_working_directory())
+    named = config.origins["cache_dir"] != DEFAULT
+    at_home = not named and repository and os.path.realpath(repository) in find_homes()
+    return choose_cache(config.cache_dir, repository if repository and at_home else "")
 
 
 def _say_help_as_command(words: list[str]) -> list[str]:

@@ -81,6 +81,28 @@ def test_a_private_one_is_used_instead(
         choose_cache(cache)
 
 
+def test_where_the_machine_may_write_is_no_place_for_a_cache(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    home, other = cache.parent, tmp_path / "other"
+    monkeypatch.setattr(place, "_private_caches", lambda: [home / "private", other])
+    assert choose_cache(cache, str(home)) == other
+    assert (
+        f"`{cache}` is not used: it lies in `{home}`, where machines may write; `{other}` is"
+        in (capfd.readouterr().err)
+    )
+    assert choose_cache(cache, str(home / "project")) == cache
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/etc/passwd/x/y"])
+def test_what_is_not_a_directory(path: str) -> None:
+    with pytest.raises(CacheError) as caught:
+        choose_cache(Path(path))
+    file = path.removesuffix("/x/y")
+    assert caught.value.message == f"the cache cannot be `{path}`: `{file}` is not a directory"
+    assert "VIMTO_CACHE_DIR" in caught.value.hint
+
+
 def test_a_container_s_view_of_the_host_s_root(monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = os.stat_result((0o040755, 0, 0, 0, 65534, 65534, 0, 0, 0, 0))
     with open("/proc/self/uid_map", encoding="ascii") as file:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vimto import __version__, cli, console
+from vimto.cache import place
 from vimto.commands import catalog
 from vimto.errors import VIMTO_FAILED, ConfigError
 from vimto.plan.users import resolve_user
@@ -90,6 +91,26 @@ def test_what_needs_no_configuration_reads_none(
 ) -> None:
     monkeypatch.setattr(cli, "load_config", None)
     assert cli.run(words) == 0
+
+
+def test_a_home_that_is_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    home, other = tmp_path / "home", tmp_path / "other"
+    for name in ("x", "own/.git", ".git"):
+        (home / name).mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(place, "_private_caches", lambda: [other])
+    for directory, cache, said in (("x", other, 1), ("own", home / ".cache/vimto", 0)):
+        monkeypatch.chdir(home / directory)
+        assert cli.run(["kernel", "ls"]) == 0
+        out, err = capfd.readouterr()
+        assert out.endswith(f" in {cache}\n") and len(err.splitlines()) == said
+    # Whoever names a place is told, and not by us: the machine's shares decide.
+    monkeypatch.chdir(home)
+    assert cli.run(["-cache-dir", "cache", "kernel", "ls"]) == 0
+    assert capfd.readouterr().out.endswith(f" in {home}/cache\n")
 
 
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from vimto.cache import entry
 from vimto.cache.digest import local_directory
 from vimto.cache.entry import is_trusted
 from vimto.errors import CacheError
+from vimto.places import is_below
 
 # Directories of entries.
 KINDS = (
@@ -31,16 +32,18 @@ _INNER = ("apt/index", "images/tags")
 _NOBODY = 65534
 
 
-def choose_cache(configured: Path) -> Path:
+def choose_cache(configured: Path, shared: str = "") -> Path:
     """Return `configured`, or a private cache, with a warning, where somebody else may write to it.
 
-    Raises `CacheError` when there is no directory that can be trusted.
+    `shared` is a directory that machines may write to, "" for none. Raises `CacheError` when there
+    is no directory that can be trusted, and for what is not a directory.
     """
-    fault = find_fault(configured)
+    _check_directory(configured)
+    fault = _find_any_fault(configured, shared)
     if not fault:
         return configured
     for path in _private_caches():
-        if path != configured and not find_fault(path) and _can_be_made(path):
+        if path != configured and not _find_any_fault(path, shared) and _can_be_made(path):
             console.warn(f"the cache `{configured}` is not used: {fault}; `{path}` is used instead")
             return path
     raise CacheError(
@@ -48,6 +51,23 @@ def choose_cache(configured: Path) -> Path:
         hint="`cache_dir` or `VIMTO_CACHE_DIR` names another place, "
         "which only this user and root can write to",
     )
+
+
+def _check_directory(cache: Path) -> None:
+    for place in _ways_to(os.path.abspath(cache)):
+        if os.path.lexists(place):
+            if os.path.isdir(place):
+                return
+            raise CacheError(
+                f"the cache cannot be `{cache}`: `{place}` is not a directory",
+                hint="`cache_dir` or `VIMTO_CACHE_DIR` names another place",
+            )
+
+
+def _find_any_fault(cache: Path, shared: str) -> str:
+    if shared and is_below(os.path.realpath(cache), os.path.realpath(shared)):
+        return f"it lies in `{shared}`, where machines may write"
+    return find_fault(cache)
 
 
 def find_fault(cache: Path) -> str:
