@@ -9,6 +9,8 @@ import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from vimto import compression
+
 BANNER = b"Linux version 6.7.8-made (someone@somewhere) #1\0"
 
 
@@ -64,11 +66,7 @@ def lz4_literals(data: bytes) -> bytes:
 
 
 def zstd_compress(data: bytes) -> bytes:
-    try:
-        from compression import zstd
-    except ImportError:
-        from backports import zstd
-    return bytes(zstd.compress(data))
+    return bytes(compression.zstd().compress(data))
 
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {

@@ -52,32 +52,6 @@ def test_an_unknown_compression_has_its_own_error(tmp_path: Path) -> None:
         bzimage.extract_vmlinux(image, tmp_path / "vmlinux")
 
 
-@pytest.mark.parametrize(
-    ("block", "expected"),
-    [
-        (b"\x50hello", b"hello"),
-        # "ab", a copy of 4 that overlaps itself, then literals
-        (b"\x20ab\x02\x00\x10c", b"abababc"),
-        # one byte, repeated 4+15+255+3 times
-        (b"\x1fa\x01\x00\xff\x03\x10z", b"a" * 278 + b"z"),
-        # a copy that does not overlap
-        (b"\x60abcdef\x06\x00\x00", b"abcdefabcd"),
-    ],
-)
-def test_lz4_sequences(block: bytes, expected: bytes) -> None:
-    frame = b"\x02\x21\x4c\x18" + struct.pack("<I", len(block)) + block
-    assert bzimage.unpack_lz4(frame) == expected
-
-
-@pytest.mark.parametrize(
-    "block", [b"\x10a\x02\x00\x00", b"\x10a\x00\x00\x00", b"\xf0", b"\x10a\x01"]
-)
-def test_lz4_damage(block: bytes) -> None:
-    frame = b"\x02\x21\x4c\x18" + struct.pack("<I", len(block)) + block
-    with pytest.raises(ValueError, match="lz4"):
-        bzimage.unpack_lz4(frame)
-
-
 def test_what_an_elf_says_of_itself(tmp_path: Path) -> None:
     path = tmp_path / "vmlinux"
     path.write_bytes(parts.make_vmlinux(config="CONFIG_9P_FS=y\n", debug=True))

@@ -11,7 +11,7 @@ import pytest
 from vimto.config import load_config
 from vimto.errors import VimtoError
 from vimto.files import open_file, read_file
-from vimto.gdb import elf
+from vimto.gdb import symbols
 from vimto.gdb.symbols import use_vmlinux
 from vimto.kernel import boot, depmod, modules
 from vimto.kernel.reference import parse_image, parse_kernel
@@ -132,4 +132,4 @@ def test_what_is_named_is_refused_with_a_reason(
 def test_a_build_id_is_read_of_regular_files_only(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "odd")
     with pytest.raises(OSError, match="FIFO"):
-        elf.find_build_id(tmp_path / "odd")
+        symbols.read_build_id(tmp_path / "odd")

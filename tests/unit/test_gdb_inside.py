@@ -1,7 +1,6 @@
 """What needs no gdb of the part that runs inside gdb."""
 
 import gzip
-import io
 import lzma
 import os
 import subprocess
@@ -13,14 +12,14 @@ from unittest.mock import MagicMock, call
 
 import pytest
 
+from tests.unit.kernel_parts import zstd_compress
 from vimto.gdb import inside, session
-from vimto.kernel import deb
 
 
-@pytest.mark.parametrize("name", ["elf", "listing"])
+@pytest.mark.parametrize("name", ["../elf.py", "listing.py"])
 def test_gdb_needs_nothing_of_vimto(name: str) -> None:
     """gdb's own Python has neither vimto nor its dependencies."""
-    script = "import runpy, sys; runpy.run_path(sys.argv[1])['load_sibling'](sys.argv[2])"
+    script = "import runpy, sys; runpy.run_path(sys.argv[1])['load_beside'](sys.argv[2])"
     command = [sys.executable, "-I", "-S", "-c", script, inside.__file__, name]
     subprocess.run(command, check=True)
 
@@ -60,7 +59,7 @@ def test_modules_by_their_kernel_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["", ".xz", ".gz", ".zst"])
 def test_compressed_modules(tmp_path: Path, suffix: str) -> None:
-    pack = {".xz": lzma.compress, ".gz": gzip.compress, ".zst": compress_zstd}.get(suffix, bytes)
+    pack = {".xz": lzma.compress, ".gz": gzip.compress, ".zst": zstd_compress}.get(suffix, bytes)
     path = tmp_path / f"m.ko{suffix}"
     path.write_bytes(pack(b"module"))
     command = [sys.executable, "-m", "vimto.gdb.unpack", str(path)]
@@ -69,13 +68,6 @@ def test_compressed_modules(tmp_path: Path, suffix: str) -> None:
         path.write_bytes(b"damaged")
         found = subprocess.run(command, check=False, capture_output=True)
         assert found.returncode == 1 and b"cannot be read" in found.stderr
-
-
-def compress_zstd(data: bytes) -> bytes:
-    out = io.BytesIO()
-    with deb._open_zstd(out, "wb") as file:
-        file.write(data)
-    return out.getvalue()
 
 
 class Events:
@@ -191,9 +183,3 @@ def test_a_module_cannot_be_named_like_a_command(tmp_path: Path) -> None:
     path = tmp_path / "module-.._a-b.c__shell_true"
     gdb.execute.assert_called_once_with(f'add-symbol-file "{path}"', to_string=True)
     assert path.exists()
-
-
-def test_bytes_of_a_program_by_address() -> None:
-    # The ELF header itself is loaded at the first segment's address: 0 in a PIE.
-    assert inside._read_elf("/bin/true", 0, 4) == b"\x7fELF"
-    assert inside._read_elf("/bin/true", 1 << 60, 4) == b""

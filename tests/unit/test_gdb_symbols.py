@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need
+from vimto import elf
 from vimto.errors import KernelError
-from vimto.gdb import elf, symbols
+from vimto.gdb import symbols
 from vimto.gdb.symbols import Symbols
 
 KALLSYMS = """\
@@ -25,9 +26,9 @@ XEN = bytes.fromhex("04000000 08000000 12000000 58656e00 0000000100000000")
 
 
 def test_the_build_id_among_other_notes() -> None:
-    assert elf.parse_notes(XEN + NOTE) == "0c7b9d9b"
-    assert elf.parse_notes(XEN) == ""
-    assert elf.parse_notes(NOTE[:10]) == ""
+    assert elf.find_build_id(elf.parse_notes(XEN + NOTE)) == "0c7b9d9b"
+    assert elf.find_build_id(elf.parse_notes(XEN)) == ""
+    assert elf.find_build_id(elf.parse_notes(NOTE[:10])) == ""
 
 
 def test_the_build_id_of_a_file_is_readelf_s(tmp_path: Path) -> None:
@@ -35,9 +36,9 @@ def test_the_build_id_of_a_file_is_readelf_s(tmp_path: Path) -> None:
     said = subprocess.run(
         ["readelf", "-n", "/bin/true"], capture_output=True, text=True, check=True
     ).stdout
-    assert f"Build ID: {elf.find_build_id(Path('/bin/true'))}\n" in said
+    assert f"Build ID: {symbols.read_build_id(Path('/bin/true'))}\n" in said
     (tmp_path / "text").write_text("no ELF")
-    assert elf.find_build_id(tmp_path / "text") == ""
+    assert symbols.read_build_id(tmp_path / "text") == ""
 
 
 def test_kallsyms_become_symbol_tables(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ ROWS = (
         "waiting",
         "files",
     ),
-    ("addresses", "trust", "values", "settings", "config"),
+    ("compression", "elf", "addresses", "trust", "values", "settings", "config"),
     ("cache",),
     ("process",),
     ("go",),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import builtin_kernel
+from vimto import elf
 from vimto.config import load_config
 from vimto.kernel import apt, boot, bzimage, modules
 from vimto.kernel.reference import AptKernel
@@ -40,7 +41,7 @@ def test_a_package_becomes_something_to_boot(package: tuple[str, Path], tmp_path
     assert files.release in str(files.modules.modules[0].path)
     assert bzimage.read_release(files.kernel) == files.release
     for module in files.modules.modules:
-        assert bzimage.is_elf(modules.read_module(module.path))
+        assert elf.is_elf(modules.read_module(module.path))
 
     agent = tmp_path / "agent"
     agent.write_bytes(b"agent")

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vimto import beneath, console, quoting
+from vimto import beneath, console, elf, quoting
 from vimto.cache import entry
 from vimto.commands.interactive import forwarding
 from vimto.config import Config, find_repository
 from vimto.descriptors import write_all
 from vimto.errors import VIMTO_FAILED, CommandError, UsageError, VimtoError
-from vimto.gdb import elf, session, symbols
+from vimto.gdb import session, symbols
 from vimto.gdb.inside import quote
 from vimto.gdb.options import Options, parse_options
 from vimto.gdb.symbols import Symbols
@@ -263,7 +263,7 @@ class _Run:
             self._connections = connections
             plan = plan._replace(setup=[*plan.setup, self._look()])
             if self.options.from_boot:
-                symbols.check_build(self.symbols, elf.find_build_id(Path(plan.kernel)))
+                symbols.check_build(self.symbols, symbols.read_build_id(Path(plan.kernel)))
             if self.options.listen:
                 return self._listen(plan)
             return self._debug(plan)
@@ -355,7 +355,8 @@ class _Run:
         """Return gdb's command line, once the machine is there to be looked at."""
         vmlinux = self.symbols.vmlinux
         if not self.options.from_boot:
-            symbols.check_build(self.symbols, elf.parse_notes(self._told("notes")))
+            running = elf.find_build_id(elf.parse_notes(self._told("notes")))
+            symbols.check_build(self.symbols, running)
         listing = self._told("kallsyms") if vmlinux is None else b""
         if listing:
             vmlinux = self.directory / "symbols"

@@ -89,7 +89,9 @@ class _GoBreak:
             gdb.write(f"vimto: no breakpoint at `{place}`: it is not in the test binary\n")
             return
         # Within a page: of the next one, the guest may not have brought in anything.
-        own = _read_elf(binary, address, min(32, -address % 4096 or 32))
+        with open(binary, "rb") as file:
+            elf = load_beside("../elf.py").Elf(file)
+            own: bytes = elf.read_memory(address, min(32, -address % 4096 or 32))
 
         class Break(gdb.Breakpoint):  # type: ignore[misc]
             def stop(self) -> bool:
@@ -99,22 +101,6 @@ class _GoBreak:
                     return False
 
         Break(f"*{address:#x}", type=gdb.BP_HARDWARE_BREAKPOINT)
-
-
-def _read_elf(path: str, address: int, size: int) -> bytes:
-    with open(path, "rb") as file:
-        head = file.read(64)
-        table = int.from_bytes(head[32:40], "little")
-        count = int.from_bytes(head[56:58], "little")
-        for index in range(count):
-            file.seek(table + index * 56)
-            entry = file.read(56)
-            offset, start = (int.from_bytes(entry[at : at + 8], "little") for at in (8, 16))
-            length = int.from_bytes(entry[32:40], "little")
-            if entry[0] == 1 and start <= address < start + length:  # PT_LOAD
-                file.seek(offset + address - start)
-                return file.read(min(size, start + length - address))
-    return b""
 
 
 class Ending:
@@ -269,9 +255,10 @@ def _address_of(gdb: Any, name: str) -> int:
     return int(gdb.parse_and_eval(f"(long)&{name}")) & (1 << 64) - 1
 
 
-def load_sibling(name: str) -> Any:
-    """Import the file `name`.py beside this one; gdb's Python knows nothing of vimto."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+def load_beside(file: str) -> Any:
+    """Import a file by its place beside this one; gdb's Python knows nothing of vimto."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), file)
+    name = os.path.basename(file).removesuffix(".py")
     spec = importlib.util.spec_from_file_location(f"vimto_{name}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -285,8 +272,8 @@ class Listings:
     def __init__(self, gdb: Any, settings: dict[str, Any]) -> None:
         self._gdb = gdb
         self._directory = settings["directory"]
-        self._listing = load_sibling("listing")
-        self._elf = load_sibling("elf")
+        self._listing = load_beside("listing.py")
+        self._elf = load_beside("../elf.py")
         self._layout: Any = None
 
     def add(self) -> None:

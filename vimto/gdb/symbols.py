@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vimto import elf
 from vimto.errors import KernelError
-from vimto.gdb import elf
+from vimto.files import open_file
 from vimto.kernel import apt, boot, bzimage, tree
 from vimto.kernel.reference import AptKernel
 
@@ -36,7 +37,19 @@ class Symbols:
     @property
     def build_id(self) -> str:
         """The build-id of `vmlinux`, "" without one."""
-        return elf.find_build_id(self.vmlinux) if self.vmlinux else ""
+        return read_build_id(self.vmlinux) if self.vmlinux else ""
+
+
+def read_build_id(path: Path) -> str:
+    """Return the build-id of an ELF file in hexadecimal, "" where it has none or is no ELF."""
+    with open_file(path, bzimage.LARGEST) as file:
+        # Sections first: in a file of debug information alone the segments point nowhere.
+        for parts in (elf.Elf.sections, elf.Elf.segments):
+            with contextlib.suppress(ValueError):
+                found = elf.Elf(file)
+                if build_id := elf.find_build_id(found.notes(parts(found))):
+                    return build_id
+    return ""
 
 
 def find_symbols(place: Path, *, cache: Path, package: AptKernel | None, fetch: bool) -> Symbols:
@@ -70,7 +83,7 @@ def find_symbols(place: Path, *, cache: Path, package: AptKernel | None, fetch: 
 def use_vmlinux(path: Path, symbols: Symbols) -> Symbols:
     """Return `symbols` with the user's own `vmlinux`; raises `KernelError` if it cannot serve."""
     try:
-        if not bzimage.is_elf(bzimage.read_head(path)):
+        if not elf.is_elf(bzimage.read_head(path)):
             raise KernelError(
                 f"`{path}` is no ELF file",
                 hint="gdb needs the kernel's `vmlinux`, not its bzImage",

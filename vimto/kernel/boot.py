@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vimto import elf
 from vimto.cache import entry
 from vimto.cache.digest import Table
 from vimto.errors import KernelError
@@ -351,7 +352,7 @@ def _bootable(image: Path, cache: Path) -> tuple[Path, bool]:
         except bzimage.UnknownCompressionError:
             return image, False
         return (out, True) if bzimage.has_pvh_note(out) else (image, False)
-    if not bzimage.is_elf(head):
+    if not elf.is_elf(head):
         raise KernelError(f"`{image}` is neither an x86 bzImage nor a 64-bit ELF kernel")
     if not bzimage.has_pvh_note(image):
         raise KernelError(

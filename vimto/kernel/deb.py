@@ -4,19 +4,19 @@ deb(5): an ar(1) archive whose member `data.tar.*` holds the files. It's read as
 a 1.2 GB package of debug symbols costs no memory, and no disk but for the files that are wanted.
 """
 
-import gzip
 import io
-import lzma
 import os
 import shutil
 import tarfile
-import zlib
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol, cast
+from typing import BinaryIO, Protocol, cast
 
+from vimto import compression
+from vimto.compression import Format
 from vimto.errors import KernelError
+
+_LEVEL = 3  # zstd's own default
 
 
 class Choose(Protocol):
@@ -36,11 +36,11 @@ def extract_deb(deb: Path, into: Path, choose: Choose) -> int:
     for a damaged package.
     """
     try:
-        with open(deb, "rb") as file, ExitStack() as stack:
+        with open(deb, "rb") as file, compression.damage_told(), ExitStack() as stack:
             data = stack.enter_context(_open_data(file))
             archive = stack.enter_context(tarfile.open(fileobj=data, mode="r|"))
             return _extract(archive, into, choose)
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError) as exc:
+    except (tarfile.TarError, ValueError) as exc:
         raise KernelError(f"the package `{deb.name}` is damaged: {exc}") from exc
 
 
@@ -78,7 +78,7 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> Non
     with open(fd, "wb") as file, ExitStack() as stack:
         sink: BinaryIO = file
         if path.suffix == ".zst" and not member.name.endswith(".zst"):
-            sink = stack.enter_context(_open_zstd(file, "wb"))
+            sink = stack.enter_context(compression.writer(file, Format.ZSTD, _LEVEL))
         shutil.copyfileobj(content, sink, 1 << 20)
 
 
@@ -89,28 +89,16 @@ def _open_data(file: BinaryIO) -> BinaryIO:
         name = header[:16].decode("ascii", "replace").strip().rstrip("/")
         size = int(header[48:58])
         if name.startswith("data.tar"):
-            opener = _OPENERS.get(name.removeprefix("data.tar"))
-            if opener is None:
+            part = cast(BinaryIO, io.BufferedReader(_Part(file, size), 1 << 18))
+            suffix = name.removeprefix("data.tar")
+            if not suffix:
+                return part
+            form = compression.BY_SUFFIX.get(suffix)
+            if form is None:
                 raise ValueError(f"it is compressed in an unknown way ({name})")
-            return opener(io.BufferedReader(_Part(file, size), 1 << 18))
+            return compression.reader(part, form)
         file.seek(size + size % 2, os.SEEK_CUR)
     raise ValueError("it holds no files")
-
-
-def _open_zstd(file: BinaryIO, mode: Literal["rb", "wb"] = "rb") -> BinaryIO:
-    try:
-        from compression import zstd  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:  # Python < 3.14
-        from backports import zstd
-    return cast(BinaryIO, zstd.ZstdFile(file, mode))
-
-
-_OPENERS: dict[str, Callable[[BinaryIO], BinaryIO]] = {
-    "": lambda file: file,
-    ".gz": lambda file: cast(BinaryIO, gzip.GzipFile(fileobj=file)),
-    ".xz": lambda file: cast(BinaryIO, lzma.LZMAFile(file)),  # noqa: SIM115 (a caller closes it)
-    ".zst": _open_zstd,
-}
 
 
 class _Part(io.RawIOBase):

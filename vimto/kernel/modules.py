@@ -1,17 +1,15 @@
 """Kernel modules: which ones the guest needs, where they lie, and in which order they load."""
 
-import lzma
+import io
 import mmap
 import re
-import struct
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vimto import compression, elf
 from vimto.errors import KernelError
 from vimto.files import read_file
-from vimto.kernel import bzimage, unpack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,24 +141,16 @@ def read_module(path: Path) -> bytes:
 
     Raises `KernelError` when it cannot be read or is damaged.
     """
-    how = _COMPRESSIONS.get(path.suffix)
+    form = compression.BY_SUFFIX.get(path.suffix)
     try:
         data = read_file(path, _LARGEST_MODULE)
-        return how(data) if how else data
+        return compression.unpack(data, form) if form else data
     except OSError as exc:
         raise KernelError(
             f"the kernel module `{path}` cannot be read: {exc.strerror or exc}"
         ) from exc
-    except (EOFError, ValueError, zlib.error, lzma.LZMAError) as exc:
+    except ValueError as exc:
         raise KernelError(f"the kernel module `{path}` cannot be read: {exc}") from exc
-
-
-_COMPRESSIONS: Mapping[str, Callable[[bytes], bytes]] = {
-    ".gz": unpack.gunzip,
-    ".xz": unpack.unxz,
-    ".zst": unpack.unzstd,
-    ".bz2": unpack.bunzip2,
-}
 
 
 def read_sections(module: bytes | mmap.mmap, names: Sequence[str], path: Path) -> dict[str, bytes]:
@@ -170,16 +160,10 @@ def read_sections(module: bytes | mmap.mmap, names: Sequence[str], path: Path) -
     """
     found = dict.fromkeys(names, b"")
     try:
-        if not bzimage.is_elf(module[:64]):
-            raise ValueError("it is no ELF file")
-        start = struct.unpack_from("<Q", module, 0x28)[0]
-        size, count, last = struct.unpack_from("<HHH", module, 0x3A)
-        headers = [struct.unpack_from("<IIQQQQ", module, start + n * size) for n in range(count)]
-        strings = module[headers[last][4] : headers[last][4] + headers[last][5]]
-        for header in headers:
-            name = strings[header[0] : strings.index(b"\0", header[0])].decode("latin-1")
-            if name in found:
-                found[name] = module[header[4] : header[4] + header[5]]
-    except (ValueError, IndexError, OverflowError, struct.error) as exc:
+        file = elf.Elf(io.BytesIO(module) if isinstance(module, bytes) else module)
+        for section in file.sections():
+            if section.name in found:
+                found[section.name] = file.read(section)
+    except ValueError as exc:
         raise KernelError(f"the kernel module `{path}` is damaged: {exc}") from exc
     return found

@@ -16,11 +16,12 @@ import math
 import os
 import shutil
 import stat
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vimto import compression
+from vimto.compression import Format
 from vimto.errors import ImageError
 from vimto.oci.tar import Entry, Kind, TarReader
 
@@ -30,17 +31,17 @@ MAX_ENTRIES = 500_000
 _MAX_DEPTH = 128
 _MAX_PATH = 2048
 _MAX_LINKS = 40  # as Linux (path_resolution(7))
-_READ = 256 << 10
 _PIECE = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OPAQUE = ".wh..wh..opq"
 
 
 class LayerStream:
-    """Decompress `file` as it is read: gzip, zstd or plain, told apart by its first bytes.
+    """A layer's content as `TarReader` reads it: decompressed, whatever it came as.
 
-    `meter` is called with the number of bytes of every decompressed piece, and may raise.
-    `digest()` is the sha256 of all bytes up to here, if `want_digest`.
+    `meter` is called with the number of bytes of every piece, before anything is made of them,
+    and may raise. `digest()` is the sha256 of all bytes up to here, if `want_digest`. Every
+    method raises `ImageError` where the compressed data is damaged.
     """
 
     def __init__(
@@ -49,10 +50,10 @@ class LayerStream:
         self._what = what
         self._meter = meter
         self._hash = hashlib.sha256() if want_digest else None
-        self._buffer = b""
-        self._at = 0
         self._file = open(path, "rb")  # noqa: SIM115 (closed by `close`)
-        self._pieces = self._decompress()
+        form = compression.find_format(self._file.peek(8))
+        packed = form in (Format.GZIP, Format.ZSTD)  # the specification knows no others
+        self._content = compression.reader(self._file, form) if form and packed else self._file
 
     def close(self) -> None:
         """Close the layer's file."""
@@ -60,23 +61,15 @@ class LayerStream:
 
     def read(self, size: int) -> bytes:
         """Return `size` bytes, or fewer at the end."""
-        end = self._at + size
-        if end <= len(self._buffer):
-            data = self._buffer[self._at : end]
-            self._at = end
-            return data
-        parts = [self._buffer[self._at :]]
-        have = len(parts[0])
-        self._buffer, self._at = b"", 0
-        for piece in self._pieces:
-            if have + len(piece) >= size:
-                self._at = size - have
-                self._buffer = piece
-                parts.append(piece[: self._at])
-                break
-            parts.append(piece)
-            have += len(piece)
-        return b"".join(parts)
+        try:
+            data = self._content.read(size)
+        except compression.damage() as exc:
+            reason = compression.reason(exc)
+            raise ImageError(f"{self._what} cannot be decompressed: {reason}") from exc
+        self._meter(len(data))
+        if self._hash is not None:
+            self._hash.update(data)
+        return data
 
     def skip(self, size: int) -> int:
         """Pass over `size` bytes, or fewer at the end, and return how many those were."""
@@ -87,76 +80,10 @@ class LayerStream:
 
     def digest(self) -> str:
         """Read to the end and return the digest of everything."""
-        for _ in self._pieces:
+        while self.read(_PIECE):
             pass
         assert self._hash is not None, "the stream was opened without `want_digest`"
         return f"sha256:{self._hash.hexdigest()}"
-
-    def _decompress(self) -> Iterator[bytes]:
-        for piece in self._choose():
-            self._meter(len(piece))
-            if self._hash is not None:
-                self._hash.update(piece)
-            yield piece
-
-    def _choose(self) -> Iterator[bytes]:
-        head = self._file.read(_READ)
-        if head.startswith(b"\x1f\x8b"):
-            return self._gzip(head)
-        # RFC 8878: a frame, or one to be skipped (0x184D2A50 to 5F), as zstd:chunked layers have.
-        magic = int.from_bytes(head[:4], "little")
-        if magic == 0xFD2FB528 or magic & ~0xF == 0x184D2A50:
-            return self._zstd(head)
-        return self._plain(head)
-
-    def _plain(self, data: bytes) -> Iterator[bytes]:
-        while data:
-            yield data
-            data = self._file.read(_READ)
-
-    def _gzip(self, data: bytes) -> Iterator[bytes]:
-        while data:  # one member after another (RFC 1952, 2.2)
-            inflate = zlib.decompressobj(wbits=31)
-            while not inflate.eof:
-                try:
-                    piece = inflate.decompress(data, _PIECE)
-                except zlib.error as exc:
-                    raise self._corrupt(str(exc)) from exc
-                if piece:
-                    yield piece
-                data = inflate.unconsumed_tail
-                if not data and not inflate.eof:
-                    data = self._file.read(_READ)
-                    if not data and not piece:
-                        raise self._corrupt("it is cut off")
-            data = inflate.unused_data or self._file.read(_READ)
-            if not data.startswith(b"\x1f\x8b"):
-                return  # padding, which gzip(1) ignores too
-
-    def _zstd(self, data: bytes) -> Iterator[bytes]:
-        try:
-            from compression import zstd  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:  # Python < 3.14
-            from backports import zstd
-
-        while data:
-            frame = zstd.ZstdDecompressor()
-            while not frame.eof:
-                if frame.needs_input and not data:
-                    data = self._file.read(_READ)
-                    if not data:
-                        raise self._corrupt("it is cut off")
-                try:
-                    piece = frame.decompress(data, max_length=_PIECE)
-                except zstd.ZstdError as exc:
-                    raise self._corrupt(str(exc)) from exc
-                data = b""
-                if piece:
-                    yield piece
-            data = frame.unused_data or self._file.read(_READ)
-
-    def _corrupt(self, reason: str) -> ImageError:
-        return ImageError(f"{self._what} cannot be decompressed: {reason}")
 
 
 class Unpacker:
