@@ -97,7 +97,7 @@ def test_a_maker_that_was_stopped_is_not_waited_for_for_ever(
 ) -> None:
     monkeypatch.setattr(snapshot, "_MAKER_LIMIT", 0.0)
     waiting: Any = SimpleNamespace(
-        lifeline=-1, left=math.inf, pause=time.sleep, signals=SimpleNamespace(raising=nullcontext)
+        lifeline=-1, left=math.inf, pause=time.sleep, raising=nullcontext
     )
     with entry.locked(f"{plan.saves}/{KEY}", waiting=""):
         assert snapshot.acquire_snapshot(plan, TIER, waiting) is None

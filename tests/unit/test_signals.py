@@ -13,6 +13,7 @@ import pytest
 
 from vimto.vm import snapshot
 from vimto.vm.signals import Interrupted, SignalPipe
+from vimto.vm.waiting import Waiting
 
 # A stand-in for a download: something to clean up, and a helper that must not outlive us.
 PROGRAM = """
@@ -81,5 +82,5 @@ def test_a_snapshot_that_is_being_looked_for_or_made_is_given_up(
     monkeypatch.setattr(snapshot, "are_off", look)
     place: Any = SimpleNamespace(saves="saves", save="key")
     with SignalPipe() as signals, pytest.raises(Interrupted):
-        waiting: Any = SimpleNamespace(signals=signals, lifeline=-1, left=1000.0)
+        waiting = Waiting(signals, -1)
         snapshot.acquire_snapshot(place, place, waiting)

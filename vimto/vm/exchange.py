@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vimto.errors import BootError, LostVMError, VimtoError
+from vimto.errors import BootError, LostVMError
 from vimto.vm import protocol
 from vimto.vm.delivery import Delivery
 from vimto.vm.signals import ENDING, Interrupted, SignalPipe, have_terminal
 from vimto.vm.streams import Input, Output
+from vimto.vm.waiting import Abandoned
 
 if TYPE_CHECKING:
     from vimto.vm.forward import Forwarding
@@ -42,10 +43,6 @@ _DOING = {
     "teardown": "the command had ended, but a `teardown` command was still running",
     "flush": "the command had ended, but what is in the shared directories was still written back",
 }
-
-
-class Abandoned(VimtoError):
-    """Nobody waits for the command any more; its machine must end at once."""
 
 
 class Limits(NamedTuple):
@@ -260,7 +257,7 @@ class Exchange:
         elif fd in self.watched:
             self.watched[fd]()
         elif fd == self.lifeline:
-            raise Abandoned("the vimto that started this run is gone")
+            raise Abandoned
         elif self._input and fd == self._input.fd:
             self.send(self._input.read_some())
             if self._input.hung_up and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

@@ -63,7 +63,7 @@ def acquire_snapshot(plan: Plan, tier: Tier, waiting: Waiting) -> Snapshot | Non
     One maker at a time: others wait for it, for it has limits of its own. Raises `BootError` when
     the machine does not boot at all, for then nothing is won by trying again.
     """
-    with waiting.signals.raising():
+    with waiting.raising():
         return _acquire(plan, tier, waiting)
 
 
