@@ -60,3 +60,10 @@ def test_whoever_crashes(stranger: Vimto, words: tuple[str, ...]) -> None:
     core = dump_of(stranger.directory, "sh")
     assert core.stat().st_uid == stranger.user
     assert str(core) in outcome.errors
+
+
+def test_a_core_dump_in_a_communal_directory_is_not_lost_unseen(vimto: Vimto) -> None:
+    vimto.directory = Path("/var/tmp")
+    outcome = vimto("exec", "sh", "-c", "sh -c 'kill -SEGV $$'; exit 7").check(7)
+    said = r"^warning: the core dump `/var/tmp/core-sh-\d+-\d+` goes with the machine; `-share \.` "
+    assert re.search(said, outcome.errors, re.M), outcome.errors

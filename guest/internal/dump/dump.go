@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // The kernel's helper for core dumps: `|/proc/1/exe core …` in core_pattern, see core(5). It runs in the
@@ -60,9 +61,28 @@ func parseDump(arguments []string) (dump, error) {
 	return dump{arguments[0], arguments[1], uid, gid, limit, strings.Join(arguments[5:], " ")}, nil
 }
 
+// Find returns the names of the core dumps in directory that came at since or later.
+func Find(directory string, since time.Time) []string {
+	entries, _ := os.ReadDir(directory)
+	var found []string
+	for _, entry := range entries {
+		parts := strings.Split(entry.Name(), "-")
+		if len(parts) < 4 || parts[0]+"-" != prefix {
+			continue
+		}
+		second, err := strconv.ParseInt(parts[len(parts)-2], 10, 64)
+		if err == nil && second >= since.Unix() {
+			found = append(found, entry.Name())
+		}
+	}
+	return found
+}
+
+const prefix = "core-"
+
 // name is the file's; the host knows the form.
 func (d dump) name() string {
-	return "core-" + strings.ReplaceAll(d.program, "/", "!") + "-" + d.second + "-" + d.pid
+	return prefix + strings.ReplaceAll(d.program, "/", "!") + "-" + d.second + "-" + d.pid
 }
 
 // Write writes the core dump that comes on stdin.

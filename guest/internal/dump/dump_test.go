@@ -3,7 +3,9 @@ package dump
 import (
 	"bytes"
 	"os"
+	"reflect"
 	"testing"
+	"time"
 )
 
 func TestParseDump(t *testing.T) {
@@ -18,6 +20,21 @@ func TestParseDump(t *testing.T) {
 		if _, err := parseDump(words); err == nil {
 			t.Errorf("%q is taken", words)
 		}
+	}
+}
+
+func TestFind(t *testing.T) {
+	directory := t.TempDir()
+	for _, name := range []string{"core-a-b-100-57", "core-a-99-57", "core-x-100", "core-a-b-57", "acore-a-100-57", "core"} {
+		if err := os.WriteFile(directory+"/"+name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found := Find(directory, time.Unix(100, 5)); !reflect.DeepEqual(found, []string{"core-a-b-100-57"}) {
+		t.Errorf("%q", found)
+	}
+	if found := Find(directory+"/nothing", time.Unix(0, 0)); found != nil {
+		t.Errorf("%q", found)
 	}
 }
 

@@ -26,6 +26,7 @@ type session struct {
 	reaper   *process.Reaper
 	order    *wire.Order
 	received time.Time
+	begun    time.Time // when the command started
 	log      *kernelLog
 	priming  bool   // nothing is mounted
 	warmed   func() // waits for the end of the warm-up, if one was started
@@ -68,6 +69,7 @@ func (s *session) run() {
 	if !s.priming && !s.reaper.KillAll(5*time.Second) {
 		s.warn("processes that cannot be killed are left behind")
 	}
+	s.warnOfDumps()
 	if !s.channels.Settle(forward.SettleLimit) {
 		after = append(after, failed("flush", errors.New("what the command sent on a forwarded connection was not read")))
 	}
@@ -98,6 +100,26 @@ func (s *session) run() {
 	s.end(report)
 }
 
+// warnOfDumps names the core dumps that the host will not find, for the command's directory is not shared.
+func (s *session) warnOfDumps() {
+	if s.priming || s.begun.IsZero() || isShared(s.order.Shares, s.order.Dir) {
+		return
+	}
+	for _, name := range dump.Find(s.order.Dir, s.begun) {
+		s.warn(fmt.Sprintf("the core dump `%s/%s` goes with the machine; `-share .` keeps it", s.order.Dir, name))
+	}
+}
+
+// isShared says whether what is written to directory stays on the host.
+func isShared(shares []wire.Share, directory string) bool {
+	for _, share := range shares {
+		if !share.Readonly && strings.HasPrefix(directory+"/", strings.TrimSuffix(share.Path, "/")+"/") {
+			return true
+		}
+	}
+	return false
+}
+
 // execute prepares the guest and runs the command; the failure says why it was never started.
 func (s *session) execute() (syscall.WaitStatus, *failure) {
 	if !s.priming {
@@ -119,6 +141,7 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 	}
 	syscall.Umask(s.order.Umask)
 	s.enter("start")
+	s.begun = time.Now()
 	c := process.Command{Argv: s.order.Argv, Env: s.order.Env, Dir: s.order.Dir, Files: s.stdio.Files[:]}
 	// Without a terminal it leads a process group only: the leader of a session makes any terminal that
 	// it opens its own, and dies of SIGHUP when a test closes that (os.TestSpliceFile/TCP-To-TTY).

@@ -98,6 +98,15 @@ func listen(t *testing.T, host *wire.Port, on func(*wire.Port, wire.Kind)) outco
 	}
 }
 
+func TestWhatIsShared(t *testing.T) {
+	shares := []wire.Share{{Path: "/a/b"}, {Path: "/r", Readonly: true}}
+	for directory, want := range map[string]bool{"/a/b": true, "/a/b/c": true, "/a/bc": false, "/a": false, "/r": false} {
+		if got := isShared(shares, directory); got != want {
+			t.Errorf("%s: %v", directory, got)
+		}
+	}
+}
+
 func TestTheCommandsStatusAndStreams(t *testing.T) {
 	for script, want := range map[string]struct {
 		stdout, stderr string
