@@ -154,6 +154,25 @@ def test_the_module_is_a_command() -> None:
     assert subprocess.run(closed, check=False).returncode == VIMTO_FAILED  # nobody was told
 
 
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"),
+    [
+        ("<&-", 0, ""),
+        ("2>&-", 0, ""),
+        (">&-", 125, "error: cannot write to stdout: bad file descriptor, after 0 bytes\n"),
+        # Python looks at it before any code of ours runs; docs/environment.md says so.
+        ("</", 1, "Fatal Python error: init_sys_streams: <stdin> is a directory"),
+        ("1</", 1, "Fatal Python error"),
+    ],
+)
+def test_streams_that_cannot_be_used(redirection: str, status: int, said: str) -> None:
+    script = f'"$@" {redirection}'
+    argv = ["sh", "-c", script, "sh", sys.executable, "-m", "vimto", "version"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr[: len(said)]) == (status, said)
+    assert done.stdout == (f"vimto {__version__}\n" if status == 0 else "")
+
+
 def test_users_by_name_and_number() -> None:
     assert resolve_user("root")[:2] == (0, 0)
     assert resolve_user("0") == resolve_user("root")
