@@ -10,30 +10,27 @@ import sys
 from vimto.descriptors import hold_closed
 from vimto.errors import VimtoError
 
-TYPE_CHECKING = False  # nothing that takes long is imported before QEMU is started
-if TYPE_CHECKING:
-    from vimto.vm.launch import Launch
-
 
 def main() -> None:
     """Run the command line of this process and exit."""
     hold_closed()
     try:
-        launch = _launch() if "exec" in sys.argv else None
+        if "exec" in sys.argv:
+            _load_qemu()
         from vimto import cli
     except KeyboardInterrupt:
         os._exit(130)
-    cli.main(launch)
+    cli.main()
 
 
-def _launch() -> "Launch | None":
+def _load_qemu() -> None:
     from vimto.qemu.find import find_qemu
-    from vimto.vm.launch import Launch
+    from vimto.qemu.process import load_ahead
 
     try:
-        return Launch(find_qemu())
+        load_ahead(find_qemu())
     except (VimtoError, OSError):
-        return None  # whoever needs it will try again, and say so
+        pass  # whoever needs it will try again, and say so
 
 
 if __name__ == "__main__":

@@ -13,31 +13,30 @@ from vimto.config import DEFAULT, Config, find_repository, load_config
 from vimto.errors import VIMTO_FAILED, UsageError, VimtoError, scarcity
 from vimto.go.args import is_go_word
 from vimto.plan.users import find_homes
+from vimto.qemu.process import drop_ahead
 from vimto.settings import parse_flags
-from vimto.vm.launch import Launch
 from vimto.vm.signals import end_by_exception
 
 
-def main(launch: Launch | None = None) -> None:
+def main() -> None:
     """Run the command line of this process and exit.
 
-    A QEMU that was started in advance is used or ended. No standard descriptor may be closed.
+    No standard descriptor may be closed.
     """
     end_by_exception()
     # Python has None for a closed stream, and what is written to it would be a traceback. (Of ours
     # nothing is: `console` writes to the descriptors.)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (for as long as we live)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    status = run(sys.argv[1:], launch)
-    if launch:
-        launch.close()
+    status = run(sys.argv[1:])
+    drop_ahead()
     os._exit(status)  # no interpreter shutdown: nothing is left to do, and it takes 10 ms
 
 
-def run(argv: list[str], launch: Launch | None = None) -> int:
+def run(argv: list[str]) -> int:
     """Run `argv` (without the program's name) and return the exit status."""
     try:
-        return _dispatch(argv, launch)
+        return _dispatch(argv)
     except VimtoError as exc:
         console.error(exc)
         if console.verbosity() >= 2:
@@ -56,14 +55,13 @@ def run(argv: list[str], launch: Launch | None = None) -> int:
         return VIMTO_FAILED
 
 
-def _dispatch(argv: list[str], launch: Launch | None) -> int:
+def _dispatch(argv: list[str]) -> int:
     flags, words = parse_flags(argv)
     console.set_verbosity(flags.get("verbose", 0))
     words = _say_help_as_command(words)
     row, rest = _find_command(words)
-    if launch and not (row and row.launched):
-        launch.close()
-        launch = None
+    if row is None or row.name != "exec":
+        drop_ahead()  # the word was an argument
     if row and not row.configured:
         return _load(row)(rest) or 0
     if row and catalog.is_group(row):  # nothing to do is a mistake
@@ -82,7 +80,7 @@ def _dispatch(argv: list[str], launch: Launch | None) -> int:
         from vimto.commands.exec import run_for_go
 
         return run_for_go(config, rest)
-    return _load(row)(config, rest, *([launch] if row.launched else [])) or 0
+    return _load(row)(config, rest) or 0
 
 
 def _choose_cache(config: Config) -> Path:

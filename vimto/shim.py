@@ -13,10 +13,6 @@ standard library's light ones and our own; a test pins the set.
 import os
 import sys
 
-TYPE_CHECKING = False  # nothing that takes long is imported before QEMU is started
-if TYPE_CHECKING:
-    from vimto.vm.launch import Launch
-
 
 def main(argv: list[str]) -> int:
     """Run one command in a machine as the plan says and return the status to exit with."""
@@ -24,16 +20,14 @@ def main(argv: list[str]) -> int:
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from vimto.descriptors import hold_closed
     from vimto.errors import VIMTO_FAILED, StreamError, VimtoError, scarcity
+    from vimto.qemu.process import drop_ahead, load_ahead
 
     hold_closed()
-    launch = None
     pid, plan, lifeline, qemu, *words = argv
     try:
         if qemu:
-            from vimto.vm.launch import Launch
-
-            launch = Launch(qemu)
-        return _run((pid, plan, lifeline), words, launch)
+            load_ahead(qemu)
+        return _run((pid, plan, lifeline), words)
     except VimtoError as exc:
         from vimto import console
 
@@ -53,8 +47,7 @@ def main(argv: list[str]) -> int:
             console.fault()
         return VIMTO_FAILED
     finally:
-        if launch:
-            launch.close()
+        drop_ahead()
 
 
 def _take_stderr(pid: str) -> None:
@@ -65,7 +58,7 @@ def _take_stderr(pid: str) -> None:
         pass
 
 
-def _run(place: tuple[str, str, str], words: list[str], launch: "Launch | None") -> int:
+def _run(place: tuple[str, str, str], words: list[str]) -> int:
     # Imported while QEMU loads.
     from vimto import console
     from vimto.errors import BootError
@@ -81,10 +74,10 @@ def _run(place: tuple[str, str, str], words: list[str], launch: "Launch | None")
         raise BootError("the vimto that started this run is gone") from exc
     console.set_verbosity(plan.verbose)
     if words[0] == "--save":
-        return make_save(plan, plan.tier_for(int(words[1])), lifeline)
+        return make_save(plan, plan.shape_for(int(words[1])), lifeline)
     if plan.go_timeout:
         words = plan.go_timeout.told(words)
-    return run(plan, Request(words, os.getcwd(), os.environb, lifeline, launch=launch))
+    return run(plan, Request(words, os.getcwd(), os.environb, lifeline))
 
 
 if __name__ == "__main__":

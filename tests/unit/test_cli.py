@@ -210,7 +210,7 @@ def test_vv(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_host_with_nothing_left_to_give_is_an_error_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def dispatch(argv: list[str], launch: object) -> int:
+    def dispatch(argv: list[str]) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(cli, "_dispatch", dispatch)

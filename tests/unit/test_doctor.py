@@ -149,7 +149,7 @@ def test_debuggers(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_missing_setpriv(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "SETPRIV", "/nonexistent/setpriv")
     monkeypatch.setattr(doctor, "find_qemu", lambda _name: "/q")
-    qemu = doctor.probe.Qemu("/q", (8, 2, 0), "")
+    qemu = doctor.probe.QemuBinary("/q", (8, 2, 0), "")
     monkeypatch.setattr(doctor.probe, "probe_qemu", lambda _path, _cache: qemu)
     good, weak, missing = doctor.check_qemu(config)
     assert good.detail == "8.2.0, /q"

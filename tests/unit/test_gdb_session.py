@@ -10,7 +10,9 @@ from typing import Any, cast
 import pytest
 
 from vimto.gdb import session
-from vimto.qemu.qmp import Monitor
+from vimto.qemu.monitor import Monitor
+from vimto.qemu.options import Flag
+from vimto.qemu.render import arguments
 from vimto.vm import exchange as exchanges
 from vimto.vm import protocol
 from vimto.vm.exchange import Exchange, Limits
@@ -22,11 +24,17 @@ STUB = session.private_stub("/a,b")
 
 
 def test_where_the_stub_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert STUB.words == ["-gdb", "unix:/a,,b,server=on,wait=off"] and not STUB.descriptors
+    assert arguments(STUB.options) == [
+        "-chardev",
+        "socket,id=gdb,path=/a,,b,server=on,wait=off",
+        "-gdb",
+        "chardev:gdb",
+    ]
+    assert not STUB.descriptors
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stub = session.public_stub(listener)
         assert stub.descriptors == [listener.fileno()]
-        assert f"fd={listener.fileno()}," in stub.words[1]
+        assert f"fd={listener.fileno()}," in arguments(stub.options)[1]
 
 
 class Stage:
@@ -41,7 +49,7 @@ class Stage:
         self.machine = cast(Machine, type("Fake", (), {"monitor": Monitor(monitor.detach())})())
 
     def close(self) -> None:
-        self.machine.monitor.close()
+        os.close(self.machine.monitor.fd)
         os.close(self.exchange._port)
         self.qemu.close()
         self.guest.close()
@@ -60,7 +68,7 @@ def stage() -> Iterator[Stage]:
 
 def test_the_pause_is_answered_once_gdb_holds_the_machine(stage: Stage) -> None:
     stub = session.Stub(STUB)
-    assert stub.pauses and stub.addition == STUB
+    assert stub.pauses and stub.extra == STUB
     stub.join(stage.machine, stage.exchange)
     assert json.loads(stage.qemu.recv(1000)) == {"execute": "qmp_capabilities"}
     assert not stub.begun
@@ -83,7 +91,7 @@ def test_from_boot_the_clock_stands(stage: Stage, monkeypatch: pytest.MonkeyPatc
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     stub = session.Stub(STUB, from_boot=True)
-    assert stub.addition.words == ["-S", *STUB.words] and not stub.pauses
+    assert stub.extra.options == [Flag("S"), *STUB.options] and not stub.pauses
     stage.exchange._enter(exchanges.BOOTING)
     stub.join(stage.machine, stage.exchange)
     assert stub.begun, "another machine cannot take its place"

@@ -3,17 +3,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from vimto.qemu.process import Qemu
 from vimto.vm import log
-from vimto.vm.launch import Wiring
 from vimto.vm.log import Log
 
 
 @pytest.fixture
 def fd() -> Iterator[int]:
-    wiring = Wiring()
-    wiring.close_theirs()
-    yield wiring.console
-    wiring.close_ours()
+    with Qemu("") as qemu:
+        yield qemu.console
 
 
 def write(fd: int, text: str, times: int = 1) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from vimto import console
 from vimto.errors import BootError, EmulatorFaultError, LostVMError, VimtoError
-from vimto.plan.plan import Plan, Tier
+from vimto.plan.plan import Plan, Shape
 from vimto.vm import run
 from vimto.vm.loss import explain, qemu_lines, show_log
 from vimto.vm.machine import Machine
@@ -135,11 +135,11 @@ def test_a_boot_is_tried_twice(faults: int, begun: bool, monkeypatch: pytest.Mon
         return 7
 
     monkeypatch.setattr(run._Session, "run_booted", boot)
-    tier = Tier(4, [], "")
+    shape = Shape([], [], "")
     plan = SimpleNamespace(
         shares=[], shown=[], homes=[], temporary="/tmp", saves="/none", uid=0, gid=0
     )
-    plan.tier_for = lambda _count: tier
+    plan.shape_for = lambda _count: shape
     companion = run.Companion()
     companion.begun = begun
     request = run.Request(["true"], "/", {}, companion=companion)

@@ -18,7 +18,7 @@ from vimto.errors import CacheError, QemuError, QemuSilentError
 from vimto.vm import snapshot
 
 KEY = "k" * 32
-TIER: Any = SimpleNamespace(save=KEY)
+TIER: Any = SimpleNamespace(key=KEY)
 
 
 @pytest.fixture

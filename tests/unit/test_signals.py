@@ -20,7 +20,7 @@ PROGRAM = """
 import sys, vimto.cli, vimto.process.proc
 from vimto.vm.signals import end_by_exception
 
-def dispatch(argv, launch):
+def dispatch(argv):
     try:
         vimto.process.proc.run(["sh", "-c", "echo $$ >&3; exec sleep 1000 3>&-"])
     finally:
@@ -80,7 +80,7 @@ def test_a_snapshot_that_is_being_looked_for_or_made_is_given_up(
         return False
 
     monkeypatch.setattr(snapshot, "are_off", look)
-    place: Any = SimpleNamespace(saves="saves", save="key")
+    place: Any = SimpleNamespace(saves="saves", key="key")
     with SignalPipe() as signals, pytest.raises(Interrupted):
         waiting = Waiting(signals, -1)
         snapshot.acquire_snapshot(place, place, waiting)

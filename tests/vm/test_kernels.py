@@ -44,7 +44,7 @@ def test_debians_kernels(vimto: Vimto, kernel: str, release: str) -> None:
 def test_the_cloud_flavour_over_virtiofs(vimto: Vimto) -> None:
     if not any(map(shutil.which, virtiofsd.PLACES)):
         pytest.skip("this kernel has no 9p, and virtiofsd is not installed")
-    vimto.directory = vimto.directory / "a, b"
+    vimto.directory = vimto.directory / "a, b,readonly=on"
     vimto.directory.mkdir()
     assert look(vimto, CLOUD).endswith("-cloud-amd64")
     script = """

@@ -148,3 +148,12 @@ def test_the_console_does_not_fill_the_hosts_memory(vimto: Vimto) -> None:
     assert "Linux version" in errors and "at-the-end" in errors
     assert "bytes left out)" in errors
     assert len(errors) < 6 << 20
+
+
+@pytest.mark.parametrize("name", ["x,readonly=on", 'a "quoted", one'])
+def test_a_directory_of_any_name_is_shared_under_it(vimto: Vimto, name: str) -> None:
+    """A configuration file has no quotes: for the second a QEMU that was loaded starts anew."""
+    vimto.directory = vimto.directory / name
+    vimto.directory.mkdir()
+    assert vimto.script("pwd; echo written >file").check().text == f"{vimto.directory}\n"
+    assert (vimto.directory / "file").read_text() == "written\n"

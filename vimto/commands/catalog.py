@@ -14,11 +14,10 @@ class Command(NamedTuple):
     `name` may have two words; its first part is then a row as well. `run` is `module:function`,
     called with the configuration and the words after the name, which returns the status (None: 0);
     "" for a row that is for help alone, or that only groups those below it. With `named` the
-    function gets the name, too; with `launched` the QEMU that was started in advance; without
-    `configured` the words alone, and no configuration is read. With `flags_follow` vimto's own
-    flags may stand after the name. `flags` are the command's own, with what each does. `completes`
-    is what follows: `files`, `commands` (programs), or nothing. An `alias` is listed nowhere, a
-    `topic` is for `vimto help` alone.
+    function gets the name, too; without `configured` the words alone, and no configuration is read.
+    With `flags_follow` vimto's own flags may stand after the name. `flags` are the command's own,
+    with what each does. `completes` is what follows: `files`, `commands` (programs), or nothing. An
+    `alias` is listed nowhere, a `topic` is for `vimto help` alone.
     """
 
     name: str
@@ -27,7 +26,6 @@ class Command(NamedTuple):
     text: str = ""
     run: str = ""
     named: bool = False
-    launched: bool = False
     configured: bool = True
     flags_follow: bool = False
     flags: tuple[tuple[str, str], ...] = ()
@@ -66,7 +64,7 @@ COMMANDS: tuple[Command, ...] = (
         "It has the same directory, user and environment. What it writes below the repository and "
         "the working directory stays, all else is gone with the machine. On a terminal, Enter and "
         "`~.` end it whatever happens in it, as in ssh.",
-        run="vimto.commands.exec:run_exec", launched=True, flags_follow=True, completes="commands",
+        run="vimto.commands.exec:run_exec", flags_follow=True, completes="commands",
     ),
     Command(
         "shell", "[arguments]", "your shell in a machine, in this directory",

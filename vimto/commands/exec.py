@@ -8,21 +8,18 @@ from vimto.commands.catalog import usage
 from vimto.config import Config, find_repository
 from vimto.errors import UsageError
 from vimto.qemu.find import find_qemu
-from vimto.vm.launch import Launch
+from vimto.qemu.process import drop_ahead, load_ahead
 
 # Seconds: well below the minute by which go's timer is longer than the test's own.
 _GO_WAIT = 30.0
 
 
-def run_exec(config: Config, argv: list[str], launch: Launch | None = None) -> int:
-    """Run `argv` (the words after `exec`) in a machine and return the command's status.
-
-    The machine is `launch`, a QEMU that was started in advance, or that is ended.
-    """
+def run_exec(config: Config, argv: list[str]) -> int:
+    """Run `argv` (the words after `exec`) in a machine and return the command's status."""
     words = argv[1:] if argv[:1] == ["--"] else argv
     if not words:
         raise UsageError("`vimto exec` needs a command", hint=usage("exec"))
-    return run_command(config, words, launch)
+    return run_command(config, words)
 
 
 def run_for_go(config: Config, words: list[str]) -> int:
@@ -33,7 +30,6 @@ def run_for_go(config: Config, words: list[str]) -> int:
 def run_command(
     config: Config,
     words: list[str],
-    launch: Launch | None = None,
     *,
     greeting: str = "",
     one_of_many: bool = False,
@@ -44,13 +40,10 @@ def run_command(
     """
     with contextlib.ExitStack() as stack:
         qemu = find_qemu(config.qemu)
-        if launch and not (config.snapshot and launch.qemu == qemu):
-            launch.close()
-            launch = None
-        if launch is None and config.snapshot:
-            launch = Launch(qemu)
-        if launch:
-            stack.callback(launch.close)
+        if config.snapshot:
+            load_ahead(qemu)
+        else:
+            drop_ahead()  # a machine that boots is no use of it
         # Imported while QEMU loads.
         from vimto.commands.interactive import attended
         from vimto.plan.prepare import prepare
@@ -69,9 +62,7 @@ def run_command(
             console.note(f"{plan.kernel_name}: {greeting}")
         return run(
             plan,
-            request._replace(
-                argv=words, companion=companion, launch=launch, wait_limit=wait_limit(words)
-            ),
+            request._replace(argv=words, companion=companion, wait_limit=wait_limit(words)),
         )
 
 

@@ -121,8 +121,7 @@ def hand_over(plan: Plan) -> Iterator[Handover]:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         os.write(memory, plan.dump())
-        restored = plan.tiers[0].save
-        yield Handover(memory, reading, plan.tiers[0].machine[0] if restored else "")
+        yield Handover(memory, reading, plan.qemu if plan.shapes[0].key else "")
     finally:
         for fd in (memory, reading, writing):
             os.close(fd)
@@ -136,12 +135,12 @@ def background_save(
 
     `argv` in `cwd` is a command like theirs: which machine it needs follows from its directories.
     """
-    _, tier = choose_machine(plan, Request(list(argv), cwd, os.environb))
-    off = tier.save and are_off(plan, tier, told=False)  # once, and not in each test's output
-    if not tier.save or off or have_snapshot(plan.saves, tier.save):
+    _, shape = choose_machine(plan, Request(list(argv), cwd, os.environb))
+    off = shape.key and are_off(plan, shape, told=False)  # once, and not in each test's output
+    if not shape.key or off or have_snapshot(plan.saves, shape.key):
         yield
         return
-    pid = spawn(handover.shim("--save", str(tier.shares)), log=2)
+    pid = spawn(handover.shim("--save", str(shape.shares)), log=2)
     try:
         yield
     finally:

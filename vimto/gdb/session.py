@@ -21,10 +21,11 @@ from pathlib import Path
 from vimto import console
 from vimto.errors import VimtoError
 from vimto.process import proc
-from vimto.quoting import escape, visible
+from vimto.qemu.options import Extra, Flag, Option
+from vimto.quoting import visible
 from vimto.vm import exchange as exchanges
 from vimto.vm.exchange import Exchange
-from vimto.vm.machine import Addition, Machine
+from vimto.vm.machine import Machine
 from vimto.vm.protocol import Exit
 from vimto.vm.run import Companion
 from vimto.vm.signals import ENDING, Interrupted
@@ -37,16 +38,20 @@ _END_LIMIT = 5.0
 _SCRIPT_LIMIT = 60.0
 
 
-def private_stub(path: str) -> Addition:
+def private_stub(path: str) -> Extra:
     """Return what makes QEMU offer its stub at the unix socket `path`."""
-    return Addition(["-gdb", f"unix:{escape(path)},server=on,wait=off"])
+    return Extra(_stub_options({"path": path}))
 
 
-def public_stub(listener: socket.socket) -> Addition:
+def public_stub(listener: socket.socket) -> Extra:
     """Return what makes QEMU offer its stub at `listener`, which already listens."""
     fd = listener.fileno()
-    chardev = f"socket,id=gdb,fd={fd},server=on,wait=off,nodelay=on"
-    return Addition(["-chardev", chardev, "-gdb", "chardev:gdb"], [fd])
+    return Extra(_stub_options({"fd": str(fd), "nodelay": "on"}), [fd])
+
+
+def _stub_options(where: dict[str, str]) -> list[Option | Flag]:
+    values = {**where, "server": "on", "wait": "off"}
+    return [Option("chardev", "socket", values, id="gdb"), Flag("gdb", "chardev:gdb")]
 
 
 class QuitError(VimtoError):
@@ -54,13 +59,13 @@ class QuitError(VimtoError):
 
 
 class Stub(Companion):
-    """The stub in one machine, which `addition` makes QEMU offer.
+    """The stub in one machine, which `extra` makes QEMU offer.
 
     With `from_boot` the processors wait for gdb before their first instruction.
     """
 
-    def __init__(self, addition: Addition, *, from_boot: bool = False) -> None:
-        self.addition = addition.after("-S") if from_boot else addition
+    def __init__(self, extra: Extra, *, from_boot: bool = False) -> None:
+        self.extra = extra.after(Flag("S")) if from_boot else extra
         self.pauses = not from_boot
         self.stopped = from_boot
         self.attached = False
@@ -105,8 +110,8 @@ class Stub(Companion):
 class Listener(Stub):
     """A stub for a gdb, or an IDE, that somebody else starts; `line` says how to connect."""
 
-    def __init__(self, addition: Addition, line: str, *, from_boot: bool = False) -> None:
-        super().__init__(addition, from_boot=from_boot)
+    def __init__(self, extra: Extra, line: str, *, from_boot: bool = False) -> None:
+        super().__init__(extra, from_boot=from_boot)
         self._line = line
 
     def attach(self) -> None:
@@ -149,14 +154,14 @@ class Gdb(Stub):
 
     def __init__(
         self,
-        addition: Addition,
+        extra: Extra,
         make_argv: Callable[[int], list[str]],
         fds: tuple[int, int, int],
         settings: Settings,
         *,
         from_boot: bool = False,
     ) -> None:
-        super().__init__(addition, from_boot=from_boot)
+        super().__init__(extra, from_boot=from_boot)
         self._make_argv = make_argv
         self._fds = fds
         self._settings = settings

@@ -10,22 +10,35 @@ from typing import Any, NamedTuple
 
 from vimto import __version__
 from vimto.errors import ConfigError
+from vimto.qemu.options import Option
+from vimto.qemu.virtiofsd import Server
 
-# The mount tags of what each machine has in its fixed slots: the host's root, the kernel's tree.
+# Mount tags that every machine has (the second, where there is an image), before its shares'.
 ROOT_TAG = "root"
 IMAGE_TAG = "kernel"
+_SHARE_TAG = "share"
 
 
-class Tier(NamedTuple):
-    """A machine with room for `shares` shared directories.
+def share_tag(index: int) -> str:
+    """Return the mount tag of one of a machine's shared directories, counted from 0."""
+    return f"{_SHARE_TAG}{index}"
 
-    `machine` is QEMU's command line with holes, without the kernel; `save` the key of its snapshot,
+
+class Shape(NamedTuple):
+    """A machine as its guest sees it, without its kernel: all that a snapshot depends on.
+
+    `slots` are the mount tags of its file systems, in their order. `key` is that of its snapshot,
     empty where machines of this plan are always booted.
     """
 
-    shares: int
-    machine: list[str]
-    save: str
+    slots: list[str]
+    options: list[Option]
+    key: str
+
+    @property
+    def shares(self) -> int:
+        """How many shared directories there is room for."""
+        return sum(tag.startswith(_SHARE_TAG) for tag in self.slots)
 
 
 class GoTimeout(NamedTuple):
@@ -64,20 +77,23 @@ class Plan(NamedTuple):
     gets, `shown` are paths that each can read, `homes` are the real paths of home directories,
     `temporary` is where go makes its work directories, `snapshot_limit` is bytes of snapshots on
     disk, `boot_timeout`, `timeout` and `stop_timeout` are seconds (0: no limit). `kernel_name` is
-    for messages. `virtiofsd` are the command lines, with holes, of a server that writes and of one
-    that only reads, where `fs` is `virtiofs`. `go_timeout` is there under `go test` only.
+    for messages. `qemu` is the program, `accelerator` `kvm` or `tcg`, `shapes` what machines there
+    are, the smallest first. `virtiofsd` is there where `fs` is `virtiofs`, `go_timeout` under
+    `go test` only.
     """
 
+    qemu: str
+    accelerator: str
     kernel: str
     initrd: str
     append: str
     kernel_name: str
     image: str
     fs: str
-    virtiofsd: list[list[str]]
+    virtiofsd: Server | None
     memory: int
     smp: int
-    tiers: list[Tier]
+    shapes: list[Shape]
     saves: str
     snapshot_limit: int
     boot_timeout: float
@@ -97,20 +113,19 @@ class Plan(NamedTuple):
     verbose: int
     go_timeout: GoTimeout | None = None
 
-    def tier_for(self, shares: int) -> Tier:
+    def shape_for(self, shares: int) -> Shape:
         """Return the smallest machine that holds `shares`; raises `ConfigError` beyond all."""
-        for tier in self.tiers:
-            if shares <= tier.shares:
-                return tier
+        for shape in self.shapes:
+            if shares <= shape.shares:
+                return shape
         raise ConfigError(
-            f"{shares} directories are to be shared, {self.tiers[-1].shares} are the most",
+            f"{shares} directories are to be shared, {self.shapes[-1].shares} are the most",
             hint="name a common parent with `-share`: it takes the place of all below it",
         )
 
     def dump(self) -> bytes:
         """Return the plan as `load_plan` reads it."""
         value = {"version": __version__, **self._asdict()}
-        value["tiers"] = [tier._asdict() for tier in self.tiers]
         value["go_timeout"] = self.go_timeout and self.go_timeout._asdict()
         return json.dumps(value).encode("ascii")
 
@@ -120,7 +135,11 @@ def load_plan(data: bytes) -> Plan:
     value: dict[str, Any] = json.loads(data)
     if value.pop("version", None) != __version__:
         raise ConfigError("the plan was written by another version of vimto")
-    value["tiers"] = [Tier(**tier) for tier in value["tiers"]]
+    value["shapes"] = [
+        Shape(slots, [Option(*option) for option in options], key)
+        for slots, options, key in value["shapes"]
+    ]
+    value["virtiofsd"] = value["virtiofsd"] and Server(*value["virtiofsd"])
     value["go_timeout"] = value["go_timeout"] and GoTimeout(**value["go_timeout"])
     value["shares"] = [(path, readonly) for path, readonly in value["shares"]]
     return Plan(**value)

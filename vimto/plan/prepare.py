@@ -15,21 +15,22 @@ from vimto.errors import ConfigError
 from vimto.go.outside import find_outside
 from vimto.kernel.reference import KernelReference
 from vimto.plan.kernels import BootParts, resolve_kernel, wanted_kernel
-from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, Plan, Tier
+from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, Plan, Shape, share_tag
 from vimto.plan.shares import Command, Share, refuse_cache
 from vimto.plan.users import find_homes, resolve_user
 from vimto.plan.views import is_ephemeral
 from vimto.qemu import devices
-from vimto.qemu.cmdline import FIRST_SHARE_SLOT, assemble
 from vimto.qemu.find import find_qemu
+from vimto.qemu.options import Option
 from vimto.qemu.probe import (
     Accelerator,
-    Qemu,
+    QemuBinary,
     check_memory,
     choose_accelerator,
     identify_host_cpu,
     probe_qemu,
 )
+from vimto.qemu.process import ALWAYS
 from vimto.qemu.virtiofsd import find_virtiofsd
 
 # The guest program looks for its port by this name: guest/internal/wire/port.go.
@@ -38,7 +39,7 @@ _PORT = "vimto.agent"
 _SNAPSHOT_FORMAT = 2
 # Each 9p device costs a restored machine 6 ms, so most get few: for the repository and go's work
 # directory. The others are for `-share` and for workspaces of many modules.
-_TIERS = (2, 5, 12, 28)
+_ROOMS = (2, 5, 12, 28)
 BOOT_LIMIT = {"kvm": 60.0, "tcg": 180.0}
 
 
@@ -118,23 +119,25 @@ def _tell_accelerator(accelerator: Accelerator, *, one_of_many: bool) -> None:
 
 def _plan(
     config: Config,
-    qemu: Qemu,
+    qemu: QemuBinary,
     accelerator: Accelerator,
     parts: BootParts,
 ) -> Plan:
     uid, gid, groups = resolve_user("root" if config.sudo else config.user)
-    append, tiers = _machines(config, qemu, accelerator, parts)
+    append, shapes = _machines(config, qemu, accelerator, parts)
     return Plan(
+        qemu=qemu.path,
+        accelerator=accelerator.name,
         kernel=parts.kernel,
         initrd=parts.initrd,
         append=append,
         kernel_name=parts.name,
         image=parts.image,
         fs=parts.transport,
-        virtiofsd=find_virtiofsd() if parts.transport == "virtiofs" else [],
+        virtiofsd=find_virtiofsd() if parts.transport == "virtiofs" else None,
         memory=config.memory,
         smp=config.smp,
-        tiers=tiers,
+        shapes=shapes,
         saves=str(config.cache_dir / "saves"),
         snapshot_limit=config.snapshot_limit,
         boot_timeout=config.boot_timeout or BOOT_LIMIT[accelerator.name],
@@ -161,8 +164,8 @@ def default_temporary() -> str:
 
 
 def _machines(
-    config: Config, qemu: Qemu, accelerator: Accelerator, parts: BootParts
-) -> tuple[str, list[Tier]]:
+    config: Config, qemu: QemuBinary, accelerator: Accelerator, parts: BootParts
+) -> tuple[str, list[Shape]]:
     """Return the kernel's command line and the machine of each size."""
     fixed: list[devices.Device] = [
         devices.Memory(mebibytes=config.memory),
@@ -176,28 +179,31 @@ def _machines(
     with_snapshots = config.snapshot and parts.transport == "9p"
     contents = _contents(qemu, parts, Table(config.cache_dir)) if with_snapshots else []
     cpu = identify_host_cpu(emulated=accelerator.emulated)
-    tiers = []
+    shapes = []
     append = ""
-    for count in _TIERS:
+    for count in _ROOMS:
         fixed_tags = (ROOT_TAG, IMAGE_TAG) if parts.image else (ROOT_TAG,)
-        tags = (*fixed_tags, *(f"share{index}" for index in range(count)))
+        tags = [*fixed_tags, *map(share_tag, range(count))]
         slots: devices.Device = (
             devices.VirtiofsSlots(tags=tags)
             if parts.transport == "virtiofs"
-            else devices.NinePSlots(tags=tags, first_slot=FIRST_SHARE_SLOT)
+            else devices.NinePSlots(tags=tags)
         )
-        line = assemble(qemu.path, [*fixed, slots], config.kernel_args)
-        append = line.append
+        options, append = devices.assemble([*fixed, slots], config.kernel_args)
         key = ""
         if with_snapshots:
             key = snapshot_key(
-                line.machine, append, contents=contents, version=qemu.version, cpu=cpu
+                [*ALWAYS, accelerator.name, *options],
+                append,
+                contents=contents,
+                version=qemu.version,
+                cpu=cpu,
             )
-        tiers.append(Tier(count, list(line.machine), key))
-    return append, tiers
+        shapes.append(Shape(tags, options, key))
+    return append, shapes
 
 
-def _contents(qemu: Qemu, parts: BootParts, table: Table) -> list[str]:
+def _contents(qemu: QemuBinary, parts: BootParts, table: Table) -> list[str]:
     """Return the digests of QEMU, kernel and initramfs."""
     try:
         program = table.digest(qemu.path)
@@ -207,7 +213,7 @@ def _contents(qemu: Qemu, parts: BootParts, table: Table) -> list[str]:
 
 
 def snapshot_key(
-    machine: Sequence[str],
+    hardware: Sequence[str | Option],
     append: str,
     *,
     contents: Sequence[str],
@@ -219,8 +225,7 @@ def snapshot_key(
     `contents` are the digests of QEMU, kernel and initramfs, `version` is QEMU's; `cpu` is what
     the guest has of the host's processor.
     """
-    # The first word is where QEMU lies, which is of no matter.
-    shape = [_SNAPSHOT_FORMAT, __version__, *contents, list(version), cpu, machine[1:], append]
+    shape = [_SNAPSHOT_FORMAT, __version__, *contents, list(version), cpu, hardware, append]
     return digest(json.dumps(shape).encode())
 
 

@@ -1,56 +1,74 @@
-"""Devices: each is one decision, and says what it adds to QEMU's and the kernel's command line.
+"""Devices: each is one decision, and says what it adds to the options of QEMU and the kernel.
 
-A word may hold placeholders (`hole`): descriptors and host paths that only the process which
-starts QEMU knows. A command line with holes is the same for every machine of a plan, so it is
-worked out once, and it is what a snapshot is keyed by.
+What a device is to the guest stands here, and is what a snapshot is keyed by. What is behind it on
+the host differs from machine to machine: see `vimto.qemu.backends`.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from vimto.quoting import escape
+from vimto.qemu.options import Option
+
+# `-no-reboot` with `panic=-1` turns a panic into QEMU's end at once. What the kernel does not know
+# becomes the guest program's environment: it needs no signals from its runtime to be fair to its
+# own few goroutines, and under emulation each one is a detour through code that nothing else runs.
+_KERNEL_ARGS = ("panic=-1", "GODEBUG=asyncpreemptoff=1")
+
+# The first PCI slot for the 9p devices: below it QEMU places what has no address of its own.
+_FIRST_SHARE_SLOT = 0x10
 
 
 class Device(Protocol):
     """One part of the machine."""
 
-    def argv(self) -> list[str]:
-        """Return the words this device adds to QEMU's command line."""
+    def options(self) -> list[Option]:
+        """Return what this device adds to QEMU's options."""
         ...
 
     def kernel_args(self) -> list[str]:
-        """Return the words this device adds to the kernel's command line."""
+        """Return the arguments this device adds to the kernel's command line."""
         ...
 
 
-def hole(name: str) -> str:
-    """Return the placeholder that `vm.machine.fill` replaces: NUL cannot occur in an argument."""
-    return f"\0{name}\0"
+class Hardware(NamedTuple):
+    """A machine as its guest sees it: QEMU's options, and the kernel's command line."""
+
+    options: list[Option]
+    append: str
+
+
+def assemble(devices: Sequence[Device], kernel_args: Sequence[str] = ()) -> Hardware:
+    """Return the hardware made of `devices`, in their order. Pure; tests compare it whole."""
+    # Nobody looks at a CD drive, and an HPET that interrupts is a cost under emulation.
+    off = dict.fromkeys(("smm", "vmport", "sata", "usb"), "off")
+    options = [Option("machine", "q35", {"memory-backend": "ram", **off})]
+    append = list(_KERNEL_ARGS)
+    for device in devices:
+        options += device.options()
+        append += device.kernel_args()
+    return Hardware(options, " ".join([*append, *kernel_args]))
 
 
 class Memory(NamedTuple):
-    """`mebibytes` of RAM in one block, whose backing (`ram`) each machine chooses."""
+    """`mebibytes` of RAM in one block."""
 
     mebibytes: int
 
-    def argv(self) -> list[str]:
-        return ["-m", f"{self.mebibytes}M", "-object", hole("ram")]
+    def options(self) -> list[Option]:
+        return [Option("m", f"{self.mebibytes}M")]
 
     def kernel_args(self) -> list[str]:
         return []
 
 
 class Processors(NamedTuple):
-    """`number` processors, all that the accelerator can offer of the host's features."""
+    """`number` processors, with all that the accelerator can offer of the host's features."""
 
     number: int
     accelerator: str
 
-    def argv(self) -> list[str]:
-        # Whether an emulator's processors share one thread is up to each machine: see `vm.crowd`.
-        accel = self.accelerator
-        if accel == "tcg":
-            accel += f",thread={hole('threads')}"
-        return ["-accel", accel, "-cpu", "max", "-smp", str(self.number)]
+    def options(self) -> list[Option]:
+        return [Option("smp", str(self.number))]
 
     def kernel_args(self) -> list[str]:
         # Linux counts timer interrupts in a few milliseconds of its own time, and panics where
@@ -63,13 +81,12 @@ class Processors(NamedTuple):
 
 
 class SerialConsole(NamedTuple):
-    """The kernel's log, into a descriptor of the process that starts QEMU."""
+    """The kernel's log. (`vimto.qemu.process` gives every QEMU the serial port for it.)"""
 
     verbose: bool
 
-    def argv(self) -> list[str]:
-        path = f"/dev/fd/{hole('console')}"
-        return ["-chardev", f"file,id=console,path={path},append=on", "-serial", "chardev:console"]
+    def options(self) -> list[Option]:
+        return []
 
     def kernel_args(self) -> list[str]:
         # Each byte on an emulated UART costs microseconds; an oops raises the level by itself.
@@ -77,17 +94,14 @@ class SerialConsole(NamedTuple):
 
 
 class AgentPort(NamedTuple):
-    """The virtio-serial port to the guest program, and the monitor beside it."""
+    """The virtio-serial port to the guest program, at the chardev that every QEMU has for it."""
 
     name: str
 
-    def argv(self) -> list[str]:
+    def options(self) -> list[Option]:
         return [
-            *("-device", "virtio-serial-pci,max_ports=2"),
-            *("-chardev", f"socket,id=agent,fd={hole('agent')}"),
-            *("-device", f"virtserialport,chardev=agent,name={escape(self.name)}"),
-            *("-chardev", f"socket,id=monitor,fd={hole('monitor')}"),
-            *("-qmp", "chardev:monitor"),  # 11 calls `-mon` deprecated
+            Option("device", "virtio-serial-pci", {"max_ports": "2"}),
+            Option("device", "virtserialport", {"chardev": "agent", "name": self.name}),
         ]
 
     def kernel_args(self) -> list[str]:
@@ -97,10 +111,10 @@ class AgentPort(NamedTuple):
 class EntropySource(NamedTuple):
     """The host's random numbers, so that nothing in the guest waits for entropy."""
 
-    def argv(self) -> list[str]:
+    def options(self) -> list[Option]:
         return [
-            *("-object", "rng-random,id=rng,filename=/dev/urandom"),
-            *("-device", "virtio-rng-pci,rng=rng"),
+            Option("object", "rng-random", {"filename": "/dev/urandom"}, id="rng"),
+            Option("device", "virtio-rng-pci", {"rng": "rng"}),
         ]
 
     def kernel_args(self) -> list[str]:
@@ -108,41 +122,34 @@ class EntropySource(NamedTuple):
 
 
 class NinePSlots(NamedTuple):
-    """9p devices for the mount tags `tags`, eight to a PCI slot from `first_slot` on.
+    """9p devices for the mount tags `tags`, eight to a PCI slot."""
 
-    Which directory is behind a tag is a hole: it is no part of a saved machine's state.
-    """
+    tags: Sequence[str]
 
-    tags: tuple[str, ...]
-    first_slot: int
-
-    def argv(self) -> list[str]:
-        words = []
+    def options(self) -> list[Option]:
+        options = []
         for index, tag in enumerate(self.tags):
             slot, function = divmod(index, 8)
-            address = f"addr=0x{self.first_slot + slot:x}.{function}"
+            address = {"addr": f"0x{_FIRST_SHARE_SLOT + slot:x}.{function}"}
             if function == 0:
-                address += ",multifunction=on"
-            backend = f"local,id={tag},security_model=none,multidevs=remap,path={hole(tag)}"
-            words += ["-fsdev", backend]
-            words += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag},{address}"]
-        return words
+                address["multifunction"] = "on"
+            values = {"fsdev": tag, "mount_tag": tag, **address}
+            options.append(Option("device", "virtio-9p-pci", values))
+        return options
 
     def kernel_args(self) -> list[str]:
         return []
 
 
 class VirtiofsSlots(NamedTuple):
-    """virtiofs devices for the mount tags `tags`; each hole is a connection to a virtiofsd."""
+    """virtiofs devices for the mount tags `tags`."""
 
-    tags: tuple[str, ...]
+    tags: Sequence[str]
 
-    def argv(self) -> list[str]:
-        words = []
-        for tag in self.tags:
-            words += ["-chardev", f"socket,id={tag},fd={hole(tag)}"]
-            words += ["-device", f"vhost-user-fs-pci,chardev={tag},tag={tag}"]
-        return words
+    def options(self) -> list[Option]:
+        return [
+            Option("device", "vhost-user-fs-pci", {"chardev": tag, "tag": tag}) for tag in self.tags
+        ]
 
     def kernel_args(self) -> list[str]:
         return []
@@ -151,10 +158,10 @@ class VirtiofsSlots(NamedTuple):
 class UserNetwork(NamedTuple):
     """One network card behind QEMU's own NAT: outgoing connections and DNS."""
 
-    def argv(self) -> list[str]:
+    def options(self) -> list[Option]:
         return [
-            *("-netdev", "user,id=net"),
-            *("-device", "virtio-net-pci,netdev=net,romfile="),
+            Option("netdev", "user", id="net"),
+            Option("device", "virtio-net-pci", {"netdev": "net", "romfile": ""}),
         ]
 
     def kernel_args(self) -> list[str]:

@@ -23,7 +23,7 @@ _KVM_API_VERSION = 12
 _VIRTUALISATION = {"svm": "kvm_amd", "vmx": "kvm_intel"}
 
 
-class Qemu(NamedTuple):
+class QemuBinary(NamedTuple):
     """A QEMU binary: its absolute path, its version and what identifies exactly this build."""
 
     path: str
@@ -56,7 +56,7 @@ class Accelerator(NamedTuple):
         return self.name == "tcg"
 
 
-def probe_qemu(path: str, cache: "Path") -> Qemu:
+def probe_qemu(path: str, cache: "Path") -> QemuBinary:
     """Ask QEMU for its version, once per binary: each one's answer is kept in `cache`.
 
     Raises `QemuError` when the binary does not run or is older than 7.0.
@@ -78,7 +78,7 @@ def probe_qemu(path: str, cache: "Path") -> Qemu:
             f"QEMU {'.'.join(map(str, version))} is too old",
             hint="vimto needs QEMU 7.0 or newer; Debian 12 and Ubuntu 24.04 have it",
         )
-    return Qemu(path=path, version=version, identity=identity)
+    return QemuBinary(path=path, version=version, identity=identity)
 
 
 def _recall(answer: str) -> str:

@@ -14,7 +14,7 @@ from vimto import console
 from vimto.cache import verdicts
 from vimto.cache.snapshots import Snapshot
 from vimto.errors import BootError, QemuError, VimtoError
-from vimto.plan.plan import Plan, Tier
+from vimto.plan.plan import Plan, Shape
 from vimto.vm.loss import qemu_lines
 from vimto.vm.machine import Machine
 
@@ -60,7 +60,7 @@ def diagnose(exc: VimtoError, machine: Machine, plan: Plan) -> NotRestoredError:
     if not isinstance(exc, QemuError):
         machine.wait(2.0)
     log = machine.read_console()
-    complaints = qemu_lines(log, plan.tiers[0].machine[0])
+    complaints = qemu_lines(log, plan.qemu)
     fault = judge(exc, machine.status, complaints)
     ended = fault == REFUSED and machine.status is not None
     last = complaints or (log if ended else [])  # its libraries' own words
@@ -92,12 +92,12 @@ def judge(exc: VimtoError, status: int | None, complaints: Sequence[str]) -> str
     return REFUSED if os.WEXITSTATUS(status) else ENDED
 
 
-def settle(plan: Plan, tier: Tier, snapshot: Snapshot, exc: NotRestoredError, tries: int) -> bool:
+def settle(plan: Plan, shape: Shape, snapshot: Snapshot, exc: NotRestoredError, tries: int) -> bool:
     """Draw the consequences of a failure at one of `tries`; say whether to try again.
 
     Otherwise the user is told, in one line.
     """
-    place, reason = (plan.saves, tier.save), exc.message
+    place, reason = (plan.saves, shape.key), exc.message
     if exc.fault == STATE:
         verdicts.turn_off(*place, STATE, reason)
         off = True
@@ -118,9 +118,9 @@ def settle(plan: Plan, tier: Tier, snapshot: Snapshot, exc: NotRestoredError, tr
     return False
 
 
-def are_off(plan: Plan, tier: Tier, *, told: bool) -> bool:
+def are_off(plan: Plan, shape: Shape, *, told: bool) -> bool:
     """Say whether snapshots of this machine are off for a while; the user is told unless `told`."""
-    found = verdicts.find_verdict(plan.saves, tier.save)
+    found = verdicts.find_verdict(plan.saves, shape.key)
     if found is None or not found.is_off:
         return False
     until = time.strftime("%H:%M:%S", time.localtime(found.until))

@@ -1,4 +1,4 @@
-"""One QEMU process, from its command line to its end; knows nothing of what runs inside.
+"""One machine, from its options to its end; knows nothing of what runs inside.
 
 start_machine ──> Machine: port (frames), monitor (QMP), console (the kernel's log)
     booted      a kernel is loaded; the agent says `ready` when it waits
@@ -6,87 +6,32 @@ start_machine ──> Machine: port (frames), monitor (QMP), console (the kernel
 """
 
 import os
-import select
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import NamedTuple
 
-from vimto import console
-from vimto.plan.plan import Plan, Tier
-from vimto.process.spawn import end, spawn
-from vimto.qemu.qmp import Monitor
-from vimto.quoting import escape, show
+from vimto.cache.snapshots import Snapshot
+from vimto.plan.plan import Plan, Shape
+from vimto.qemu.backends import Directory, Ram, accelerator_option
+from vimto.qemu.monitor import Monitor
+from vimto.qemu.options import INCOMING, NOTHING, Extra, Flag, Option
+from vimto.qemu.process import Qemu, take
 from vimto.vm.crowd import ALONE, Seat
-from vimto.vm.launch import Launch, Wiring
 from vimto.vm.log import Log
-from vimto.vm.virtiofs import Servers, start_servers
-
-if TYPE_CHECKING:
-    from vimto.cache.snapshots import Snapshot
-
-# What the option value of a mount tag ends with.
-READ_ONLY = ",readonly=on"
-
-
-class Memory(NamedTuple):
-    """What backs the guest's RAM: nothing (`path` empty), or a file, private or shared."""
-
-    path: str = ""
-    shared: bool = False
-
-    def option(self, mebibytes: int) -> str:
-        """Return the value of QEMU's `-object`."""
-        if not self.path:
-            kind = "memory-backend-memfd,share=on" if self.shared else "memory-backend-ram"
-            return f"{kind},id=ram,size={mebibytes}M"
-        shared = "on" if self.shared else "off"
-        path = escape(self.path)
-        return f"memory-backend-file,id=ram,size={mebibytes}M,mem-path={path},share={shared}"
-
-
-def fill(words: Sequence[str], values: Mapping[str, str]) -> list[str]:
-    """Return `words` with each hole (a name between NULs) replaced by its value."""
-    filled = []
-    for word in words:
-        parts = word.split("\0")
-        parts[1::2] = [values[name] for name in parts[1::2]]
-        filled.append("".join(parts))
-    return filled
-
-
-def emulated(tier: Tier, threads: str) -> Tier:
-    """Return `tier` with how QEMU emulates its processors, whatever else runs on this host."""
-    return tier._replace(machine=[word.replace("\0threads\0", threads) for word in tier.machine])
-
-
-def slot_tags(tier: Tier) -> list[str]:
-    """Return the mount tags of a machine's slots, in their order."""
-    holes = [part for word in tier.machine for part in word.split("\0")[1::2]]
-    return [name for name in holes if name not in ("agent", "monitor", "console", "ram", "threads")]
 
 
 class Machine:
-    """A running QEMU. Owns its process, servers, seat and descriptors; `close` ends all of them.
+    """A running QEMU. Owns it, and its seat; `close` ends it.
 
     `spare` says that QEMU emulates each processor in a thread, for which this host has room.
     """
 
-    def __init__(
-        self,
-        pid: int,
-        wiring: Wiring,
-        seat: Seat,
-        servers: Sequence[int],
-        spare: bool = False,
-    ) -> None:
-        self.pid = pid
+    def __init__(self, qemu: Qemu, seat: Seat, spare: bool = False) -> None:
         self.spare = spare
+        self.monitor = Monitor(qemu.monitor)
+        self.log = Log(qemu.console)
+        self._qemu = qemu
         self._seat = seat
-        self._servers = list(servers)
-        self.port = wiring.port
-        self.monitor = Monitor(wiring.monitor)
-        self._console = wiring.console
-        self.log = Log(wiring.console)
-        self.status: int | None = None
 
     def __enter__(self) -> "Machine":
         return self
@@ -94,152 +39,99 @@ class Machine:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
+    @property
+    def pid(self) -> int:
+        """QEMU's process."""
+        return self._qemu.pid
+
+    @property
+    def port(self) -> int:
+        """Our end of the guest program's port."""
+        return self._qemu.port
+
+    @property
+    def status(self) -> int | None:
+        """QEMU's wait status, None while it runs."""
+        return self._qemu.status
+
     def close(self) -> None:
         """Kill QEMU, wait for its end and close the descriptors. Idempotent."""
-        if self.status is None:
-            self.status = end(self.pid)
-            if self.status is None:
-                console.warn(f"QEMU (process {self.pid}) cannot be killed, and is left behind")
-                self.status = 0
-        while self._servers:
-            end(self._servers.pop())
-        self.monitor.close()
+        self._qemu.close()
         self._seat.close()
-        for fd in (self.port, self._console):
-            if fd >= 0:
-                os.close(fd)
-        self.port = self._console = -1
 
     def wait(self, limit: float) -> bool:
         """Wait up to `limit` seconds for QEMU to end by itself; say whether it did."""
-        fd = os.pidfd_open(self.pid)
-        try:
-            if not select.select([fd], [], [], limit)[0]:
-                return False
-        finally:
-            os.close(fd)
-        self._reap()
-        return True
-
-    def _reap(self) -> None:
-        if self.status is None:
-            _, self.status = os.waitpid(self.pid, 0)
+        return self._qemu.wait(limit)
 
     def read_console(self) -> list[str]:
         """Return the lines of the kernel's log, and of QEMU's own complaints, so far."""
         return self.log.lines()
 
 
-class Addition(NamedTuple):
-    """What one run adds to QEMU's command line: arguments, and the descriptors that they name.
+class Backing(NamedTuple):
+    """What this host gives one machine: a directory for each mount tag, and what its RAM lies in.
 
-    The descriptors stay their owner's; QEMU inherits them under the same numbers.
+    `threads` is how QEMU emulates its processors: as the others on this host allow, when empty.
     """
 
-    words: Sequence[str] = ()
-    descriptors: Sequence[int] = ()
-
-    def after(self, *words: str) -> "Addition":
-        """Return the same with `words` before."""
-        return Addition([*words, *self.words], self.descriptors)
+    directories: Mapping[str, Directory]
+    ram: Ram
+    threads: str = ""
 
 
-NOTHING = Addition()
+def start_machine(plan: Plan, shape: Shape, backing: Backing, extra: Extra, qemu: Qemu) -> Machine:
+    """Let `qemu` become a machine of `shape`; it is the machine's from now on, or closed.
 
-
-def start_machine(
-    plan: Plan,
-    tier: Tier,
-    slots: Mapping[str, str],
-    memory: Memory,
-    extra: Addition,
-    launch: Launch | None = None,
-) -> Machine:
-    """Start QEMU for `tier` with the directories `slots` (mount tag to option value).
-
-    `extra` is what makes it boot or restore, and whatever else this run wants of it. With a
-    `launch` that one proceeds, or `ValueError` is raised. Raises `CommandError` when there is no
-    process; a QEMU that ends at once shows as the end of `Machine.port`.
+    `extra` is what makes it boot or restore, and whatever else this run wants of it. Raises
+    `CommandError` when there is no process; a QEMU that ends at once shows as the end of
+    `Machine.port`.
     """
-    wiring = launch.wiring if launch else Wiring()
-    servers = _start_servers(plan, slots, wiring.console)
-    seat = Seat(plan.saves, plan.smp)
-    threads = seat.threads()
-    values = {
-        "threads": threads,
-        "agent": str(wiring.port_there),
-        "monitor": str(wiring.monitor_there),
-        "console": str(wiring.console),
-        "ram": memory.option(plan.memory),
-        **slots,
-        **{tag: str(fd) for tag, fd in servers.sockets.items()},
-    }
-    argv = [*fill(tier.machine, values), *extra.words]
-    try:
-        if launch:
-            pid = launch.proceed(argv)
+    with ExitStack() as stack:
+        stack.callback(qemu.close)
+        seat = Seat(plan.saves, plan.smp)
+        stack.callback(seat.close)
+        threads = backing.threads or seat.threads()
+        behind = [accelerator_option(plan.accelerator, threads), backing.ram.option(plan.memory)]
+        if plan.virtiofsd:
+            behind += qemu.serve(plan.virtiofsd, backing.directories)
         else:
-            keep = [*wiring.inherited(), *servers.sockets.values(), *extra.descriptors]
-            pid = spawn(argv, log=wiring.console, keep=keep)
-        console.debug(lambda: f"$ {show(argv)}")
-    except BaseException:
-        seat.close()
-        if not launch:
-            wiring.close_ours()
-        raise
-    finally:
-        if not launch:
-            wiring.close_theirs()
-        servers.close_sockets()
-    os.set_blocking(wiring.port, False)
-    spare = threads == ALONE and any("\0threads\0" in word for word in tier.machine)
-    return Machine(pid, wiring, seat, servers.pids, spare)
+            behind += [each.option(tag) for tag, each in backing.directories.items()]
+        qemu.become([*shape.options, *behind, *extra.options], extra.descriptors)
+        os.set_blocking(qemu.port, False)
+        machine = Machine(qemu, seat, plan.accelerator == "tcg" and threads == ALONE)
+        stack.pop_all()
+        return machine
 
 
-def _start_servers(plan: Plan, slots: Mapping[str, str], log: int) -> Servers:
-    if plan.fs != "virtiofs":
-        return Servers({}, [])
-    shares = {}
-    for tag, value in slots.items():
-        path = value.removesuffix(READ_ONLY)
-        shares[tag] = (path.replace(",,", ","), path != value)
-    return start_servers(plan.virtiofsd, shares, log)
-
-
-def boot_words(plan: Plan) -> list[str]:
+def kernel_flags(plan: Plan) -> list[Option | Flag]:
     """Return what makes a machine of `plan` boot its kernel."""
-    return ["-kernel", plan.kernel, "-initrd", plan.initrd, "-append", plan.append]
+    return [Flag("kernel", plan.kernel), Flag("initrd", plan.initrd), Flag("append", plan.append)]
 
 
-def boot(plan: Plan, tier: Tier, slots: Mapping[str, str], more: Addition = NOTHING) -> Machine:
+def boot(
+    plan: Plan, shape: Shape, directories: Mapping[str, Directory], more: Extra = NOTHING
+) -> Machine:
     """Start a machine that boots and will say `ready`."""
-    memory = Memory(shared=plan.fs == "virtiofs")
-    return start_machine(plan, tier, slots, memory, more.after(*boot_words(plan)))
+    backing = Backing(directories, Ram(shared=bool(plan.virtiofsd)))
+    return start_machine(plan, shape, backing, more.after(*kernel_flags(plan)), take(plan.qemu))
 
 
 def restore(
     plan: Plan,
-    tier: Tier,
-    slots: Mapping[str, str],
-    saved: "Snapshot",
-    more: Addition = NOTHING,
-    launch: Launch | None = None,
+    shape: Shape,
+    directories: Mapping[str, Directory],
+    snapshot: Snapshot,
+    more: Extra = NOTHING,
 ) -> Machine:
     """Start a machine from a snapshot, which the caller holds until the machine has ended.
 
     It needs no kernel: what QEMU loads for a boot is in the saved RAM. The commands are sent at
     once. A QEMU that refuses them says so on its monitor; a state that it cannot load is the end
-    of `Machine.port`. A `launch` proceeds, or is closed where it cannot.
+    of `Machine.port`.
     """
-    words = more.after("-incoming", "defer")
-    try:
-        machine = start_machine(plan, tier, slots, Memory(saved.ram), words, launch=launch)
-    except ValueError:
-        if launch is None:
-            raise
-        launch.close()
-        machine = start_machine(plan, tier, slots, Memory(saved.ram), words)
-    machine.monitor.load(saved.state)
+    backing = Backing(directories, Ram(snapshot.ram))
+    machine = start_machine(plan, shape, backing, more.after(INCOMING), take(plan.qemu))
+    machine.monitor.load(snapshot.state)
     return machine
 
 

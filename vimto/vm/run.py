@@ -21,14 +21,14 @@ from vimto.errors import (
     VimtoError,
 )
 from vimto.plan import shares, views
-from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, Plan, Tier
-from vimto.quoting import escape
+from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, Plan, Shape, share_tag
+from vimto.qemu.backends import Directory
+from vimto.qemu.options import NOTHING
 from vimto.vm import cores, likeness, protocol, snapshot, streams
 from vimto.vm import machine as machines
 from vimto.vm.blame import NotRestoredError, diagnose, settle
 from vimto.vm.crowd import Turn, wait_turn
 from vimto.vm.exchange import Exchange, Limits
-from vimto.vm.launch import Launch
 from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Machine
 from vimto.vm.overtime import Overtime
@@ -50,11 +50,11 @@ _HIDDEN_ENVIRONMENT = ("TMPDIR=", "VIMTO_")
 class Companion:
     """Somebody at the machine's side while its command runs, such as a debugger; this is nobody.
 
-    `addition` is what QEMU is told besides; with `pauses` the guest waits for `Exchange.resume`
+    `extra` is what QEMU is told besides; with `pauses` the guest waits for `Exchange.resume`
     before it starts the command. It has `begun` once no other machine can take this one's place.
     """
 
-    addition = machines.NOTHING
+    extra = NOTHING
     pauses = False
     begun = False
 
@@ -70,9 +70,8 @@ class Request(NamedTuple):
 
     `lifeline` hangs up when the vimto that made the plan is gone (-1 for none). With a `terminal`
     the command gets one of its own; `forwarding` are connections into the guest. `make_output`
-    makes what carries the command's output, given the stream's number and our descriptor. A
-    `launch` becomes the machine, if that is restored. The machine waits for its turn at most
-    `wait_limit` seconds (None: as long as it takes).
+    makes what carries the command's output, given the stream's number and our descriptor. The
+    machine waits for its turn at most `wait_limit` seconds (None: as long as it takes).
     """
 
     argv: list[str]
@@ -83,7 +82,6 @@ class Request(NamedTuple):
     forwarding: "Forwarding | None" = None
     make_output: Callable[[int, int], streams.Output] = streams.Output
     companion: Companion = Companion()
-    launch: Launch | None = None
     wait_limit: float | None = None
 
 
@@ -93,18 +91,16 @@ def run(plan: Plan, request: Request) -> int:
     A snapshot that does not come back to life costs a line and a boot, never the result. Raises
     `BootError` when there is no machine, `LostVMError` when it was lost with the command in it.
     """
-    places, tier = choose_machine(plan, request)
+    places, shape = choose_machine(plan, request)
     shares.admit(places.shares, _command(plan, request), plan.uid, plan.gid)
     dumps = cores.watched(request.argv, request.cwd, plan.temporary)
     until = None if request.wait_limit is None else time.monotonic() + request.wait_limit
     with dumps, SignalPipe() as signals:
         waiting = Waiting(signals, request.lifeline, until)
-        session = _Session(plan, tier, places, request, waiting)
-        status = _run_restored(session) if tier.save else None
+        session = _Session(plan, shape, places, request, waiting)
+        status = _run_restored(session) if shape.key else None
         if status is not None:
             return status
-        if request.launch:
-            request.launch.close()
         try:
             return session.run_booted()
         except EmulatorFaultError:  # the command was not started
@@ -118,8 +114,8 @@ def _run_restored(session: "_Session") -> int | None:
 
     The user has been told why then.
     """
-    plan, tier = session.plan, session.tier
-    found = snapshot.acquire_snapshot(plan, tier, session.waiting)
+    plan, shape = session.plan, session.shape
+    found = snapshot.acquire_snapshot(plan, shape, session.waiting)
     if found is None:
         return None
     with closing(found):
@@ -127,7 +123,7 @@ def _run_restored(session: "_Session") -> int | None:
             try:
                 return session.run_restored(found)
             except NotRestoredError as exc:
-                if not settle(plan, tier, found, exc, tries):
+                if not settle(plan, shape, found, exc, tries):
                     break
     return None
 
@@ -140,7 +136,7 @@ class Places(NamedTuple):
     links: list[views.Link]
 
 
-def choose_machine(plan: Plan, request: Request) -> tuple[Places, Tier]:
+def choose_machine(plan: Plan, request: Request) -> tuple[Places, Shape]:
     """Return what a machine for a request sees, and the smallest one with room for it.
 
     Raises `ConfigError` when no machine has, and where the cache lies in one of them.
@@ -152,7 +148,7 @@ def choose_machine(plan: Plan, request: Request) -> tuple[Places, Tier]:
     shares.refuse_cache(shared, os.path.dirname(plan.saves))
     named = [*plan.shown, *(share.path for share in wanted)]
     places = Places(shared, *views.find_views(command, named, shared))
-    return places, plan.tier_for(len(shared))
+    return places, plan.shape_for(len(shared))
 
 
 def _command(plan: Plan, request: Request) -> shares.Command:
@@ -160,15 +156,15 @@ def _command(plan: Plan, request: Request) -> shares.Command:
     return shares.Command(request.argv, request.cwd, environment, plan.temporary, plan.homes)
 
 
-def make_save(plan: Plan, tier: Tier, lifeline: int) -> int:
-    """Make the snapshot of `tier` if there is none; returns a status.
+def make_save(plan: Plan, shape: Shape, lifeline: int) -> int:
+    """Make the snapshot of `shape` if there is none; returns a status.
 
     Runs beside go's compiling. Whoever needs it waits for its lock; a failure is left for
     them to report.
     """
     with SignalPipe() as signals:
         try:
-            save = snapshot.acquire_snapshot(plan, tier, Waiting(signals, lifeline))
+            save = snapshot.acquire_snapshot(plan, shape, Waiting(signals, lifeline))
         except VimtoError:
             return 1
         if save is not None:
@@ -178,16 +174,16 @@ def make_save(plan: Plan, tier: Tier, lifeline: int) -> int:
 
 class _Session(NamedTuple):
     plan: Plan
-    tier: Tier
+    shape: Shape
     places: Places
     request: Request
     waiting: Waiting
 
     def run_booted(self) -> int:
-        more = self.request.companion.addition
+        more = self.request.companion.extra
         with (
             closing(self._wait_turn()) as turn,
-            machines.boot(self.plan, self.tier, self._slots(), more) as machine,
+            machines.boot(self.plan, self.shape, self._directories(), more) as machine,
         ):
             exchange = self._exchange(machine, turn)
             try:
@@ -198,15 +194,13 @@ class _Session(NamedTuple):
             return status
 
     def run_restored(self, save: Snapshot) -> int:
-        more = self.request.companion.addition
+        more = self.request.companion.extra
         with (
             closing(self._wait_turn()) as turn,
-            machines.restore(
-                self.plan, self.tier, self._slots(), save, more, self.request.launch
-            ) as machine,
+            machines.restore(self.plan, self.shape, self._directories(), save, more) as machine,
         ):
             # Not under a debugger, whose breakpoints a program that nobody started would meet.
-            warm_up = machine.spare and not self.request.companion.addition.words
+            warm_up = machine.spare and not self.request.companion.extra.options
             exchange = self._exchange(machine, turn, warm_up=warm_up)
             exchange.on_accepted = lambda: self._restored(turn)
             exchange.send_order()
@@ -221,18 +215,17 @@ class _Session(NamedTuple):
 
     def _restored(self, turn: Turn) -> None:
         turn.close()
-        verdicts.acquit(self.plan.saves, self.tier.save)
+        verdicts.acquit(self.plan.saves, self.shape.key)
         console.debug("the machine is restored from a snapshot")
 
-    def _slots(self) -> dict[str, str]:
-        """Return what is behind each mount tag; unused ones show the root, read-only."""
-        values = dict.fromkeys(machines.slot_tags(self.tier), "/,readonly=on")
+    def _directories(self) -> dict[str, Directory]:
+        """Return what is behind each mount tag; unused ones show the root."""
+        found = dict.fromkeys(self.shape.slots, Directory("/"))
         if self.plan.image:
-            values[IMAGE_TAG] = escape(self.plan.image) + ",readonly=on"
+            found[IMAGE_TAG] = Directory(self.plan.image)
         for index, share in enumerate(self.places.shares):
-            suffix = ",readonly=on" if share.readonly else ""
-            values[f"share{index}"] = escape(share.path) + suffix
-        return values
+            found[share_tag(index)] = Directory(share.path, share.readonly)
+        return found
 
     def _wait_turn(self) -> Turn:
         waiting = self.waiting
@@ -252,7 +245,7 @@ class _Session(NamedTuple):
         exchange.lifeline = self.request.lifeline
         exchange.patience = Patience(machine.pid)
         exchange.on_accepted = turn.close
-        if self.request.companion.addition.words:
+        if self.request.companion.extra.options:
             turn.close()  # it may be held before its first instruction, for hours
         exchange.on_notice = show_notice
         exchange.log = machine.log
@@ -344,7 +337,7 @@ class _Session(NamedTuple):
             "shares": [
                 {
                     "fs": plan.fs,
-                    "tag": f"share{index}",
+                    "tag": share_tag(index),
                     "path": protocol.wire_text(share.path),
                     "readonly": share.readonly,
                 }

@@ -23,22 +23,16 @@ from vimto.errors import (
     QemuSilentError,
     VimtoError,
 )
-from vimto.plan.plan import Plan, Tier
-from vimto.quoting import escape
+from vimto.plan.plan import Plan, Shape
+from vimto.qemu.backends import Directory, Ram
+from vimto.qemu.options import Extra
+from vimto.qemu.process import Qemu
 from vimto.vm import protocol
 from vimto.vm.blame import are_off
 from vimto.vm.crowd import CROWDED, wait_turn
 from vimto.vm.exchange import check_ready
-from vimto.vm.machine import (
-    Addition,
-    Machine,
-    Memory,
-    boot_words,
-    emulated,
-    save,
-    slot_tags,
-    start_machine,
-)
+from vimto.vm.loss import explain, show_log
+from vimto.vm.machine import Backing, Machine, kernel_flags, save, start_machine
 from vimto.vm.patience import Patience
 from vimto.vm.waiting import Waiting
 
@@ -57,37 +51,37 @@ class _PassingError(QemuError):
     """The machine was not saved, for a reason that says nothing about the next try."""
 
 
-def acquire_snapshot(plan: Plan, tier: Tier, waiting: Waiting) -> Snapshot | None:
-    """Return the snapshot for `tier`, making it if there is none; None means: boot.
+def acquire_snapshot(plan: Plan, shape: Shape, waiting: Waiting) -> Snapshot | None:
+    """Return the snapshot for `shape`, making it if there is none; None means: boot.
 
     One maker at a time: others wait for it, for it has limits of its own. Raises `BootError` when
     the machine does not boot at all, for then nothing is won by trying again.
     """
     with waiting.raising():
-        return _acquire(plan, tier, waiting)
+        return _acquire(plan, shape, waiting)
 
 
-def _acquire(plan: Plan, tier: Tier, waiting: Waiting) -> Snapshot | None:
+def _acquire(plan: Plan, shape: Shape, waiting: Waiting) -> Snapshot | None:
     # Not into the log of a test: forty may wait at once, and who runs go says it as well.
     planned = waiting.lifeline >= 0
-    if are_off(plan, tier, told=planned):
+    if are_off(plan, shape, told=planned):
         return None
-    found = find_snapshot(plan.saves, tier.save)
+    found = find_snapshot(plan.saves, shape.key)
     if found is not None:
         return found
     try:
         with locked(
-            f"{plan.saves}/{tier.save}",
+            f"{plan.saves}/{shape.key}",
             waiting="another vimto makes the snapshot of this machine",
             limit=min(waiting.left, _MAKER_LIMIT),
             say=console.debug if planned else console.note,
             pause=waiting.pause,
         ):
-            if are_off(plan, tier, told=True):  # the one before has said why
+            if are_off(plan, shape, told=True):  # the one before has said why
                 return None
-            found = find_snapshot(plan.saves, tier.save)
-            if found is None and _try_make(plan, tier, waiting):
-                found = find_snapshot(plan.saves, tier.save)
+            found = find_snapshot(plan.saves, shape.key)
+            if found is None and _try_make(plan, shape, waiting):
+                found = find_snapshot(plan.saves, shape.key)
             return found
     except CacheBusyError as exc:
         why = ", for go's own timer has started" if waiting.left <= 0 else ""
@@ -97,18 +91,18 @@ def _acquire(plan: Plan, tier: Tier, waiting: Waiting) -> Snapshot | None:
         return None
 
 
-def _try_make(plan: Plan, tier: Tier, waiting: Waiting) -> bool:
+def _try_make(plan: Plan, shape: Shape, waiting: Waiting) -> bool:
     """Make the snapshot and say whether that worked; a failure costs one line.
 
     One that is likely to repeat turns snapshots off, so that those who come next do not each boot
     twice.
     """
-    place = plan.saves, tier.save
+    place = plan.saves, shape.key
     try:
         try:
-            _make(plan, tier, waiting)
+            _make(plan, shape, waiting)
         except EmulatorFaultError:
-            _make(plan, tier, waiting)
+            _make(plan, shape, waiting)
     except (OSError, QemuError, CacheError) as exc:
         reason = exc.message if isinstance(exc, VimtoError) else str(exc.strerror)
         number = _find_errno(exc)
@@ -143,27 +137,27 @@ def _check_room(saves: str) -> None:
         raise _PassingError(f"less than {_ROOM_NEEDED >> 20} MiB are free in `{saves}`")
 
 
-def _make(plan: Plan, tier: Tier, waiting: Waiting) -> None:
+def _make(plan: Plan, shape: Shape, waiting: Waiting) -> None:
     """Boot a machine, save it and put it in place.
 
     A failure leaves nothing. Raises `OSError`, `QemuError` or `CacheError` when the machine cannot
     be saved, and `BootError` for one that does not boot.
     """
-    from vimto.vm.loss import show_log
-
     sweep(plan.saves)
     about = {"kernel": plan.kernel_name, "memory": plan.memory}
     _check_room(plan.saves)
-    with new_snapshot(plan.saves, tier.save, about) as aside:
+    with new_snapshot(plan.saves, shape.key, about) as aside:
         empty = f"{aside}/empty"
         os.mkdir(empty)
-        slots = {tag: escape(empty) for tag in slot_tags(tier)}
-        memory = Memory(f"{aside}/ram", shared=True)
-        # A boot has nothing to do at once, and go compiles meanwhile.
-        shape = emulated(tier, CROWDED)
+        backing = Backing(
+            {tag: Directory(empty) for tag in shape.slots},
+            Ram(f"{aside}/ram", shared=True),
+            threads=CROWDED,  # a boot has nothing to do at once, and go compiles meanwhile
+        )
+        extra = Extra(kernel_flags(plan))
         with (
             closing(wait_turn(plan.saves, plan.memory, waiting.pause, waiting.left)),
-            start_machine(plan, shape, slots, memory, Addition(boot_words(plan))) as machine,
+            start_machine(plan, shape, backing, extra, Qemu(plan.qemu)) as machine,
         ):
             try:
                 wait_ready(machine, plan.boot_timeout, waiting)
@@ -177,12 +171,10 @@ def _make(plan: Plan, tier: Tier, waiting: Waiting) -> None:
                 raise
             show_log(machine)
         os.rmdir(empty)
-    prune_snapshots(plan.saves, plan.snapshot_limit, keep=tier.save)
+    prune_snapshots(plan.saves, plan.snapshot_limit, keep=shape.key)
 
 
 def _not_booted(exc: BootError, machine: Machine, plan: Plan) -> VimtoError:
-    from vimto.vm.loss import explain
-
     explained = explain(exc, machine, plan)
     status = machine.status or 0
     if not os.WIFSIGNALED(status):

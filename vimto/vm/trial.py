@@ -3,17 +3,16 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from vimto.errors import QemuError
-from vimto.process.spawn import end, spawn
 from vimto.qemu import devices
-from vimto.qemu.cmdline import FIRST_SHARE_SLOT, assemble
-from vimto.qemu.qmp import Monitor
-from vimto.vm.launch import Wiring
+from vimto.qemu.backends import Directory, Ram, accelerator_option
+from vimto.qemu.monitor import Monitor
+from vimto.qemu.options import INCOMING, Flag, Option
+from vimto.qemu.process import Qemu
 from vimto.vm.log import Log
 from vimto.vm.loss import qemu_lines
-from vimto.vm.machine import Memory, fill
 
 _MEBIBYTES = 64
 _LIMIT = 20.0
@@ -30,20 +29,25 @@ def try_snapshot(qemu: str, accelerator: str) -> None:
         devices.SerialConsole(verbose=False),
         devices.AgentPort(name="trial"),
         devices.EntropySource(),
-        devices.NinePSlots(tags=("root",), first_slot=FIRST_SHARE_SLOT),
+        devices.NinePSlots(tags=("root",)),
     ]
-    words = [*assemble(qemu, parts).machine, "-S"]
+    options: list[Option | Flag] = [
+        *devices.assemble(parts).options,
+        accelerator_option(accelerator, "single"),
+        Directory("/").option("root"),
+        Flag("S"),
+    ]
     with tempfile.TemporaryDirectory(prefix="vimto-") as place:
         ram = os.path.join(place, "ram")
         state = os.open(os.path.join(place, "state"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)
         try:
-            with _machine(words, Memory(ram, shared=True)) as monitor:
+            with _machine(qemu, [*options, Ram(ram, shared=True).option(_MEBIBYTES)]) as monitor:
                 monitor.save(state, _LIMIT)
         finally:
             os.close(state)
         state = os.open(os.path.join(place, "state"), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with _machine([*words, "-incoming", "defer"], Memory(ram)) as monitor:
+            with _machine(qemu, [*options, Ram(ram).option(_MEBIBYTES), INCOMING]) as monitor:
                 monitor.load(state)
                 monitor.wait_loaded(_LIMIT)
         finally:
@@ -51,31 +55,11 @@ def try_snapshot(qemu: str, accelerator: str) -> None:
 
 
 @contextlib.contextmanager
-def _machine(words: Sequence[str], memory: Memory) -> Iterator[Monitor]:
-    wiring = Wiring()
-    values = {
-        "threads": "single",
-        "agent": str(wiring.port_there),
-        "monitor": str(wiring.monitor_there),
-        "console": str(wiring.console),
-        "ram": memory.option(_MEBIBYTES),
-        "root": "/,readonly=on",
-    }
-    try:
-        pid = spawn(fill(words, values), log=wiring.console, keep=wiring.inherited())
-    except BaseException:
-        wiring.close_ours()
-        raise
-    finally:
-        wiring.close_theirs()
-    monitor = Monitor(wiring.monitor)
-    try:
-        yield monitor
-    except QemuError as exc:
-        exc.lines = tuple(qemu_lines(Log(wiring.console).lines(), words[0]))
-        raise
-    finally:
-        end(pid)
-        monitor.close()
-        os.close(wiring.port)
-        os.close(wiring.console)
+def _machine(program: str, options: list[Option | Flag]) -> Iterator[Monitor]:
+    with Qemu(program) as qemu:
+        qemu.become(options)
+        try:
+            yield Monitor(qemu.monitor)
+        except QemuError as exc:
+            exc.lines = tuple(qemu_lines(Log(qemu.console).lines(), program))
+            raise

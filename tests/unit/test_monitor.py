@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vimto.errors import QemuError
-from vimto.qemu.qmp import Monitor
+from vimto.qemu.monitor import Monitor
 
 GREETING: dict[str, Any] = {"QMP": {"version": {}, "capabilities": ["oob"]}}
 NO_FILE = "unknown migration protocol: file"
@@ -40,7 +40,7 @@ class Qemu:
         self._thread.start()
 
     def close(self) -> None:
-        self.monitor.close()
+        os.close(self.monitor.fd)
         self._thread.join()
         self._socket.close()
         for fd in self.got:
@@ -210,7 +210,7 @@ def test_a_qemu_that_says_nothing_or_ends_is_not_waited_for(state: int) -> None:
         monitor.save(state, 10)
     assert monitor.read_events() == [""]
     monitor.load(state)  # whoever reads the port learns of it
-    monitor.close()
+    os.close(monitor.fd)
 
 
 def test_events_are_told_apart_from_replies() -> None:
@@ -226,4 +226,4 @@ def test_events_are_told_apart_from_replies() -> None:
     qemu.sendall(text[-5:])
     qemu.close()
     assert monitor.read_events() == ["RESUME", ""]
-    monitor.close()
+    os.close(monitor.fd)

@@ -37,27 +37,16 @@ class _Asked(NamedTuple):
 
 
 class Monitor:
-    """A QMP connection on the descriptor `fd`, which it owns."""
+    """A QMP connection on the descriptor `fd`, which stays its owner's."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
         self._buffer = b""
         self._asked: list[_Asked] = []
         self._refusals: list[str] = []
         self._loading = False
         self._migration = ""
         self._open = False
-
-    def close(self) -> None:
-        """Close the connection; a second call does nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    @property
-    def fd(self) -> int:
-        """The descriptor, for poll(2): `read_events` has something to read when it does."""
-        return self._fd
 
     def open(self) -> None:
         """Let QEMU send events. Idempotent, and done by whatever sends a command."""
@@ -123,7 +112,7 @@ class Monitor:
         when it refused to load a state.
         """
         events: list[str] = []
-        while select.select([self._fd], [], [], 0)[0]:
+        while select.select([self.fd], [], [], 0)[0]:
             open_still = self._receive()
             while b"\n" in self._buffer:
                 events.append(self._take_message().event)
@@ -150,7 +139,7 @@ class Monitor:
     def _wait_message(self, deadline: float) -> "_Message":
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._fd], [], [], left)[0]:
+            if left <= 0 or not select.select([self.fd], [], [], left)[0]:
                 raise QemuSilentError("QEMU's monitor did not answer in time")
             if not self._receive():
                 raise QemuSilentError("QEMU ended before its monitor answered")
@@ -159,7 +148,7 @@ class Monitor:
     def _receive(self) -> bool:
         """Read once; say whether the connection is still open."""
         try:
-            data = os.read(self._fd, 65536)
+            data = os.read(self.fd, 65536)
         except ConnectionResetError:
             data = b""
         self._buffer += data
@@ -202,7 +191,7 @@ class Monitor:
         """Send a command with the open file `fd`."""
         self._asked.append(_Asked(command["execute"], _NOTHING))
         data = json.dumps(command).encode() + b"\n"
-        connection = _socket.socket(fileno=self._fd)
+        connection = _socket.socket(fileno=self.fd)
         try:
             rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", fd))
             data = data[connection.sendmsg([data], [rights]) :]
@@ -215,7 +204,7 @@ class Monitor:
     def _write(self, data: bytes) -> None:
         try:
             while data:
-                data = data[os.write(self._fd, data) :]
+                data = data[os.write(self.fd, data) :]
         except (BrokenPipeError, ConnectionResetError):
             pass
 
