@@ -4,7 +4,6 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,7 @@ from vimto.config import load_config
 from vimto.errors import VimtoError
 from vimto.files import open_file, read_file
 from vimto.gdb import symbols
-from vimto.gdb.symbols import use_vmlinux
+from vimto.gdb.symbols import check_vmlinux
 from vimto.kernel import boot, depmod, modules
 from vimto.kernel.reference import parse_image, parse_kernel
 from vimto.oci import credentials, layout
@@ -90,8 +89,7 @@ def as_config(path: Path) -> object:
 
 
 def as_vmlinux(path: Path) -> object:
-    nothing: Any = None  # it is looked at later
-    return use_vmlinux(path, nothing)
+    return check_vmlinux(path)
 
 
 def as_archive(path: Path) -> object:

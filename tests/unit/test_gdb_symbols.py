@@ -103,7 +103,7 @@ def test_only_the_running_build_will_do() -> None:
 def test_the_user_s_own_vmlinux(tmp_path: Path) -> None:
     found = Symbols(vmlinux=None, release="6.1", hint="get it")
     with pytest.raises(KernelError, match="cannot be read"):
-        symbols.use_vmlinux(tmp_path / "absent", found)
+        symbols.check_vmlinux(tmp_path / "absent")
     (tmp_path / "vmlinux").write_bytes(Path("/bin/true").read_bytes())
     (tmp_path / "kernel").mkdir()
     mine = symbols.use_vmlinux(tmp_path / "vmlinux", found)

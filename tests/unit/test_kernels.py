@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from vimto.commands import gdb
 from vimto.config import Config, load_config
-from vimto.errors import AgentError, ImageError, VimtoError
+from vimto.errors import AgentError, ImageError, KernelError, VimtoError
 from vimto.oci import pull
 from vimto.plan import kernels, prepare
 from vimto.plan.agent import source_digest, source_directory
@@ -155,3 +156,23 @@ def test_what_a_kernel_was_made_of_is_named_with_it(
     assert str(index) in value["entries"]
     guest = source_directory()
     assert {str(guest / "main.go"), str(guest / "internal/run/session.go")} <= set(value["sources"])
+
+
+@pytest.mark.parametrize("words", [["-vmlinux", "FILE", "-listen", "127.0.0.1:0"], []])
+def test_gdb_s_own_file_is_looked_at_before_a_kernel_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    def locate(*_arguments: object) -> None:
+        raise AssertionError("a kernel was looked for")
+
+    monkeypatch.setattr(gdb, "locate_kernel", locate)
+    (tmp_path / "bzImage").write_bytes(b"MZ" * 1024)
+    for name, said in (("bzImage", "is not an ELF file"), ("nothing", "cannot be read: No such")):
+        file = str(tmp_path / name)
+        config = configured(tmp_path, *([] if words else ["-vmlinux", file]))
+        with pytest.raises(KernelError, match=said):
+            if words:
+                gdb.run_gdb(config, [file if word == "FILE" else word for word in words])
+            else:
+                with gdb.wait_for_gdb(config):
+                    pass

@@ -241,7 +241,7 @@ def test_the_wrong_vmlinux_is_refused(vimto: Vimto, tmp_path: Path) -> None:
     assert "not of the kernel that runs" in outcome.errors
     assert "build-id of the kernel" in outcome.errors
     outcome = vimto("gdb-kernel", "-vmlinux", "/etc/passwd", "exec", "true").check(125)
-    assert "no ELF file" in outcome.errors
+    assert "not an ELF file" in outcome.errors
 
 
 def test_no_gdb_and_one_without_python(vimto: Vimto, tmp_path: Path) -> None:

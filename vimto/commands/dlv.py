@@ -181,7 +181,7 @@ class _Session:
             if not os.access(built, os.X_OK):
                 raise UsageError(
                     "there is no program to debug",
-                    hint="the package is no main package, or has no test files",
+                    hint="the package is not a main package, or has no test files",
                 )
             if self._place:
                 self._put(built, binary)

@@ -62,6 +62,7 @@ def run_gdb(config: Config, words: list[str]) -> int:
         )
     if options.batch and not os.path.isfile(options.batch):
         raise UsageError(f"`-batch {options.batch}`: there is no such file")
+    vmlinux = _own_vmlinux(options.vmlinux or config.vmlinux)
     if not options.listen:
         check_gdb()
     config = without_kaslr(config)
@@ -73,7 +74,8 @@ def run_gdb(config: Config, words: list[str]) -> int:
             if options.listen:
                 trial.enter_context(listening(options.listen))
             trial.enter_context(forwarding(config))
-        found = _symbols(config, options, locate_kernel(config, reference, stack))
+        kernel = locate_kernel(config, reference, stack)
+        found = _symbols(config, kernel, vmlinux, fetch=options.fetch_debug)
         if not options.listen:
             _make_index(config, found)
         base = stack.enter_context(_private_directory())
@@ -96,14 +98,10 @@ def wait_for_gdb(config: Config) -> Iterator[tuple[Config, session.Stub]]:
     context lasts.
     """
     reference = check_settings(config)
+    vmlinux = _own_vmlinux(config.vmlinux)
     config = without_kaslr(config)
     with contextlib.ExitStack() as stack:
-        kernel = locate_kernel(config, reference, stack)
-        found = symbols.find_symbols(
-            kernel.place, cache=config.cache_dir, package=_package(kernel), fetch=False
-        )
-        if config.vmlinux:
-            found = symbols.use_vmlinux(Path(config.vmlinux), found)
+        found = _find_symbols(config, locate_kernel(config, reference, stack), vmlinux)
         base = stack.enter_context(_private_directory())
         address = os.path.join(base, "gdb.sock")
         line = _connect_line(found, address)
@@ -146,16 +144,27 @@ def check_gdb() -> None:
         )
 
 
-def _symbols(config: Config, options: Options, kernel: FoundKernel) -> Symbols:
-    vmlinux = options.vmlinux or config.vmlinux
+def _own_vmlinux(text: str) -> Path | None:
+    """Return the file with symbols that the user has named; raises `KernelError` if it has none."""
+    if not text:
+        return None
+    path = Path(text).absolute()
+    symbols.check_vmlinux(path)
+    return path
+
+
+def _find_symbols(
+    config: Config, kernel: FoundKernel, vmlinux: Path | None, *, fetch: bool = False
+) -> Symbols:
+    package = kernel.reference if isinstance(kernel.reference, AptKernel) else None
     found = symbols.find_symbols(
-        kernel.place,
-        cache=config.cache_dir,
-        package=_package(kernel),
-        fetch=options.fetch_debug and not vmlinux,
+        kernel.place, cache=config.cache_dir, package=package, fetch=fetch and not vmlinux
     )
-    if vmlinux:
-        found = symbols.use_vmlinux(Path(vmlinux).absolute(), found)
+    return symbols.use_vmlinux(vmlinux, found) if vmlinux else found
+
+
+def _symbols(config: Config, kernel: FoundKernel, vmlinux: Path | None, *, fetch: bool) -> Symbols:
+    found = _find_symbols(config, kernel, vmlinux, fetch=fetch)
     if found.vmlinux is None:
         console.note("no debug information for this kernel: names of functions only")
         console.note(found.hint)
@@ -188,11 +197,6 @@ def _make_index(config: Config, found: Symbols) -> None:
 
     with contextlib.suppress(FileNotFoundError):  # a gdb that makes none does not need one
         entry.make_once(path, make, waiting="another vimto has gdb index these symbols")
-
-
-def _package(kernel: FoundKernel) -> AptKernel | None:
-    """Return the distribution's package that a kernel is from, if it is from one."""
-    return kernel.reference if isinstance(kernel.reference, AptKernel) else None
 
 
 def _programs(options: Options, base: Path) -> Iterator[Program]:

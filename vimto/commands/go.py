@@ -63,7 +63,7 @@ def run_go(config: Config, argv: list[str]) -> int:
         return proc.foreground(argv)
     directory = command.directory(cwd)
     if not os.path.isdir(directory):
-        raise UsageError(f"`{command.chdir}` of go's `-C` is no directory")
+        raise UsageError(f"`{command.chdir}` of go's `-C` is not a directory")
     env = go_env(go, directory, os.environ)
     command = parse_go(argv, goflags=env.goflags)
     if command.compiles_only:

@@ -80,16 +80,20 @@ def find_symbols(place: Path, *, cache: Path, package: AptKernel | None, fetch: 
     )
 
 
-def use_vmlinux(path: Path, symbols: Symbols) -> Symbols:
-    """Return `symbols` with the user's own `vmlinux`; raises `KernelError` if it cannot serve."""
+def check_vmlinux(path: Path) -> None:
+    """Raise `KernelError` for a file that cannot be read, or that gdb can have no symbols from."""
     try:
         if not elf.is_elf(bzimage.read_head(path)):
             raise KernelError(
-                f"`{path}` is no ELF file",
+                f"`{path}` is not an ELF file",
                 hint="gdb needs the kernel's `vmlinux`, not its bzImage",
             )
     except OSError as exc:
         raise KernelError(f"`{path}` cannot be read: {exc.strerror}") from exc
+
+
+def use_vmlinux(path: Path, symbols: Symbols) -> Symbols:
+    """Return `symbols` with the user's own `vmlinux`, which `check_vmlinux` lets pass."""
     own = _find_sources(path.parent, path, symbols.release)
     sources = tuple(dict.fromkeys((*own, *symbols.sources)))
     return replace(symbols, vmlinux=path, sources=sources, hint="")

@@ -84,7 +84,7 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> Non
 
 def _open_data(file: BinaryIO) -> BinaryIO:
     if file.read(8) != b"!<arch>\n":
-        raise ValueError("it is no ar archive")
+        raise ValueError("it is not an ar archive")
     while header := file.read(60):
         name = header[:16].decode("ascii", "replace").strip().rstrip("/")
         size = int(header[48:58])
