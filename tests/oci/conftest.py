@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import need
 from tests.oci.servers import Proxy, TokenServer, docker_registry, proxy, token_server
-from tests.unit.oci_parts import Settings
+from tests.unit.oci_parts import ImageConfig
 from vimto.oci import session
 
 
@@ -50,8 +50,8 @@ def hurt(registry: str) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(cache_dir=tmp_path / "cache")
+def settings(tmp_path: Path) -> ImageConfig:
+    return ImageConfig(cache_dir=tmp_path / "cache")
 
 
 @pytest.fixture(autouse=True)

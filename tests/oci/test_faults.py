@@ -17,7 +17,7 @@ import pytest
 
 from tests.oci.servers import Proxy, Quiet, Reply, Request, Server, proxy, push
 from tests.oci.test_pull import PULL, basic, login
-from tests.unit.oci_parts import Settings, fetch_image, make_image, make_tar, member
+from tests.unit.oci_parts import ImageConfig, fetch_image, make_image, make_tar, member
 from vimto.errors import ImageError
 from vimto.oci import store as images
 
@@ -33,7 +33,7 @@ def name(hurt: Proxy, registry: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(settings: Settings) -> Iterator[None]:
+def nothing_left(settings: ImageConfig) -> Iterator[None]:
     """Whatever happened, no half image and no working directory remain."""
     yield
     images = settings.cache_dir / "images"
@@ -46,12 +46,12 @@ def is_layer(request: Request, reply: Reply) -> bool:
     return "/blobs/" in request.path and reply.status < 300 and len(reply.body) > 1 << 16
 
 
-def fetch(name: str, settings: Settings) -> None:
+def fetch(name: str, settings: ImageConfig) -> None:
     image = fetch_image(name, settings)
     assert (image.root / "big").stat().st_size == 3 << 20
 
 
-def test_dropped_connection_is_resumed(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_dropped_connection_is_resumed(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def drop(request: Request, reply: Reply) -> None:
         if is_layer(request, reply) and len(hurt.seen("/blobs/")) < 5:
             reply.cut = 1 << 20
@@ -62,7 +62,7 @@ def test_dropped_connection_is_resumed(hurt: Proxy, name: str, settings: Setting
     assert ranges == ["", f"bytes={1 << 20}-", f"bytes={2 << 20}-", f"bytes={3 << 20}-"]
 
 
-def test_server_without_ranges(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_server_without_ranges(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def drop(request: Request, reply: Reply) -> None:
         if "Range" in request.headers:
             whole = Request(method="GET", path=request.path, headers={})
@@ -75,7 +75,7 @@ def test_server_without_ranges(hurt: Proxy, name: str, settings: Settings) -> No
     fetch(name, settings)
 
 
-def test_wrong_range(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_wrong_range(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def drop(request: Request, reply: Reply) -> None:
         if "Range" in request.headers:
             reply.headers["Content-Range"] = "bytes 5-9/10"
@@ -87,7 +87,7 @@ def test_wrong_range(hurt: Proxy, name: str, settings: Settings) -> None:
         fetch(name, settings)
 
 
-def test_connection_that_always_drops(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_connection_that_always_drops(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def drop(request: Request, reply: Reply) -> None:
         if is_layer(request, reply):
             reply.cut = 1000
@@ -100,7 +100,7 @@ def test_connection_that_always_drops(hurt: Proxy, name: str, settings: Settings
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 @pytest.mark.parametrize("part", ["/manifests/", "/blobs/"])
-def test_busy_server(status: int, part: str, hurt: Proxy, name: str, settings: Settings) -> None:
+def test_busy_server(status: int, part: str, hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def busy(request: Request, reply: Reply) -> None:
         if part in request.path and len(hurt.seen(part)) <= 2:
             reply.status, reply.body = status, b"{}"
@@ -111,7 +111,7 @@ def test_busy_server(status: int, part: str, hurt: Proxy, name: str, settings: S
 
 
 def test_retry_after_is_obeyed(
-    hurt: Proxy, name: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    hurt: Proxy, name: str, settings: ImageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
     wait = threading.Event.wait
@@ -135,7 +135,7 @@ def test_retry_after_is_obeyed(
     assert waits == [7.0, 60.0]
 
 
-def test_server_that_stays_busy(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_server_that_stays_busy(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def busy(_: Request, reply: Reply) -> None:
         reply.status = 503
 
@@ -146,7 +146,7 @@ def test_server_that_stays_busy(hurt: Proxy, name: str, settings: Settings) -> N
 
 
 @pytest.mark.parametrize("part", ["/manifests/", "/blobs/"])
-def test_stalled_server(part: str, hurt: Proxy, name: str, settings: Settings) -> None:
+def test_stalled_server(part: str, hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def stall(request: Request, reply: Reply) -> None:
         if part in request.path:
             reply.cut, reply.hold = min(10, len(reply.body) - 1), True
@@ -157,7 +157,7 @@ def test_stalled_server(part: str, hurt: Proxy, name: str, settings: Settings) -
 
 
 @pytest.mark.parametrize("part", ["/manifests/", "/blobs/"])
-def test_damaged_on_the_way(part: str, hurt: Proxy, name: str, settings: Settings) -> None:
+def test_damaged_on_the_way(part: str, hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def damage(request: Request, reply: Reply) -> None:
         if part in request.path:
             reply.body = reply.body[:-1] + bytes([reply.body[-1] ^ 1])
@@ -167,7 +167,7 @@ def test_damaged_on_the_way(part: str, hurt: Proxy, name: str, settings: Setting
         fetch(name, settings)
 
 
-def test_another_manifest_than_asked_for(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_another_manifest_than_asked_for(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def swap(_: Request, reply: Reply) -> None:
         reply.body += b" "
         reply.headers.pop("Docker-Content-Digest", None)
@@ -177,7 +177,7 @@ def test_another_manifest_than_asked_for(hurt: Proxy, name: str, settings: Setti
         fetch(f"{hurt.host}/faults@{BIG.digest}", settings)
 
 
-def test_longer_than_said(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_longer_than_said(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def lengthen(request: Request, reply: Reply) -> None:
         if is_layer(request, reply):
             reply.body += bytes(10)
@@ -187,7 +187,7 @@ def test_longer_than_said(hurt: Proxy, name: str, settings: Settings) -> None:
         fetch(name, settings)
 
 
-def test_huge_manifest(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_huge_manifest(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def inflate(request: Request, reply: Reply) -> None:
         reply.body = bytes(100 << 20)
         reply.headers.pop("Docker-Content-Digest", None)
@@ -197,7 +197,7 @@ def test_huge_manifest(hurt: Proxy, name: str, settings: Settings) -> None:
         fetch(name, settings)
 
 
-def test_web_page(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_web_page(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def login_page(_: Request, reply: Reply) -> None:
         reply.body = b"<!doctype html><title>Welcome</title>"
         reply.headers = {"Content-Type": "text/html"}
@@ -216,7 +216,7 @@ def test_web_page(hurt: Proxy, name: str, settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("case", ["digest", "size", "count"])
-def test_manifest_that_lies(case: str, hurt: Proxy, name: str, settings: Settings) -> None:
+def test_manifest_that_lies(case: str, hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def lie(request: Request, reply: Reply) -> None:
         if "/manifests/" not in request.path:
             return
@@ -270,7 +270,7 @@ def redirect(hurt: Proxy, target: str) -> None:
 
 
 def test_redirect_gets_no_credentials(
-    guarded: str, storage: Server, settings: Settings, no_credentials: Path
+    guarded: str, storage: Server, settings: ImageConfig, no_credentials: Path
 ) -> None:
     push(guarded, "faults", "1", BIG, f"Basic {basic('user:pass:word')}")
     with proxy(guarded) as hurt:
@@ -284,7 +284,7 @@ def test_redirect_gets_no_credentials(
 
 @pytest.mark.parametrize("scheme", ['Basic realm="x"', 'Bearer realm="{}/token"'])
 def test_redirect_that_asks_for_credentials(
-    scheme: str, guarded: str, storage: Server, settings: Settings, no_credentials: Path
+    scheme: str, guarded: str, storage: Server, settings: ImageConfig, no_credentials: Path
 ) -> None:
     push(guarded, "faults", "1", BIG, f"Basic {basic('user:pass:word')}")
     Storage.challenge = scheme.format(f"http://{storage.host}")
@@ -296,14 +296,14 @@ def test_redirect_that_asks_for_credentials(
     assert not any("Authorization" in headers for headers in Storage.seen)
 
 
-def test_redirect_to_plain_http(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_redirect_to_plain_http(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     redirect(hurt, "http://storage.example")
     with pytest.raises(ImageError, match=r"`http://storage.example`, unencrypted") as caught:
         fetch(name, settings)
     assert "-insecure-registry storage.example" in caught.value.hint
 
 
-def test_redirects_that_go_round(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_redirects_that_go_round(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     def round_and_round(request: Request, reply: Reply) -> None:
         reply.status, reply.headers = 307, {"Location": request.path}
 
@@ -313,7 +313,7 @@ def test_redirects_that_go_round(hurt: Proxy, name: str, settings: Settings) -> 
 
 
 def test_credentials_go_to_no_plain_token_server(
-    hurt: Proxy, name: str, settings: Settings, no_credentials: Path
+    hurt: Proxy, name: str, settings: ImageConfig, no_credentials: Path
 ) -> None:
     login(no_credentials, hurt.host, auth=basic("user:pass"))
 
@@ -326,7 +326,7 @@ def test_credentials_go_to_no_plain_token_server(
         fetch(name, settings)
 
 
-def test_plain_http_is_for_loopback(settings: Settings) -> None:
+def test_plain_http_is_for_loopback(settings: ImageConfig) -> None:
     from vimto.oci.session import have_plain_http
 
     assert have_plain_http("127.0.0.1:5000", ())
@@ -336,7 +336,7 @@ def test_plain_http_is_for_loopback(settings: Settings) -> None:
     assert not have_plain_http("reg.example", ("reg.example:5000",))
 
 
-def test_tls_is_spoken_to_all_others(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_tls_is_spoken_to_all_others(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     # The machine's own name is not a loopback address, whatever it resolves to.
     foreign = name.replace("127.0.0.1", "0.0.0.0")
     with pytest.raises(ImageError, match=r"(?i)ssl|wrong version|record"):
@@ -346,7 +346,7 @@ def test_tls_is_spoken_to_all_others(hurt: Proxy, name: str, settings: Settings)
 
 
 def test_proxy_is_used(
-    hurt: Proxy, registry: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    hurt: Proxy, registry: str, settings: ImageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Forward(Quiet):
         seen: ClassVar[list[str]] = []
@@ -367,7 +367,7 @@ def test_proxy_is_used(
 
 @pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"token": 5}', b"x" * (2 << 20)])
 def test_token_server_that_talks_nonsense(
-    answer: bytes, hurt: Proxy, name: str, settings: Settings
+    answer: bytes, hurt: Proxy, name: str, settings: ImageConfig
 ) -> None:
     class Nonsense(Quiet):
         def do_GET(self) -> None:
@@ -384,7 +384,7 @@ def test_token_server_that_talks_nonsense(
             fetch(name, settings)
 
 
-def test_full_disk(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_full_disk(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({1 << 20}, -1))\n{PULL}"
     words = [sys.executable, "-c", code, str(settings.cache_dir), name]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -401,7 +401,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_hostile_layer(case: str, registry: str, settings: Settings, tmp_path: Path) -> None:
+def test_hostile_layer(case: str, registry: str, settings: ImageConfig, tmp_path: Path) -> None:
     name = push(registry, f"hostile/{case}", "1", make_image(make_tar(HOSTILE[case])))
     with pytest.raises(ImageError):
         fetch_image(name, replace(settings, image_limit=4 << 20))
@@ -409,7 +409,7 @@ def test_hostile_layer(case: str, registry: str, settings: Settings, tmp_path: P
     assert not list(tmp_path.rglob("x"))
 
 
-def pull_on_terminal(settings: Settings, name: str) -> bytes:
+def pull_on_terminal(settings: ImageConfig, name: str) -> bytes:
     """Pull with a terminal for stderr and return what it saw."""
     ours, theirs = pty.openpty()
     environ = {**os.environ, "VIMTO_CACHE_DIR": str(settings.cache_dir), "TERM": "xterm"}
@@ -430,7 +430,7 @@ def pull_on_terminal(settings: Settings, name: str) -> bytes:
     return seen
 
 
-def test_progress_on_a_terminal(hurt: Proxy, name: str, settings: Settings) -> None:
+def test_progress_on_a_terminal(hurt: Proxy, name: str, settings: ImageConfig) -> None:
     seen = pull_on_terminal(settings, name)
     assert b"\r\x1b[K[" in seen
     assert b"of 3.0 MiB" in seen
@@ -442,13 +442,13 @@ def test_progress_on_a_terminal(hurt: Proxy, name: str, settings: Settings) -> N
 INTERRUPTED = """
 import os, sys
 from pathlib import Path
-from tests.unit.oci_parts import Settings, fetch_image
+from tests.unit.oci_parts import ImageConfig, fetch_image
 from vimto import cli
 from vimto.vm.signals import end_by_exception
 
 end_by_exception()
 try:
-    fetch_image(sys.argv[1], Settings(cache_dir=Path(sys.argv[2])))
+    fetch_image(sys.argv[1], ImageConfig(cache_dir=Path(sys.argv[2])))
 except BaseException as exc:
     print(type(exc).__name__, flush=True)
 os._exit(9)
@@ -458,7 +458,7 @@ os._exit(9)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("part", ["manifest", "config", "layer", "stall"])
 def test_a_pull_can_be_interrupted(
-    part: str, number: int, hurt: Proxy, name: str, settings: Settings
+    part: str, number: int, hurt: Proxy, name: str, settings: ImageConfig
 ) -> None:
     """The registry asks for patience, or says nothing: a signal ends the wait all the same."""
     asked = threading.Event()

@@ -12,7 +12,7 @@ from tests.conftest import need
 from tests.oci.servers import TokenServer, docker_registry
 from tests.oci.test_pull import basic, login
 from tests.unit.kernel_parts import NINE_P, fill_modules, make_bzimage, make_deb, make_vmlinux
-from tests.unit.oci_parts import Settings, fetch_image, find_image, tree
+from tests.unit.oci_parts import ImageConfig, fetch_image, find_image, tree
 from vimto.oci import store as images
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def make(*words: str | Path, **environ: str) -> str:
     return done.stdout
 
 
-def kernel(settings: Settings, *words: str, status: int = 0) -> str:
+def kernel(settings: ImageConfig, *words: str, status: int = 0) -> str:
     """Run `vimto kernel` and return what it printed, stdout before stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "vimto", "kernel", *words],
@@ -65,7 +65,7 @@ def kernel(settings: Settings, *words: str, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def test_image(unpacked: Path, tmp_path: Path, settings: Settings) -> None:
+def test_image(unpacked: Path, tmp_path: Path, settings: ImageConfig) -> None:
     layout = tmp_path / "layout"
     make("-o", f"{layout}:one", unpacked, PATH=str(tmp_path))  # no depmod is needed
     image = fetch_image(f"oci:{layout}:one", settings)
@@ -105,7 +105,7 @@ def test_packages(unpacked: Path, tmp_path: Path) -> None:
     assert make("-o", tmp_path / "2:x", *packages).split()[-1] == from_tree
 
 
-def test_layout_keeps_other_images(unpacked: Path, tmp_path: Path, settings: Settings) -> None:
+def test_layout_keeps_other_images(unpacked: Path, tmp_path: Path, settings: ImageConfig) -> None:
     layout = tmp_path / "layout"
     make("-o", f"{layout}:one", unpacked)
     make("-o", f"{layout}:two", "--compress", "zstd", unpacked)
@@ -134,7 +134,7 @@ def test_not_one_kernel(empty: bool, unpacked: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "l").exists()
 
 
-def test_pushed(registry: str, unpacked: Path, tmp_path: Path, settings: Settings) -> None:
+def test_pushed(registry: str, unpacked: Path, tmp_path: Path, settings: ImageConfig) -> None:
     name = f"{registry}/made/kernel:{RELEASE}"
     made = make("-o", tmp_path / "l", "--push", name, unpacked).splitlines()
     assert [line.split()[-1] for line in made] == [made[0].split()[-1]] * 2
@@ -155,7 +155,7 @@ def test_pushed_with_a_token(
     tokens: TokenServer,
     unpacked: Path,
     tmp_path: Path,
-    settings: Settings,
+    settings: ImageConfig,
     no_credentials: Path,
 ) -> None:
     need("docker-registry")
@@ -168,7 +168,7 @@ def test_pushed_with_a_token(
         assert fetch_image(f"{host}/x:1", settings).root.is_dir()
 
 
-def test_commands(registry: str, unpacked: Path, tmp_path: Path, settings: Settings) -> None:
+def test_commands(registry: str, unpacked: Path, tmp_path: Path, settings: ImageConfig) -> None:
     first, second = f"{registry}/made/kernel:1", f"{registry}/made/kernel:2"
     make("-o", tmp_path / "l", "--push", first, unpacked)
     make("-o", tmp_path / "l", "--push", second, "--compress", "none", unpacked)

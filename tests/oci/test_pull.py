@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import need
 from tests.oci.servers import Proxy, TokenServer, docker_registry, push
 from tests.unit.oci_parts import (
-    Settings,
+    ImageConfig,
     fetch_image,
     find_image,
     make_image,
@@ -37,7 +37,7 @@ FILES = {"a": "new", "lib": "-> usr/lib", "usr": "/", "usr/lib": "/", "usr/lib/m
 OTHER = make_image(make_tar(member("b", b"other")))
 
 
-def test_image(registry: str, settings: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+def test_image(registry: str, settings: ImageConfig, capfd: pytest.CaptureFixture[str]) -> None:
     name = push(registry, "kinds/image", "1", IMAGE)
     image = fetch_image(name, settings)
     assert image.digest == IMAGE.digest
@@ -49,7 +49,7 @@ def test_image(registry: str, settings: Settings, capfd: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("kind", ["application/vnd.oci.image.index.v1+json", DOCKER_LIST])
-def test_index(kind: str, registry: str, settings: Settings) -> None:
+def test_index(kind: str, registry: str, settings: ImageConfig) -> None:
     images = {"linux/s390x": OTHER, host_platform(): IMAGE}
     index = make_index(images, kind)
     name = push(registry, "kinds/index", str(len(kind)), index)
@@ -60,7 +60,7 @@ def test_index(kind: str, registry: str, settings: Settings) -> None:
         assert fetch_image(named, settings).digest == IMAGE.digest
 
 
-def test_platform_that_is_missing(registry: str, settings: Settings) -> None:
+def test_platform_that_is_missing(registry: str, settings: ImageConfig) -> None:
     name = push(registry, "kinds/foreign", "1", make_index({"linux/s390x": OTHER}))
     with pytest.raises(ImageError, match="has no image for") as caught:
         fetch_image(name, settings)
@@ -78,7 +78,7 @@ def test_platform_that_is_missing(registry: str, settings: Settings) -> None:
     ids=["docker", "oci", "zstd", "plain"],
 )
 def test_made_by_skopeo(
-    words: list[str], registry: str, settings: Settings, tmp_path: Path
+    words: list[str], registry: str, settings: ImageConfig, tmp_path: Path
 ) -> None:
     need("skopeo")
     layout = write_layout(tmp_path / "l", {"1": IMAGE})
@@ -92,7 +92,7 @@ def test_made_by_skopeo(
 
 
 @pytest.mark.parametrize("kind", ["oci-archive", "docker-archive"])
-def test_archives_made_by_skopeo(kind: str, settings: Settings, tmp_path: Path) -> None:
+def test_archives_made_by_skopeo(kind: str, settings: ImageConfig, tmp_path: Path) -> None:
     need("skopeo")
     layout = write_layout(tmp_path / "l", {"1": IMAGE})
     archive = f"{kind}:{tmp_path}/archive.tar:name:1"
@@ -100,7 +100,7 @@ def test_archives_made_by_skopeo(kind: str, settings: Settings, tmp_path: Path) 
     assert tree(fetch_image(archive, settings).root) == FILES
 
 
-def test_made_by_umoci(registry: str, settings: Settings, tmp_path: Path) -> None:
+def test_made_by_umoci(registry: str, settings: ImageConfig, tmp_path: Path) -> None:
     need("skopeo", "umoci")
     layout, bundle = tmp_path / "l", tmp_path / "bundle"
 
@@ -133,7 +133,7 @@ def test_made_by_umoci(registry: str, settings: Settings, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "missing", ["other:1", "kinds/image:none", "kinds/image@sha256:" + "0" * 64]
 )
-def test_not_there(missing: str, registry: str, settings: Settings) -> None:
+def test_not_there(missing: str, registry: str, settings: ImageConfig) -> None:
     push(registry, "kinds/image", "1", IMAGE)
     with pytest.raises(ImageError, match="does not exist in the registry"):
         fetch_image(f"{registry}/{missing}", settings)
@@ -147,7 +147,7 @@ def basic(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def test_basic_auth(guarded: str, settings: Settings, no_credentials: Path) -> None:
+def test_basic_auth(guarded: str, settings: ImageConfig, no_credentials: Path) -> None:
     name = push(guarded, "private", "1", IMAGE, f"Basic {basic('user:pass:word')}")
     with pytest.raises(ImageError, match="denies access to `private`") as caught:
         fetch_image(name, settings)
@@ -160,7 +160,9 @@ def test_basic_auth(guarded: str, settings: Settings, no_credentials: Path) -> N
     assert tree(fetch_image(name, settings).root) == FILES
 
 
-def test_netrc_does_not_interfere(guarded: str, settings: Settings, no_credentials: Path) -> None:
+def test_netrc_does_not_interfere(
+    guarded: str, settings: ImageConfig, no_credentials: Path
+) -> None:
     name = push(guarded, "netrc", "1", IMAGE, f"Basic {basic('user:pass:word')}")
     netrc = no_credentials / ".netrc"
     netrc.write_text(f"machine {guarded.partition(':')[0]} login user password wrong\n")
@@ -183,14 +185,14 @@ def push_with_token(host: str, tokens: TokenServer) -> str:
     return push(host, "some/name", "1", IMAGE, f"Bearer {token}")
 
 
-def test_anonymous_token(private: str, tokens: TokenServer, settings: Settings) -> None:
+def test_anonymous_token(private: str, tokens: TokenServer, settings: ImageConfig) -> None:
     name = push_with_token(private, tokens)
     assert tree(fetch_image(name, settings).root) == FILES
     assert tokens.asked == ["anonymous"]  # once, for the manifest and all blobs
 
 
 def test_token_for_a_user(
-    private: str, tokens: TokenServer, settings: Settings, no_credentials: Path
+    private: str, tokens: TokenServer, settings: ImageConfig, no_credentials: Path
 ) -> None:
     name = push_with_token(private, tokens)
     tokens.anonymous, tokens.users = False, ("me:secret",)
@@ -202,7 +204,7 @@ def test_token_for_a_user(
 
 
 def test_identity_token(
-    private: str, tokens: TokenServer, settings: Settings, no_credentials: Path
+    private: str, tokens: TokenServer, settings: ImageConfig, no_credentials: Path
 ) -> None:
     name = push_with_token(private, tokens)
     tokens.anonymous, tokens.identities = False, ("id",)
@@ -212,7 +214,7 @@ def test_identity_token(
 
 
 def test_ready_token(
-    private: str, tokens: TokenServer, settings: Settings, no_credentials: Path
+    private: str, tokens: TokenServer, settings: ImageConfig, no_credentials: Path
 ) -> None:
     name = push_with_token(private, tokens)
     tokens.anonymous = False
@@ -222,7 +224,7 @@ def test_ready_token(
 
 
 def test_token_that_has_become_useless(
-    private: str, tokens: TokenServer, settings: Settings, no_credentials: Path
+    private: str, tokens: TokenServer, settings: ImageConfig, no_credentials: Path
 ) -> None:
     name = push_with_token(private, tokens)
     tokens.useless = 1
@@ -231,7 +233,7 @@ def test_token_that_has_become_useless(
     assert tokens.asked == ["anonymous"]
 
 
-def test_moving_tag(hurt: Proxy, registry: str, settings: Settings) -> None:
+def test_moving_tag(hurt: Proxy, registry: str, settings: ImageConfig) -> None:
     push(registry, "moving", "1", IMAGE)
     name = f"{hurt.host}/moving:1"
     old = fetch_image(name, settings)
@@ -249,7 +251,7 @@ def test_moving_tag(hurt: Proxy, registry: str, settings: Settings) -> None:
 
 
 def test_offline(
-    registry: str, settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    registry: str, settings: ImageConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     directory = tmp_path / "registry"
     directory.mkdir()
@@ -267,9 +269,9 @@ def test_offline(
 PULL = """
 import sys
 from pathlib import Path
-from tests.unit.oci_parts import Settings, fetch_image, find_image
+from tests.unit.oci_parts import ImageConfig, fetch_image, find_image
 from vimto.errors import VimtoError
-settings = Settings(cache_dir=Path(sys.argv[1]))
+settings = ImageConfig(cache_dir=Path(sys.argv[1]))
 try:
     image = find_image(sys.argv[2], settings) or fetch_image(sys.argv[2], settings)
 except VimtoError as exc:
@@ -278,7 +280,7 @@ print(image.digest)
 """
 
 
-def start(settings: Settings, name: str) -> "subprocess.Popen[bytes]":
+def start(settings: ImageConfig, name: str) -> "subprocess.Popen[bytes]":
     words = [sys.executable, "-c", PULL, str(settings.cache_dir), name]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -287,7 +289,7 @@ def finish(processes: Sequence["subprocess.Popen[bytes]"]) -> set[bytes]:
     return {process.communicate()[0] for process in processes}
 
 
-def test_forty_at_once_pull_once(hurt: Proxy, registry: str, settings: Settings) -> None:
+def test_forty_at_once_pull_once(hurt: Proxy, registry: str, settings: ImageConfig) -> None:
     push(registry, "forty", "1", IMAGE)
     processes = [start(settings, f"{hurt.host}/forty:1") for _ in range(40)]
     assert finish(processes) == {IMAGE.digest.encode() + b"\n"}
@@ -299,7 +301,7 @@ BIG = make_image(make_tar(member("big", os.urandom(3 << 20))), compress=False)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_killed(how: signal.Signals, hurt: Proxy, registry: str, settings: Settings) -> None:
+def test_killed(how: signal.Signals, hurt: Proxy, registry: str, settings: ImageConfig) -> None:
     push(registry, "killed", "1", BIG)
 
     def hold(request: object, reply: object) -> None:

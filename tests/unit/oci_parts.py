@@ -18,7 +18,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ImageConfig:
     """What `vimto.oci.store` wants of the configuration."""
 
     cache_dir: Path
@@ -151,9 +151,9 @@ def tree(root: Path) -> dict[str, str]:
     return found
 
 
-def find_image(name: str, settings: Settings) -> store.Image | None:
+def find_image(name: str, settings: ImageConfig) -> store.Image | None:
     return store.find_image(parse_image(name), settings)
 
 
-def fetch_image(name: str, settings: Settings) -> store.Image:
+def fetch_image(name: str, settings: ImageConfig) -> store.Image:
     return pull.fetch_image(parse_image(name), settings)

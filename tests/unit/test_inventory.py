@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.oci_parts import Settings, make_image, make_tar, member
+from tests.unit.oci_parts import ImageConfig, make_image, make_tar, member
 from tests.unit.test_oci_store import pull
 from vimto import inventory
 from vimto.cache import entry
@@ -45,7 +45,7 @@ def cache(tmp_path: Path) -> Path:
     with new_snapshot(str(found / "saves"), KEY, {"kernel": "Linux (`/x`)", "memory": 64}) as aside:
         Path(aside, "ram").write_bytes(b"x" * 9000)
         Path(aside, "state").write_bytes(b"devices")
-    pull(Settings(cache_dir=found), make_image(make_tar(member("boot/vmlinuz", b"kernel"))))
+    pull(ImageConfig(cache_dir=found), make_image(make_tar(member("boot/vmlinuz", b"kernel"))))
     with entry.new_file(Path(local_directory(found), "resolved", "r.json")) as path:
         path.write_text(json.dumps({"entries": [str(found / "vmlinux" / KEY)]}))
     return found
@@ -109,7 +109,7 @@ def test_a_key_is_named_by_its_beginning(cache: Path, kind: str) -> None:
 
 def test_a_tag_is_not_named_by_its_beginning(cache: Path) -> None:
     image = make_image(make_tar(member("boot/vmlinuz", b"other")))
-    pull(Settings(cache_dir=cache), image, "reg.example/name:123456789")
+    pull(ImageConfig(cache_dir=cache), image, "reg.example/name:123456789")
     with pytest.raises(VimtoError, match="is not on this machine"):
         vimto(cache, "rm", "reg.example/name:1234567")
 

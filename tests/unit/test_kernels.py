@@ -119,10 +119,10 @@ def test_the_guest_has_a_modprobe_where_the_host_has_none(
     monkeypatch.setattr(kernels, "_SYSTEM_PROGRAMS", (str(tmp_path),))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert kernels._programs() == {"usr/sbin/modprobe": "/usr/lib/vimto/modprobe"}
-    without = kernels._memory(tmp_path, tmp_path)
+    without = kernels._record(tmp_path, tmp_path)
     (tmp_path / "modprobe").touch()
     assert kernels._programs() == {}
-    assert kernels._memory(tmp_path, tmp_path) != without
+    assert kernels._record(tmp_path, tmp_path) != without
 
 
 def test_what_a_kernel_was_made_of_is_named_with_it(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.oci_parts import (
-    Settings,
+    ImageConfig,
     archive_of,
     digest,
     fetch_image,
@@ -31,7 +31,7 @@ FILES = {"a": "1", "b": "2"}
 
 
 def fetch(tmp_path: Path, name: str) -> dict[str, str]:
-    image = fetch_image(name, Settings(cache_dir=tmp_path / "cache"))
+    image = fetch_image(name, ImageConfig(cache_dir=tmp_path / "cache"))
     assert not list((tmp_path / "cache/images/work").iterdir())
     return tree(image.root)
 

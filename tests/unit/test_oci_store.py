@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.oci_parts import (
+    ImageConfig,
     Made,
-    Settings,
     fetch_image,
     find_image,
     make_image,
@@ -37,11 +37,11 @@ NAME = "reg.example/name:1"
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(cache_dir=tmp_path / "cache")
+def settings(tmp_path: Path) -> ImageConfig:
+    return ImageConfig(cache_dir=tmp_path / "cache")
 
 
-class Memory:
+class InMemory:
     """A source of images in memory that counts what is asked of it."""
 
     def __init__(self, image: Made) -> None:
@@ -58,12 +58,12 @@ class Memory:
         return into
 
 
-def pull(settings: Settings, image: Made = IMAGE, name: str = NAME) -> images.Image:
+def pull(settings: ImageConfig, image: Made = IMAGE, name: str = NAME) -> images.Image:
     store = images.Store(settings.cache_dir)
-    return _Pull(parse_image(name), Memory(image), settings, store).run()
+    return _Pull(parse_image(name), InMemory(image), settings, store).run()
 
 
-def age(settings: Settings, seconds: float, name: str = NAME) -> None:
+def age(settings: ImageConfig, seconds: float, name: str = NAME) -> None:
     store = images.Store(settings.cache_dir)
     reference = parse_image(name)
     tag = store.read_tag(reference)
@@ -71,11 +71,11 @@ def age(settings: Settings, seconds: float, name: str = NAME) -> None:
     store.write_tag(reference, replace(tag, checked=tag.checked - seconds))
 
 
-def names(settings: Settings) -> list[str]:
+def names(settings: ImageConfig) -> list[str]:
     return sorted(os.listdir(settings.cache_dir / "images"))
 
 
-def test_pulled_and_found(settings: Settings) -> None:
+def test_pulled_and_found(settings: ImageConfig) -> None:
     assert find_image(NAME, settings) is None
     image = pull(settings)
     assert image.digest == IMAGE.digest
@@ -98,21 +98,21 @@ def test_pulled_and_found(settings: Settings) -> None:
     ],
 )
 def test_freshness(
-    changes: Mapping[str, object], seconds: float, found: bool, settings: Settings
+    changes: Mapping[str, object], seconds: float, found: bool, settings: ImageConfig
 ) -> None:
     pull(settings)
     age(settings, seconds)
     assert (find_image(NAME, replace(settings, **changes)) is not None) is found
 
 
-def test_digest_stays_fresh(settings: Settings) -> None:
+def test_digest_stays_fresh(settings: ImageConfig) -> None:
     name = f"reg.example/name@{IMAGE.digest}"
     pull(settings, name=name)
     age(settings, 1e9, name)
     assert find_image(name, settings) is not None
 
 
-def test_one_image_of_two_names_is_kept_once(settings: Settings) -> None:
+def test_one_image_of_two_names_is_kept_once(settings: ImageConfig) -> None:
     first, second = pull(settings), pull(settings, name="reg.example/name:2")
     assert first.root == second.root
     [(image, tags)] = images.list_images(settings.cache_dir)
@@ -120,14 +120,14 @@ def test_one_image_of_two_names_is_kept_once(settings: Settings) -> None:
     assert sorted(tag.reference for tag in tags) == [NAME, "reg.example/name:2"]
 
 
-def test_moved_tag(settings: Settings) -> None:
+def test_moved_tag(settings: ImageConfig) -> None:
     old, new = pull(settings), pull(settings, OTHER)
     assert old.root != new.root
     assert find_image(NAME, settings) == new
     assert (old.root / "boot/vmlinuz").read_text() == "kernel"  # a running machine may use it
 
 
-def test_index(settings: Settings) -> None:
+def test_index(settings: ImageConfig) -> None:
     images = {"linux/s390x": OTHER, host_platform(): IMAGE, "unknown/unknown": OTHER}
     assert pull(settings, make_index(images)).digest == IMAGE.digest
     with pytest.raises(ImageError, match="no image for") as caught:
@@ -135,7 +135,7 @@ def test_index(settings: Settings) -> None:
     assert caught.value.hint == "it has linux/s390x"
 
 
-def test_nested_indexes_end(settings: Settings) -> None:
+def test_nested_indexes_end(settings: ImageConfig) -> None:
     nested = IMAGE
     for _ in range(4):
         nested = make_index({host_platform(): nested})
@@ -152,7 +152,7 @@ def test_nested_indexes_end(settings: Settings) -> None:
         (make_image(make_tar(), platform="linux/s390x"), 1 << 20, "is for linux/s390x"),
     ],
 )
-def test_failure_leaves_nothing(image: Made, limit: int, says: str, settings: Settings) -> None:
+def test_failure_leaves_nothing(image: Made, limit: int, says: str, settings: ImageConfig) -> None:
     with pytest.raises(ImageError, match=says):
         pull(replace(settings, image_limit=limit), image)
     assert not list((settings.cache_dir / "images").glob("work/*"))
@@ -160,7 +160,7 @@ def test_failure_leaves_nothing(image: Made, limit: int, says: str, settings: Se
     assert not any(len(name) == 64 for name in names(settings))
 
 
-def test_disk_too_small(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_too_small(settings: ImageConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: _Free())
     with pytest.raises(ImageError, match="and 10 B are free"):
         pull(settings)
@@ -170,7 +170,7 @@ class _Free:
     free = 10
 
 
-def test_what_a_killed_pull_left_is_used_or_swept(settings: Settings) -> None:
+def test_what_a_killed_pull_left_is_used_or_swept(settings: ImageConfig) -> None:
     work = settings.cache_dir / "images/work"
     name = IMAGE.digest.removeprefix("sha256:")
     (work / f".{name}~" / "entry/root/half").mkdir(parents=True)
@@ -181,7 +181,7 @@ def test_what_a_killed_pull_left_is_used_or_swept(settings: Settings) -> None:
     assert not os.listdir(work)
 
 
-def test_sweep_leaves_the_living_alone(settings: Settings) -> None:
+def test_sweep_leaves_the_living_alone(settings: ImageConfig) -> None:
     store = images.Store(settings.cache_dir)
     with store.locked("busy", "waiting"), store.work("busy") as path:
         images.sweep(settings.cache_dir)
@@ -189,7 +189,7 @@ def test_sweep_leaves_the_living_alone(settings: Settings) -> None:
     assert not path.exists()
 
 
-def test_held_image_is_not_removed(settings: Settings) -> None:
+def test_held_image_is_not_removed(settings: ImageConfig) -> None:
     image = pull(settings)
     with images.hold(image):
         assert not images.remove_image(settings.cache_dir, image.digest)
@@ -202,7 +202,7 @@ def test_held_image_is_not_removed(settings: Settings) -> None:
         pass
 
 
-def test_holding_counts_as_use(settings: Settings) -> None:
+def test_holding_counts_as_use(settings: ImageConfig) -> None:
     image = pull(settings)
     os.utime(image.root.parent / "image.json", (1, 1))
     with images.hold(image):
@@ -211,7 +211,7 @@ def test_holding_counts_as_use(settings: Settings) -> None:
     assert listed.used > 1
 
 
-def test_damaged_records_are_no_images(settings: Settings) -> None:
+def test_damaged_records_are_no_images(settings: ImageConfig) -> None:
     image = pull(settings)
     (image.root.parent / "image.json").write_text("{")
     assert find_image(NAME, settings) is None
@@ -221,7 +221,7 @@ def test_damaged_records_are_no_images(settings: Settings) -> None:
     assert find_image(NAME, settings) is None
 
 
-def test_many_at_once_pull_once(settings: Settings, tmp_path: Path) -> None:
+def test_many_at_once_pull_once(settings: ImageConfig, tmp_path: Path) -> None:
     layout = write_layout(tmp_path / "layout", {"1": IMAGE})
     pulls = []
     original = _Pull._make
@@ -237,7 +237,7 @@ def test_many_at_once_pull_once(settings: Settings, tmp_path: Path) -> None:
     assert len({image.root for image in pulled}) == 1
 
 
-def test_layout_is_looked_at_again_when_it_changes(settings: Settings, tmp_path: Path) -> None:
+def test_layout_is_looked_at_again_when_it_changes(settings: ImageConfig, tmp_path: Path) -> None:
     layout = write_layout(tmp_path / "layout", {"1": IMAGE})
     name = f"oci:{layout}:1"
     assert fetch_image(name, settings).digest == IMAGE.digest
@@ -249,7 +249,7 @@ def test_layout_is_looked_at_again_when_it_changes(settings: Settings, tmp_path:
     assert fetch_image(name, settings).digest == OTHER.digest
 
 
-def test_cache_that_cannot_be_used(settings: Settings, tmp_path: Path) -> None:
+def test_cache_that_cannot_be_used(settings: ImageConfig, tmp_path: Path) -> None:
     layout = write_layout(tmp_path / "layout", {"1": IMAGE})
     settings.cache_dir.write_text("a file")
     with pytest.raises(CacheError, match="cannot be written") as caught:
@@ -264,7 +264,7 @@ def test_cache_that_cannot_be_used(settings: Settings, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 @pytest.mark.parametrize("place", ["", "image.json"])
-def test_an_image_of_somebody_else_is_pulled_again(settings: Settings, place: str) -> None:
+def test_an_image_of_somebody_else_is_pulled_again(settings: ImageConfig, place: str) -> None:
     image = pull(settings)
     os.chown(image.root.parent / place, 12345, 12345)
     assert find_image(NAME, settings) is None
@@ -273,12 +273,12 @@ def test_an_image_of_somebody_else_is_pulled_again(settings: Settings, place: st
     assert find_image(NAME, settings) is not None
 
 
-def test_never(settings: Settings) -> None:
+def test_never(settings: ImageConfig) -> None:
     with pytest.raises(ImageError, match="`-pull never` is in effect"):
         fetch_image(NAME, replace(settings, pull="never"))
 
 
-def test_waiting_ends_with_the_other(settings: Settings) -> None:
+def test_waiting_ends_with_the_other(settings: ImageConfig) -> None:
     store = images.Store(settings.cache_dir)
     order = []
 

@@ -70,10 +70,10 @@ def run_dlv(config: Config, argv: list[str]) -> int:
             f"`dlv {command.verb}` makes no sense in a machine of its own",
             hint="`vimto dlv` knows " + ", ".join(f"`{verb}`" for verb in _IN_MACHINE),
         )
-    return _Session(config, command, os.path.abspath(dlv)).run()
+    return _Debugging(config, command, os.path.abspath(dlv)).run()
 
 
-class _Session:
+class _Debugging:
     """One dlv from its command line to its status."""
 
     def __init__(self, config: Config, command: DlvCommand, dlv: str) -> None:

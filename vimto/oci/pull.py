@@ -24,7 +24,7 @@ from vimto.oci.manifest import (
     parse_manifest,
 )
 from vimto.oci.progress import PullProgress, show_bytes
-from vimto.oci.store import Image, Settings, Store, Tag, find_known, layout_signature, sweep
+from vimto.oci.store import Image, ImageConfig, Store, Tag, find_known, layout_signature, sweep
 from vimto.oci.unpack import Unpacker
 
 # Docker's own number; more makes no faster and looks like an attack to some registries.
@@ -39,7 +39,7 @@ class Source(Protocol):
     def blob(self, blob: Descriptor, into: Path, progress: Callable[[int], None], /) -> Path: ...
 
 
-def fetch_image(reference: ImageReference, config: Settings) -> Image:
+def fetch_image(reference: ImageReference, config: ImageConfig) -> Image:
     """Return the image that `reference` means, asking its registry and pulling it as need be.
 
     However many processes ask at once, one pulls. An image that is here serves when the registry
@@ -55,7 +55,7 @@ def fetch_image(reference: ImageReference, config: Settings) -> Image:
         ) from exc
 
 
-def _pull_once(reference: ImageReference, config: Settings, store: Store) -> Image:
+def _pull_once(reference: ImageReference, config: ImageConfig, store: Store) -> Image:
     asked = time.time()
     with store.locked(store.key(reference), f"another vimto pulls `{reference}`"):
         always = config.pull == "always" and isinstance(reference, RegistryReference)
@@ -73,7 +73,7 @@ def _pull_once(reference: ImageReference, config: Settings, store: Store) -> Ima
         return _pull_registry(reference, config, store)
 
 
-def _pull_layout(reference: LayoutReference, config: Settings, store: Store) -> Image:
+def _pull_layout(reference: LayoutReference, config: ImageConfig, store: Store) -> Image:
     from vimto.oci.layout import open_layout
 
     signature = layout_signature(reference, config)
@@ -82,7 +82,7 @@ def _pull_layout(reference: LayoutReference, config: Settings, store: Store) -> 
         return _Pull(reference, source, config, store, signature).run()
 
 
-def _pull_registry(reference: RegistryReference, config: Settings, store: Store) -> Image:
+def _pull_registry(reference: RegistryReference, config: ImageConfig, store: Store) -> Image:
     from vimto.oci.registry import Registry, UnreachableError
 
     try:
@@ -115,7 +115,7 @@ class _Pull:
         self,
         reference: ImageReference,
         source: Source,
-        config: Settings,
+        config: ImageConfig,
         store: Store,
         signature: str = "",
     ) -> None:

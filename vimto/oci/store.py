@@ -28,7 +28,7 @@ from vimto.oci.manifest import host_platform
 _FORMAT = 1
 
 
-class Settings(Protocol):
+class ImageConfig(Protocol):
     """The part of `config.Config` that images need."""
 
     @property
@@ -155,7 +155,7 @@ def _read_tag(path: Path) -> Tag | None:
     return tag if is_digest(tag.digest) else None
 
 
-def find_image(reference: ImageReference, config: Settings) -> Image | None:
+def find_image(reference: ImageReference, config: ImageConfig) -> Image | None:
     """Return the image that `reference` means if it is here and needs no asking, else None.
 
     A tag needs asking with `-pull always`, and once it is older than `pull_fresh`; a digest
@@ -166,7 +166,9 @@ def find_image(reference: ImageReference, config: Settings) -> Image | None:
     return find_known(reference, config, not_before=time.time() - config.pull_fresh)
 
 
-def find_known(reference: ImageReference, config: Settings, *, not_before: float) -> Image | None:
+def find_known(
+    reference: ImageReference, config: ImageConfig, *, not_before: float
+) -> Image | None:
     """Return the image of a reference that was resolved after `not_before`."""
     store = Store(config.cache_dir)
     tag = store.read_tag(reference)
@@ -181,7 +183,7 @@ def find_known(reference: ImageReference, config: Settings, *, not_before: float
     return store.find(tag.digest) if good else None
 
 
-def layout_signature(reference: LayoutReference, config: Settings) -> str:
+def layout_signature(reference: LayoutReference, config: ImageConfig) -> str:
     """Return the digest of the file that a layout's images depend on, empty without one."""
     path = reference.path / "index.json" if reference.kind == "oci" else reference.path
     try:

@@ -101,11 +101,11 @@ def resolve_kernel(
     """
     # Without a guest program there is no use for a kernel that takes long to fetch.
     place = locate_kernel(config, reference, stack, lambda: _guest_program(config.cache_dir)).place
-    remembered = _memory(config.cache_dir, place)
-    parts = _recall(remembered)
+    record = _record(config.cache_dir, place)
+    parts = _recall(record)
     while parts is None or not _hold(config.cache_dir, [parts.kernel, parts.initrd], stack):
         parts, sources, entries = _resolve(place, config.cache_dir)
-        _remember(remembered, parts, sources, [parts.kernel, parts.initrd, str(place), *entries])
+        _remember(record, parts, sources, [parts.kernel, parts.initrd, str(place), *entries])
     if reference is None:
         console.note(f"{_short(parts)} runs; `kernel` in .vimto.toml chooses, and ends this line")
     return parts
@@ -283,7 +283,7 @@ def _programs() -> dict[str, str]:
     return {"usr/sbin/modprobe": _MODPROBE}
 
 
-def _memory(cache: Path, place: Path) -> Path:
+def _record(cache: Path, place: Path) -> Path:
     parts = (__version__, str(source_directory()), str(place), *_programs())
     identity = "\0".join(parts).encode("utf-8", "surrogateescape")
     return Path(local_directory(cache), "resolved", f"{digest(identity)}.json")
