@@ -214,6 +214,7 @@ def test_whoever_waits_for_memory_is_not_overtaken(
 ) -> None:
     """All of a crowd would start together once that has taken a while."""
     monkeypatch.setattr(crowd, "_PLACE_PATIENCE", 1e-6)
+    monkeypatch.setattr(crowd, "_MEMORY_PATIENCE", 1e-6)
     monkeypatch.setattr(crowd, "available_memory", lambda: 100)
     waits = []
 
