@@ -7,16 +7,16 @@ each version.
     CACHE/builtin/VERSION/boot/vmlinuz and config
 """
 
+import functools
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 from vimto import console
 from vimto.cache import entry
-from vimto.errors import KernelError
 from vimto.kernel import apt, deb
+from vimto.process import proc
 
 SOURCE = "linux-source-6.1"
 FRAGMENT = Path(__file__).with_name("builtin.config")
@@ -25,7 +25,7 @@ FRAGMENT = Path(__file__).with_name("builtin.config")
 def fetch(cache: Path) -> Path:
     """Return the directory of such a kernel, making it if need be.
 
-    Raises `KernelError` where the archive has no source or it cannot be built.
+    Raises `VimtoError` where the archive has no source or it cannot be built.
     """
     archive = apt.Apt("", cache)
     with archive.locked():
@@ -48,12 +48,14 @@ def build(archive: apt.Apt, source: apt.Package, directory: Path) -> None:
         deb.extract_deb(package, Path(place), choose)
         (packed,) = Path(place).glob("*.tar.xz")
         console.note(f"building Linux {source.version} with everything built in")
-        run(["tar", "-xf", packed.name], Path(place))
+        proc.run(["tar", "-xf", packed.name], cwd=Path(place), limit=None)
         tree = next(path for path in Path(place).iterdir() if path.is_dir())
-        run(["make", "-s", "tinyconfig"], tree)
-        run(["scripts/kconfig/merge_config.sh", "-m", ".config", os.fspath(FRAGMENT)], tree)
-        run(["make", "-s", "olddefconfig"], tree)
-        run(["make", "-s", f"-j{os.cpu_count()}", "bzImage"], tree)
+        run = functools.partial(proc.run, cwd=tree, limit=None)
+        run(["make", "-s", "tinyconfig"])
+        merge = tree / "scripts/kconfig/merge_config.sh"
+        run([os.fspath(merge), "-m", ".config", os.fspath(FRAGMENT)])
+        run(["make", "-s", "olddefconfig"])
+        run(["make", "-s", f"-j{os.cpu_count()}", "bzImage"])
         with entry.new_directory(directory) as made:
             (made / "boot").mkdir()
             shutil.copy(tree / "arch/x86/boot/bzImage", made / "boot/vmlinuz")
@@ -63,11 +65,3 @@ def build(archive: apt.Apt, source: apt.Package, directory: Path) -> None:
 def choose(name: str) -> str:
     """Return where a package's file goes: the sources' archive alone is wanted."""
     return Path(name).name if name.endswith(".tar.xz") else ""
-
-
-def run(argv: list[str], cwd: Path) -> None:
-    """Run a command of the build; raises `KernelError` with its last words."""
-    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stdout + done.stderr).splitlines()[-10:]
-        raise KernelError(f"`{' '.join(argv)}` failed", lines=tuple(last))

@@ -41,6 +41,25 @@ def test_run_explains_failures() -> None:
         proc.run(["no-such-program"])
 
 
+@pytest.mark.parametrize(
+    ("argv", "cwd", "reason"),
+    [
+        (["true"], "/nonexistent", "No such file or directory: '/nonexistent'"),
+        (["echo", "a\0b"], None, "embedded null byte"),
+        (["echo", "x" * (1 << 20)], None, "Argument list too long"),
+    ],
+)
+def test_what_cannot_be_started_is_explained(argv: list[str], cwd: str | None, reason: str) -> None:
+    for start in (proc.run, proc.foreground):
+        with pytest.raises(CommandError, match=f"`{argv[0]}` cannot be started: {reason}"):
+            start(argv, cwd=cwd)
+
+
+def test_a_grandchild_does_not_outlast_the_limit() -> None:
+    with pytest.raises(CommandError, match="has not ended within"):
+        proc.run(["sh", "-c", "sleep 20 & sleep 20"], limit=0.1)
+
+
 def test_run_has_a_limit_or_says_what_it_waits_for(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +206,16 @@ def test_the_child_has_signals_that_are_not_blocked() -> None:
         assert process.stdout
         shown = process.stdout.read().split()
     assert int(shown[1], 16) == 0 and int(shown[3], 16) & 0b100_0000_0000_0111 == 0
+
+
+def test_no_signal_of_the_child_s_time_comes_afterwards() -> None:
+    code = (
+        "import os\nseen = []\nfor _ in range(300):\n"
+        "    with proc.Relay((1, 2), seen.append): os.kill(os.getpid(), 2)\n"
+        "print(len(seen))"
+    )
+    with in_a_process(code) as process:
+        assert process.stdout and process.stdout.read() == b"300\n"
 
 
 def test_our_signals_are_our_own_again() -> None:

@@ -6,7 +6,9 @@ terminal and signals, `spawn_on_terminal` and `spawn.spawn` leave it running bes
 """
 
 import contextlib
+import functools
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +24,7 @@ ENDING = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP)
 # For what only answers a question; a busy host deserves patience.
 _LIMIT = 60.0
 _SAID_AFTER = 10.0
+_BUFFER = 65536
 
 
 class Result(NamedTuple):
@@ -49,45 +52,34 @@ def run(
     """Run `argv` to its end and return its output.
 
     Stdin is `input`, or `/dev/null`. It dies with us. Raises `CommandError` when the program does
-    not exist, when it takes over `limit` seconds and, with `check`, when its status is not zero;
+    not exist or cannot start, when it takes over `limit` seconds and, with `check`, when its status
+    is not zero;
     the error's lines are the last ten of its stderr. Without a limit, as for what may download or
     build something, the user is told after a while what we wait for.
     """
-    import sh
-
     console.debug(lambda: f"$ {quoting.show(argv)}")
-    with open(os.devnull, "rb") as null, _deaf() as before, _announced(argv, limit):
-        options: dict[str, object] = {
-            "_env": dict(os.environ if env is None else env),
-            "_in": input or null,
-            "_tty_out": False,
-            "_out_bufsize": 65536,
-            "_err_bufsize": 65536,
-            "_no_pipe": True,
-            "_decode_errors": "surrogateescape",
-            "_return_cmd": True,
-            "_preexec_fn": lambda: _default_signals(before),
-            "_timeout": limit,
-            "_bg": True,
-            "_bg_exc": False,
-            "_encoding": _file_system_codec(),
-        }
-        if cwd is not None:
-            options["_cwd"] = os.fspath(cwd)
-        try:
-            program, *words = mortal([str(sh.Command(argv[0])), *argv[1:]])
-            command: Any = sh.Command(program)
-            done = command(*words, **options)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            done.wait()
-            result = Result(done.stdout, done.stderr, 0)
-        except sh.CommandNotFound as exc:
-            raise CommandError(f"`{argv[0]}` is not installed or not on PATH") from exc
-        except sh.TimeoutException:
-            raise CommandError(f"`{quoting.show(argv)}` has not ended within {limit:g} s") from None
-        except sh.ErrorReturnCode as exc:
-            status = exc.exit_code if exc.exit_code >= 0 else 128 - exc.exit_code
-            result = Result(exc.stdout, exc.stderr, status)
+    options = {
+        "_tty_out": False,
+        "_no_pipe": True,
+        "_out_bufsize": _BUFFER,
+        "_err_bufsize": _BUFFER,
+    }
+    with (
+        open(os.devnull, "rb") as null,
+        _deaf() as before,
+        _announced(argv, limit),
+        _failures_told(argv, limit),
+    ):
+        command = _command(argv, env, cwd)
+        done = command(
+            **options,
+            _in=input or null,
+            _timeout=limit,
+            _preexec_fn=lambda: _default_signals(before),
+        )
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        done.wait()
+    result = Result(done.stdout, done.stderr, _status(done.exit_code))
     if check and result.status:
         lines = result.stderr.decode("utf-8", "replace").splitlines()
         raise CommandError(
@@ -136,40 +128,75 @@ def foreground(
 
     A terminal's Ctrl-C reaches the child directly; what is sent to us alone is passed on: see
     `Relay`. The child dies with us, even by SIGKILL. Raises `CommandError` when the program does
-    not exist. Must be called from the main thread.
+    not exist or cannot start. Must be called from the main thread.
+    """
+    console.debug(lambda: f"$ {quoting.show(argv)}")
+    options = {"_in": 0, "_out": 1, "_err": 2, "_close_fds": False}
+    command = _command(argv, env, cwd)
+    child = _Child()
+    with Relay(ENDING, child.take) as relay, _failures_told(argv, None):
+        child.start(lambda: command(**options, _preexec_fn=relay.default_signals))
+        child.command.wait()
+        return _status(child.command.exit_code)
+
+
+@functools.cache
+def _sh() -> Any:
+    """Return `sh` with what every command of ours has; commands differ in their streams."""
+    import sh
+
+    return sh.bake(
+        _return_cmd=True,
+        _bg=True,  # we wait ourselves, with our signals as they were
+        _bg_exc=False,
+        _ok_code=range(-64, 256),  # a status is an answer, not an exception
+        _encoding=_file_system_codec(),
+        _decode_errors="surrogateescape",
+    )
+
+
+def _command(
+    argv: Sequence[str], env: Mapping[str, str] | None, cwd: str | os.PathLike[str] | None
+) -> Any:
+    """Return what runs `argv`, wrapped so that it dies with us, when it is called.
+
+    Raises `CommandError` where there is no such program.
     """
     import sh
 
-    console.debug(lambda: f"$ {quoting.show(argv)}")
     try:
-        command: Any = sh.Command(argv[0])
+        program = str(_sh().Command(argv[0]))
     except sh.CommandNotFound as exc:
         raise CommandError(f"`{argv[0]}` is not installed or not on PATH") from exc
-    words = mortal([str(command._path), *argv[1:]])
-    start: Any = sh.Command(words[0])
-    child = _Child()
-    with Relay(ENDING, child.take) as relay:
-        try:
-            child.start(
-                start,
-                words[1:],
-                _env=dict(os.environ if env is None else env),
-                _cwd=None if cwd is None else os.fspath(cwd),
-                _in=0,
-                _out=1,
-                _err=2,
-                _bg=True,
-                _bg_exc=False,
-                _new_session=False,
-                _close_fds=False,
-                _preexec_fn=relay.default_signals,
-                _return_cmd=True,
-                _encoding=_file_system_codec(),
-            )
-            child.command.wait()
-            return 0
-        except sh.ErrorReturnCode as exc:
-            return int(exc.exit_code if exc.exit_code >= 0 else 128 - exc.exit_code)
+    setpriv, *words = mortal([program, *argv[1:]])
+    return (
+        _sh()
+        .Command(setpriv)
+        .bake(
+            *words,
+            _env=dict(os.environ if env is None else env),
+            _cwd=None if cwd is None else os.fspath(cwd),
+        )
+    )
+
+
+@contextlib.contextmanager
+def _failures_told(argv: Sequence[str], limit: float | None) -> Iterator[None]:
+    """Raise `CommandError` for a command that cannot start, or takes too long."""
+    import sh
+
+    try:
+        yield
+    except sh.TimeoutException:
+        raise CommandError(f"`{quoting.show(argv)}` has not ended within {limit:g} s") from None
+    except sh.ForkException as exc:  # a traceback from between fork(2) and execve(2), as text
+        last = str(exc).strip().splitlines()[-1]
+        reason = re.sub(r"^\s*[\w.]+: (\[Errno \d+\] )?", "", last)
+        raise CommandError(f"`{argv[0]}` cannot be started: {reason}") from exc
+
+
+def _status(code: int) -> int:
+    return code if code >= 0 else 128 - code
 
 
 class _Child:
@@ -180,8 +207,8 @@ class _Child:
         self._early: list[int] = []
         self._lock = threading.Lock()  # `take` is called by another thread
 
-    def start(self, start: Any, words: Sequence[str], **settings: Any) -> None:
-        command = start(*words, **settings)
+    def start(self, start: Callable[[], Any]) -> None:
+        command = start()
         with self._lock:
             self.command = command
         for number in self._early:
@@ -222,6 +249,8 @@ class Relay:
         self._ended = True
         signal.pthread_kill(self._thread.ident or 0, min(self._numbers))
         self._thread.join()
+        while info := signal.sigtimedwait(self._numbers, 0):  # it may not have come to them
+            self._pass_on(info)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
 
     def default_signals(self) -> None:
@@ -231,13 +260,16 @@ class Relay:
     def _wait(self) -> None:
         while True:
             info = signal.sigwaitinfo(self._numbers)
-            if self._ended:
+            if self._ended and info.si_signo == min(self._numbers):
                 return
-            alone = info.si_code <= 0 or (
-                info.si_signo == signal.SIGHUP and os.getsid(0) == os.getpid()
-            )
-            if alone:
-                self._send(info.si_signo)
+            self._pass_on(info)
+
+    def _pass_on(self, info: signal.struct_siginfo) -> None:
+        alone = info.si_code <= 0 or (
+            info.si_signo == signal.SIGHUP and os.getsid(0) == os.getpid()
+        )
+        if alone:
+            self._send(info.si_signo)
 
 
 def _default_signals(blocked: Iterable[int]) -> None:
