@@ -1,7 +1,15 @@
-// The guest program: PID 1 of every VM. It runs from the initramfs, says on its virtio-serial port
-// that it's there, waits for one order, carries it out and reports the result. A machine may be saved
-// while it waits and restored many times; so what does not depend on the order is done before, and
-// nothing that must differ between two machines is.
+// The guest program is PID 1 of every VM. It runs from the initramfs, says on its virtio-serial port that it
+// is ready, waits for one order, carries it out and reports the result. A snapshot may be taken while it
+// waits, and restored many times: so it does before whatever no order changes, and nothing that must differ
+// from machine to machine.
+//
+// The packages import downwards only (tests/unit/test_guest.py):
+//
+//	main                                      boots, and picks what this program is run as
+//	run                                       one order, from its arrival to the exit frame
+//	forward streams mounts modules warmup     what that is carried out with
+//	console wire process network dump         the log, the host, processes, devices
+//	sys                                       system calls, without package os
 package main
 
 import (
@@ -22,10 +30,10 @@ import (
 	"vimto/guest/internal/wire"
 )
 
-// buildID names the source this was built from; the linker sets it.
+// buildID is the digest of the source that this was built from; the linker sets it.
 var buildID = "unknown"
 
-// portLimit bounds the wait for the port. Emulated machines are slow; the host has a limit of its own.
+// portLimit bounds the wait for the port; the host has a limit of its own for the whole boot.
 const portLimit = 60 * time.Second
 
 func main() {
@@ -39,7 +47,7 @@ func main() {
 		return
 	}
 	if os.Getpid() != 1 {
-		fmt.Fprintln(os.Stderr, "this is vimto's guest program; it runs as PID 1 of a VM only")
+		fmt.Fprintln(os.Stderr, "this is vimto's guest program, which runs only as PID 1 of a VM")
 		os.Exit(run.NotPID1)
 	}
 	defer powerOff()
@@ -55,6 +63,7 @@ func main() {
 	}
 }
 
+// bootAndServe carries out one order. It returns when the host has closed the port.
 func bootAndServe() error {
 	if err := boot(); err != nil {
 		return fmt.Errorf("boot: %w", err)
@@ -76,7 +85,7 @@ func bootAndServe() error {
 	return runner.Serve(p)
 }
 
-// boot makes what no order changes: mounts, modules, devices.
+// boot does what needs no order: mounts, modules, devices.
 func boot() error {
 	if err := mounts.Early(); err != nil {
 		return err
@@ -109,8 +118,8 @@ func waitForPort() (*wire.Port, error) {
 	return wire.OpenPort(path, portLimit)
 }
 
-// powerOff ends the machine. A restart, since QEMU runs with -no-reboot and every machine can do that;
-// powering off needs ACPI.
+// powerOff ends the machine by a restart, at which QEMU ends because of -no-reboot: every machine can do
+// that, whereas powering off needs ACPI.
 func powerOff() {
 	_ = syscall.Reboot(syscall.LINUX_REBOOT_CMD_RESTART)
 	_ = syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF)

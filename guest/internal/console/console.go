@@ -1,3 +1,4 @@
+// Package console is where the guest program says what no order is about.
 package console
 
 import (
@@ -7,8 +8,8 @@ import (
 	"syscall"
 )
 
-// Open points stdout and stderr at the console, or, where there is none, at the kernel's log,
-// so that even the runtime's last words are seen.
+// Open leads stdout and stderr to the console or, where there is none, to the kernel's log, so that even what
+// the Go runtime says before it gives up is seen.
 func Open() {
 	for _, path := range []string{"/dev/console", "/dev/kmsg"} {
 		fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_NOCTTY|syscall.O_CLOEXEC, 0)
@@ -24,8 +25,10 @@ func Open() {
 	}
 }
 
+// Logf writes a line.
 func Logf(format string, arguments ...any) {
 	fmt.Fprintf(os.Stderr, "vimto: "+format+"\n", arguments...)
 }
 
+// LogPanic writes what a panic was about, and the stack.
 func LogPanic(cause any) { Logf("panic: %v\n%s", cause, debug.Stack()) }

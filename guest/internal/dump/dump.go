@@ -1,3 +1,7 @@
+// Package dump is the kernel's helper for core dumps: `|/proc/1/exe core ...` in core_pattern, see core(5).
+// The kernel itself would write into whatever directory the process is in, and not at all where a new file
+// does not belong to the process's user, as for root in the shares of an ordinary user of the host. The
+// helper runs in the root of PID 1, which the kernel's threads share.
 package dump
 
 import (
@@ -11,19 +15,14 @@ import (
 	"time"
 )
 
-// The kernel's helper for core dumps: `|/proc/1/exe core …` in core_pattern, see core(5). It runs in the
-// root of PID 1, with which the kernel's threads share it. The kernel itself would write into whatever
-// directory the process is in, and not at all where files get another owner than the process has, as
-// for root in the shares of a host's ordinary user.
-
-// Argument makes this program the helper.
+// Argument is the argument that makes this program the helper.
 const Argument = "core"
 
-// dumpFD is PID 1's descriptor of a file that names the directory for core dumps.
+// dumpFD is PID 1's descriptor for a file that names the directory for core dumps.
 const dumpFD = 900
 
-// Place tells the helper where core dumps go. It is called before the root is changed, so that the
-// file is in nobody's way, and costs the host nothing.
+// Place tells the helper where core dumps go. It is called while the root is still the initramfs, so that the
+// file is in nobody's way and costs no message to the host.
 func Place(directory string) error {
 	const name = "/core-directory"
 	if err := os.WriteFile(name, []byte(directory), 0o600); err != nil {
@@ -37,7 +36,7 @@ func Place(directory string) error {
 	return syscall.Dup3(fd, dumpFD, syscall.O_CLOEXEC)
 }
 
-// dump is what the kernel says of a process that dumps: %P %t %u %g %c %e.
+// dump is what the kernel says about the process that dumps: %P %t %u %g %c %e.
 type dump struct {
 	pid, second string
 	uid, gid    int
@@ -45,7 +44,7 @@ type dump struct {
 	program     string
 }
 
-// parseDump reads the helper's arguments. Kernels before 5.6 split a program's name at its blanks.
+// parseDump reads the helper's arguments. Kernels before 5.6 split a program's name at blanks.
 func parseDump(arguments []string) (dump, error) {
 	if len(arguments) < 6 {
 		return dump{}, fmt.Errorf("%d arguments", len(arguments))
@@ -61,7 +60,7 @@ func parseDump(arguments []string) (dump, error) {
 	return dump{arguments[0], arguments[1], uid, gid, limit, strings.Join(arguments[5:], " ")}, nil
 }
 
-// Find returns the names of the core dumps in directory that came at since or later.
+// Find returns the names of the core dumps in directory that were written at since or later.
 func Find(directory string, since time.Time) []string {
 	entries, _ := os.ReadDir(directory)
 	var found []string
@@ -80,7 +79,7 @@ func Find(directory string, since time.Time) []string {
 
 const prefix = "core-"
 
-// name is the file's; the host knows the form.
+// name returns the file's name; the host looks for files named like this.
 func (d dump) name() string {
 	return prefix + strings.ReplaceAll(d.program, "/", "!") + "-" + d.second + "-" + d.pid
 }
@@ -100,7 +99,7 @@ func Write(arguments []string) error {
 	if err != nil {
 		return err
 	}
-	_ = syscall.Fchown(fd, d.uid, d.gid) // only a root of the host's may
+	_ = syscall.Fchown(fd, d.uid, d.gid) // works only if QEMU runs as root
 	file := os.NewFile(uintptr(fd), d.name())
 	size, err := copySparse(file, io.LimitReader(os.Stdin, int64(min(d.limit, 1<<62))))
 	if err == nil {
@@ -109,8 +108,8 @@ func Write(arguments []string) error {
 	return err
 }
 
-// copySparse copies in to out, leaves holes where in has blocks of zeros, and returns in's size. Most of
-// a Go program's memory was never touched.
+// copySparse copies in to out and returns in's size. Blocks of zeros become holes, because most of a Go
+// program's memory was never touched.
 func copySparse(out io.WriterAt, in io.Reader) (int64, error) {
 	const block = 64 << 10
 	buffer, zeros := make([]byte, block), make([]byte, block)

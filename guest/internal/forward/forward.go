@@ -1,3 +1,4 @@
+// Package forward connects clients on the host to servers in the guest.
 package forward
 
 import (
@@ -12,14 +13,14 @@ import (
 	"vimto/guest/internal/wire"
 )
 
-// maxDial bounds a connection attempt: a full backlog must not leave the host's client waiting.
+// maxDial bounds an attempt to connect: a full backlog must not keep the host's client waiting.
 const maxDial = 30 * time.Second
 
 // SettleLimit bounds how long the end of the command waits for clients of which none reads its data.
 const SettleLimit = 5 * time.Second
 
-// Channels are the forwarded connections. Each has its own window, so that an idle one, or one whose
-// end in the guest does not read, holds up no other.
+// Channels are the forwarded connections. Each has its own window, so that one whose end does not read holds up
+// no other.
 type Channels struct {
 	port     *wire.Port
 	uid, gid int
@@ -38,21 +39,21 @@ type channel struct {
 	got    bool         // the host sent close
 }
 
-// New makes the table of connections, all of which the user uid makes.
+// New returns a table without connections. All that will be in it belong to the user uid.
 func New(p *wire.Port, uid, gid uint32) *Channels {
 	c := &Channels{port: p, uid: int(uid), gid: int(gid), open: map[uint32]*channel{}}
 	c.change = sync.NewCond(&c.mu)
 	return c
 }
 
-// own makes a socket the user's: servers such as Delve look up in /proc/net/tcp whose a client is. The
-// kernel keeps a socket's owner in its inode (sockfs_setattr, since 4.10).
+// own gives a socket to the user, because servers such as Delve look up their client's owner in /proc/net/tcp.
+// The kernel keeps a socket's owner in its inode (sockfs_setattr, since 4.10).
 func (c *Channels) own(_, _ string, raw syscall.RawConn) error {
 	return raw.Control(func(fd uintptr) { _ = syscall.Fchown(int(fd), c.uid, c.gid) })
 }
 
-// Settle waits until all that the ended command sent has reached the host, and says whether it has; it
-// gives up when for limit the host took nothing.
+// Settle waits until everything that the ended command sent has reached the host, and says whether it has. It
+// gives up when the host has taken nothing for limit.
 func (c *Channels) Settle(limit time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -83,7 +84,7 @@ func (c *Channels) sending() bool {
 	return false
 }
 
-// Dial begins to connect, in the background, to what an open frame names.
+// Dial starts to connect, in the background, to the address in an open frame.
 func (c *Channels) Dial(payload []byte) error {
 	request, err := wire.ParseOpen(payload)
 	if err != nil {
@@ -97,7 +98,7 @@ func (c *Channels) Dial(payload []byte) error {
 	}
 	c.mu.Unlock()
 	if taken {
-		return fmt.Errorf("channel %d is open already", ch.id)
+		return fmt.Errorf("open frame for channel %d, which is already open", ch.id)
 	}
 	go c.serve(ch, request)
 	return nil
@@ -126,7 +127,7 @@ func (c *Channels) serve(ch *channel, request wire.Open) {
 	c.collect(ch)
 }
 
-// collect sends what conn has to say.
+// collect sends the host what comes from conn.
 func (c *Channels) collect(ch *channel) {
 	const headroom = wire.ChannelHeader
 	frame := make([]byte, headroom+64<<10)
@@ -172,8 +173,8 @@ func (c *Channels) deliver(ch *channel) {
 	c.finish(ch, &ch.got, nil)
 }
 
-// finish notes that one direction has ended, in order: with both the channel is gone. err is what
-// ended reading from conn; anything but an orderly end resets the channel.
+// finish notes that one direction has ended; when both have, the channel is gone. err is what ended the reading
+// from conn: anything but an orderly end resets the channel.
 func (c *Channels) finish(ch *channel, direction *bool, err error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		c.abort(ch, err.Error())
@@ -225,8 +226,8 @@ func (c *Channels) release(ch *channel) {
 	}
 }
 
-// Handle takes a frame about a channel. One that is gone may still be spoken of: the host's frame and
-// our reset can cross.
+// Handle takes a frame about a channel. Frames about one that is gone are ignored, since they and our reset may
+// have crossed.
 func (c *Channels) Handle(k wire.Kind, payload []byte) error {
 	id, rest := wire.ParseChannel(payload)
 	c.mu.Lock()

@@ -8,7 +8,7 @@ import (
 	"vimto/guest/internal/sys"
 )
 
-// moduleIndex are the files of depmod(8) in the directory of the kernel's modules, read as they are needed.
+// moduleIndex stands for depmod(8)'s files in the directory of the kernel's modules; they are read as needed.
 type moduleIndex struct{ dir string }
 
 // findModules returns the index of the running kernel's modules.
@@ -22,7 +22,7 @@ func findModules(root string) moduleIndex {
 	return moduleIndex{root + "/lib/modules/" + sys.Release()}
 }
 
-// lines gives each line of one of the files to do, until that says to stop. A missing file has no lines.
+// lines calls do with each line of one of the files, until it returns false. A missing file has no lines.
 func (x moduleIndex) lines(name string, do func(line string) bool) {
 	file, err := os.Open(x.dir + "/" + name)
 	if err != nil {
@@ -35,8 +35,8 @@ func (x moduleIndex) lines(name string, do func(line string) bool) {
 	}
 }
 
-// files returns the paths of a module and of all it needs, in the order in which they are loaded, or nil
-// if there is no such module.
+// files returns the paths of a module and of all that it needs, in the order in which to load them, or nil if
+// there is no such module.
 func (x moduleIndex) files(name string) []string {
 	var found []string
 	x.lines("modules.dep", func(line string) bool {
@@ -59,7 +59,7 @@ func (x moduleIndex) files(name string) []string {
 	return found
 }
 
-// isBuiltin says whether the kernel has the module in itself.
+// isBuiltin says whether the module is built into the kernel.
 func (x moduleIndex) isBuiltin(name string) bool {
 	found := false
 	x.lines("modules.builtin", func(line string) bool {
@@ -77,7 +77,7 @@ func (x moduleIndex) resolve(alias string) (names []string, builtin bool) {
 	}
 	seen := map[string]bool{}
 	x.lines(file, func(line string) bool {
-		// Most lines are about devices: a look at the first letter does for them.
+		// Most lines are about devices; their first letter tells enough.
 		rest, ok := strings.CutPrefix(line, "alias ")
 		if !ok || rest[0] != alias[0] && !isWild(rest[0]) {
 			return true
@@ -103,7 +103,7 @@ func (x moduleIndex) resolve(alias string) (names []string, builtin bool) {
 	return nil, false
 }
 
-// soft returns what is to be tried before and after a module, from lines of modprobe.d(5).
+// soft returns a module's soft dependencies before and after it, from a line as in modprobe.d(5).
 func soft(name, line string) (before, after []string) {
 	fields := strings.Fields(line)
 	if len(fields) < 2 || fields[0] != "softdep" || moduleName(fields[1]) != name {
@@ -181,7 +181,7 @@ func matches(pattern, text string) bool {
 	return text == ""
 }
 
-// inSet says whether a letter is in what stands between brackets: letters, and ranges of them.
+// inSet says whether a letter is in a set in brackets: letters, and ranges of them.
 func inSet(set string, c byte) bool {
 	negated := set != "" && (set[0] == '!' || set[0] == '^')
 	if negated {

@@ -1,3 +1,5 @@
+// Package modules loads kernel modules: those that this program needs before there is a root, and, as the
+// guest's modprobe(8), all others.
 package modules
 
 import (
@@ -12,9 +14,9 @@ import (
 	"vimto/guest/internal/sys"
 )
 
-// Load loads the kernel modules that dir/order names, one a line, in that order. One that is
-// there already is no error; nor is a missing list, which is a kernel with all built in. One that cannot be
-// loaded leaves its word in the log: most machines do without it, and what others lack then says so.
+// Load loads the kernel modules that dir/order names, one a line, in that order. It is not an error if one is
+// there already, or if there is no list, because the kernel has everything built in. One that cannot be
+// loaded is only logged: most machines do without it, and where something is missing, that will be reported.
 func Load(dir string) error {
 	list, err := os.ReadFile(dir + "/order")
 	if errors.Is(err, os.ErrNotExist) {
@@ -28,7 +30,7 @@ func Load(dir string) error {
 		if err := loadModule(path); err != nil && !errors.Is(err, syscall.EEXIST) {
 			console.Logf("load module `%s`: %v", name, err)
 		}
-		// The file's pages would otherwise stay in the saved machine's memory.
+		// Else the file's pages stay in memory, and in the snapshot.
 		_ = os.Remove(path)
 	}
 	return nil
@@ -46,7 +48,7 @@ func loadModule(path string) error {
 	return initModule(image, "")
 }
 
-// compressedFile is MODULE_INIT_COMPRESSED_FILE: the kernel unpacks it (5.17, CONFIG_MODULE_DECOMPRESS).
+// compressedFile is MODULE_INIT_COMPRESSED_FILE: the kernel unpacks the file (5.17, CONFIG_MODULE_DECOMPRESS).
 const compressedFile = 4
 
 func finitModule(path, parameters string, flags uintptr) error {

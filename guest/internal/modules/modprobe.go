@@ -14,14 +14,15 @@ import (
 	"vimto/guest/internal/sys"
 )
 
-// This program is the kernel's modprobe(8) as well (/proc/sys/kernel/modprobe), and that of a host without
-// one: a container has no kmod, and the host's programs and libraries would come over 9p first.
+// This program is also the modprobe(8) that the kernel calls (/proc/sys/kernel/modprobe), because the host's
+// would first have to be read over 9p, with its libraries. Where the host has none, as most containers, it is
+// the one in PATH as well.
 
 // modprobePath is where the guest's root has this program under that name.
 const modprobePath = "/usr/lib/vimto/modprobe"
 
-// StageModprobe puts this program into root, whence the guest's root will have it, and makes it the kernel's. A link to
-// the program that runs takes no memory of the save's.
+// StageModprobe puts this program below root, an upper tree of the guest's root, and makes the kernel use it.
+// A link to the running program takes no space in the snapshot.
 func StageModprobe(root string) error {
 	path := root + modprobePath
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -39,14 +40,14 @@ func StageModprobe(root string) error {
 
 const modprobeUsage = `usage: modprobe [-abDnqrv] [-C DIR] [-d DIR] [-S VERSION] MODULE [PARAMETER=VALUE]...
        modprobe -a|-r [flags] MODULE...
-This is vimto's, which the guest has where the host has no kmod.
+This is vimto's modprobe, for guests of a host without kmod.
 `
 
-// modprobe is one call of it.
+// modprobe is one run of the program.
 type modprobe struct {
 	build    string
 	index    moduleIndex
-	places   []string // of settings
+	places   []string // where settings are
 	settings moduleSettings
 
 	all, remove, show, dry, quiet, verbose, first, blacklist bool
@@ -57,7 +58,7 @@ type modprobe struct {
 	out  io.Writer
 }
 
-// Modprobe does what the command line says and returns a status. build names this program's source.
+// Modprobe does what the arguments say and returns an exit status. build names this program's source.
 func Modprobe(build string, arguments []string, out, errs io.Writer) int {
 	m := &modprobe{build: build, index: findModules(""), places: settingPlaces, out: out, done: map[string]bool{}}
 	if err := m.parse(arguments); err != nil {
@@ -81,7 +82,7 @@ func Modprobe(build string, arguments []string, out, errs io.Writer) int {
 	return status
 }
 
-// parse reads the command line in the manner of getopt_long(3).
+// parse reads the arguments in the manner of getopt_long(3).
 func (m *modprobe) parse(arguments []string) error {
 	long := map[string]byte{
 		"all": 'a', "remove": 'r', "show-depends": 'D', "show": 'n', "dry-run": 'n', "quiet": 'q', "verbose": 'v',
@@ -90,25 +91,25 @@ func (m *modprobe) parse(arguments []string) error {
 		"dirname": 'd', "set-version": 'S', "config": 'C', "wait": 'w', "version": 'V', "help": 'h',
 	}
 	for len(arguments) > 0 {
-		word := arguments[0]
+		argument := arguments[0]
 		arguments = arguments[1:]
 		var flags string
 		value, hasValue := "", false
 		switch {
-		case word == "--":
+		case argument == "--":
 			m.operands(arguments)
 			return nil
-		case strings.HasPrefix(word, "--"):
+		case strings.HasPrefix(argument, "--"):
 			var name string
-			name, value, hasValue = strings.Cut(word[2:], "=")
+			name, value, hasValue = strings.Cut(argument[2:], "=")
 			if long[name] == 0 {
-				return fmt.Errorf("unknown flag `%s`", word)
+				return fmt.Errorf("unknown flag `%s`", argument)
 			}
 			flags = string(long[name])
-		case strings.HasPrefix(word, "-") && len(word) > 1:
-			flags = word[1:]
+		case strings.HasPrefix(argument, "-") && len(argument) > 1:
+			flags = argument[1:]
 		default:
-			m.operands(append([]string{word}, arguments...))
+			m.operands(append([]string{argument}, arguments...))
 			return nil
 		}
 		for i := 0; i < len(flags); i++ {
@@ -119,7 +120,7 @@ func (m *modprobe) parse(arguments []string) error {
 				}
 				if !hasValue {
 					if len(arguments) == 0 {
-						return fmt.Errorf("flag `%s` needs a value", word)
+						return fmt.Errorf("flag `%s` needs a value", argument)
 					}
 					value, arguments = arguments[0], arguments[1:]
 				}
@@ -152,7 +153,7 @@ func (m *modprobe) turnOn(flag byte) bool {
 		m.blacklist = true
 	case '1':
 		m.first = true
-	case 's', 'i', 'f': // no syslog; nothing is installed by commands or forced
+	case 's', 'i', 'f': // there is no syslog; install commands are not run, and nothing is forced
 	case 'V':
 		fmt.Fprintf(m.out, "vimto's modprobe, build %s\n", m.build)
 		os.Exit(0)
@@ -176,14 +177,14 @@ func (m *modprobe) set(flag byte, value string) {
 	}
 }
 
-func (m *modprobe) operands(words []string) {
-	for i, word := range words {
+func (m *modprobe) operands(operands []string) {
+	for i, operand := range operands {
 		if !m.all && !m.remove && i > 0 {
-			m.parameters = strings.Join(words[i:], " ")
+			m.parameters = strings.Join(operands[i:], " ")
 			return
 		}
-		if !strings.HasPrefix(word, "-") || len(m.names) == 0 {
-			m.names = append(m.names, word)
+		if !strings.HasPrefix(operand, "-") || len(m.names) == 0 {
+			m.names = append(m.names, operand)
 		}
 	}
 }
@@ -206,7 +207,7 @@ func (m *modprobe) handle(name string) error {
 	return err
 }
 
-// targets returns the modules that a name or an alias stands for; none if that is built in.
+// targets returns the modules that a name or an alias stands for: none if it is built in.
 func (m *modprobe) targets(name string) ([]string, error) {
 	if strings.HasPrefix(name, "/") || strings.HasPrefix(name, "./") {
 		return nil, fmt.Errorf("FATAL: `%s` is a file; insmod loads files", name)
@@ -250,7 +251,7 @@ func (m *modprobe) targets(name string) ([]string, error) {
 	return allowed, nil
 }
 
-// load loads a module after all it needs, and what is to be tried before and after it.
+// load loads a module after all that it needs. Its soft dependencies are tried before and after it.
 func (m *modprobe) load(name, parameters string) error {
 	if m.done[name] {
 		return nil
@@ -259,7 +260,7 @@ func (m *modprobe) load(name, parameters string) error {
 	if m.first && isLoaded(name) {
 		return fmt.Errorf("ERROR: could not insert '%s': Module already in kernel", name)
 	}
-	before, after := m.around(name)
+	before, after := m.softDependencies(name)
 	m.try(before)
 	files := m.index.files(name)
 	for _, path := range files {
@@ -269,7 +270,7 @@ func (m *modprobe) load(name, parameters string) error {
 		}
 		m.done[own] = true
 		if own != name {
-			early, late := m.around(own)
+			early, late := m.softDependencies(own)
 			m.try(early)
 			after = append(after, late...)
 		}
@@ -291,7 +292,7 @@ func (m *modprobe) load(name, parameters string) error {
 	return nil
 }
 
-func (m *modprobe) around(name string) (before, after []string) {
+func (m *modprobe) softDependencies(name string) (before, after []string) {
 	add := func(line string) bool {
 		pre, post := soft(name, line)
 		before, after = append(before, pre...), append(after, post...)
@@ -304,7 +305,7 @@ func (m *modprobe) around(name string) (before, after []string) {
 	return before, after
 }
 
-// try loads what is good to have.
+// try loads modules that need not be there.
 func (m *modprobe) try(names []string) {
 	for _, name := range names {
 		targets, _ := m.targets(name)
@@ -314,7 +315,7 @@ func (m *modprobe) try(names []string) {
 	}
 }
 
-// unload removes a module, and those it needed that nobody needs any more.
+// unload removes a module, and those that only it needed.
 func (m *modprobe) unload(name string) error {
 	if !isLoaded(name) {
 		if m.first {
@@ -354,8 +355,8 @@ func useCount(name string) string {
 	return strings.TrimSpace(text)
 }
 
-// insertModule loads a module's file. A compressed one the kernel unpacks itself if it can, as all do whose
-// packages compress their modules; else we do, or the program of that compression.
+// insertModule loads a module's file. The kernel unpacks a compressed one itself if it can, as all those do
+// whose packages compress their modules; else we unpack it, or the host's program for that compression does.
 func insertModule(path, parameters string) error {
 	if strings.HasSuffix(path, ".ko") {
 		return finitModule(path, parameters, 0)
@@ -387,7 +388,7 @@ func unpack(path string) ([]byte, error) {
 	return io.ReadAll(reader)
 }
 
-// outputOf runs a program of the host's and returns what it writes.
+// outputOf runs a program of the host's and returns its output.
 func outputOf(argv ...string) ([]byte, error) {
 	path, problem := process.LookUp(argv[0], nil, "/")
 	if problem != nil {

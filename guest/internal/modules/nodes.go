@@ -10,8 +10,8 @@ import (
 	"vimto/guest/internal/sys"
 )
 
-// openNodes are devices that every user may open, as udev's 50-udev-default.rules has it; the kernel
-// itself makes them for root only.
+// openNodes are devices that every user may open, by udev's 50-udev-default.rules; the kernel itself makes
+// them for root only.
 var openNodes = []string{"net/tun", "fuse", "vsock"}
 
 // MakeNodes makes the device nodes whose opening loads a module: /dev/net/tun, /dev/fuse and others. On
@@ -39,7 +39,7 @@ func MakeNodes(dev, root string) {
 func parseNode(line string) (name string, mode uint32, number int, err error) {
 	fields := strings.Fields(line)
 	if len(fields) != 3 || strings.HasPrefix(line, "#") || !filepath.IsLocal(fields[1]) {
-		return "", 0, 0, fmt.Errorf("`%s` is no device node", line)
+		return "", 0, 0, fmt.Errorf("`%s` is not a device node", line)
 	}
 	var kind byte
 	var major, minor int

@@ -9,8 +9,8 @@ import (
 	"vimto/guest/internal/sys"
 )
 
-// moduleSettings are what modprobe.d(5) and the kernel's command line say of modules. Commands to install or
-// remove a module with are not run.
+// moduleSettings are what modprobe.d(5) and the kernel's command line say about modules, except for install
+// and remove commands, which are not run.
 type moduleSettings struct {
 	aliases     [][2]string // pattern and module
 	given       map[string][]string
@@ -18,7 +18,7 @@ type moduleSettings struct {
 	softdeps    []string
 }
 
-// settingPlaces are searched for files *.conf; of two of one name the one in the earlier place counts.
+// settingPlaces are searched for *.conf files. Of two with the same name, the one in the earlier place counts.
 var settingPlaces = []string{
 	"/etc/modprobe.d", "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d",
 }

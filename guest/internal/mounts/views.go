@@ -9,9 +9,9 @@ import (
 	"vimto/guest/internal/wire"
 )
 
-// mountViews makes the views, in the new root's private directories: single files and directories of the
-// host, which look and behave there as in the rest of the root. All are parts of one overlay, which
-// nobody can reach as a whole once the new root is ours.
+// mountViews shows single files and directories of the host in the new root's private directories, where
+// they look and behave as in the rest of the root. All are parts of one overlay, which nobody can reach as a
+// whole once the new root is ours.
 func mountViews(views []wire.View) error {
 	whole := overlay{target: viewRoot, lower: []string{hostRoot}}
 	for i, v := range views {
@@ -27,11 +27,11 @@ func mountViews(views []wire.View) error {
 	return nil
 }
 
-// bind shows what is at source at target too, which is made as the mount point for it.
+// bind mounts what is at source at target too, and makes a mount point for it there.
 func bind(source, target string) error {
 	mode, err := sys.Mode(source)
 	if err != nil {
-		return nil // it has gone meanwhile, and whoever needs it says so
+		return nil // it is gone meanwhile; whoever needs it will say so
 	}
 	if mode&syscall.S_IFMT == syscall.S_IFDIR {
 		err = makeMountPoint(target)

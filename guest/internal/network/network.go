@@ -1,3 +1,4 @@
+// Package network brings up the guest's network interfaces.
 package network
 
 import (
@@ -53,7 +54,7 @@ func withSocket(do func(fd int) error) error {
 	return do(fd)
 }
 
-// raiseInterface is `ip link set NAME up`. The kernel gives lo its addresses by itself then.
+// raiseInterface is `ip link set NAME up`. lo then gets its addresses from the kernel.
 func raiseInterface(fd int, name string) error {
 	var request interfaceRequest
 	copy(request.name[:15], name)
@@ -64,6 +65,7 @@ func raiseInterface(fd int, name string) error {
 	return sys.Ioctl(fd, syscall.SIOCSIFFLAGS, unsafe.Pointer(&request))
 }
 
+// RaiseLoopback is `ip link set lo up`.
 func RaiseLoopback() error {
 	return withSocket(func(fd int) error { return raiseInterface(fd, "lo") })
 }
@@ -75,8 +77,8 @@ func setAddress(fd int, name string, request uintptr, address internetAddress) e
 	return sys.Ioctl(fd, request, unsafe.Pointer(&r))
 }
 
-// Start gives the first network card the addresses of QEMU's user networking, which are the
-// same in every machine (QEMU's manual, "Using the user mode network stack"): no DHCP is needed.
+// Start gives the first network card the addresses of QEMU's user networking, and root a resolver. They are
+// the same in every machine (QEMU's manual, "Using the user mode network stack"), so there is no DHCP.
 func Start(root string) error {
 	name, err := findCard()
 	if err != nil {
@@ -113,11 +115,11 @@ func findCard() (string, error) {
 	for _, path := range paths {
 		return filepath.Base(filepath.Dir(path)), nil
 	}
-	return "", errors.New("the guest has no network card: its kernel lacks virtio_net, or the module is not loaded")
+	return "", errors.New("the guest has no network card: its kernel lacks virtio_net, or has not loaded the module")
 }
 
-// writeResolver points the resolver at QEMU. The host's file is often a link into /run, which is
-// empty here: then the file is made where the link leads.
+// writeResolver makes QEMU the resolver. The host's resolv.conf is often a link into /run, which is empty
+// here: then the file is made where the link leads.
 func writeResolver(root string) error {
 	path := root + "/etc/resolv.conf"
 	if link, err := os.Readlink(path); err == nil {

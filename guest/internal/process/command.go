@@ -25,11 +25,11 @@ type StartError struct {
 
 func (e *StartError) Error() string { return e.Err.Error() }
 
-// Command is a process to start: everything it inherits, explicit.
+// Command is a process to start, with everything that it inherits.
 type Command struct {
 	Argv, Env []string
 	Dir       string
-	Files     []uintptr // ^0 is a closed descriptor
+	Files     []uintptr // descriptors 0, 1, ...; ^0 is a closed one
 	Attr      *syscall.SysProcAttr
 }
 
@@ -48,8 +48,8 @@ func (c Command) Start(r *Reaper) (int, <-chan syscall.WaitStatus, *StartError) 
 	return pid, done, nil
 }
 
-// explain says what a failed start means: the kernel's number alone does not tell a missing directory
-// from a missing interpreter.
+// explain says why a start failed: the kernel's error alone does not distinguish a missing directory from a
+// missing interpreter.
 func (c Command) explain(path string, err error) *StartError {
 	f := &StartError{Status: statusNotExecutable, Err: fmt.Errorf("start `%s`: %w", path, err)}
 	if info, statErr := os.Stat(c.Dir); statErr != nil || !info.IsDir() {
@@ -63,15 +63,15 @@ func (c Command) explain(path string, err error) *StartError {
 	case errors.Is(err, syscall.ENOEXEC):
 		f.Hint = "is it built for another architecture, or a script without `#!`?"
 	case errors.Is(err, syscall.EACCES) && c.Attr.Credential != nil:
-		f.Hint = fmt.Sprintf("the user it runs as must be allowed to execute it and to enter `%s`", c.Dir)
+		f.Hint = fmt.Sprintf("the user that it runs as must be allowed to execute it and to enter `%s`", c.Dir)
 	case errors.Is(err, syscall.E2BIG):
-		f.Hint = "arguments and environment together, or one of them, are too long for Linux"
+		f.Hint = "the arguments and the environment are too long for Linux, together or one string alone"
 	}
 	return f
 }
 
-// LookUp returns the file to execute. A name without a slash is searched in the PATH of the command's
-// own environment, like execvp would; a relative one is relative to dir.
+// LookUp returns the file to execute. A name without a slash is looked up in the PATH of env, the command's
+// own, as execvp(3) does; a relative path is relative to dir.
 func LookUp(name string, env []string, dir string) (string, *StartError) {
 	notFound := func(err error) *StartError {
 		return &StartError{Status: statusNotFound, Err: err}
@@ -119,7 +119,7 @@ func within(dir, path string) string {
 	return dir + "/" + path
 }
 
-// Getenv returns the value of an environment variable, the last one if there are several.
+// Getenv returns the value of a variable in env, the last one if there are several.
 func Getenv(env []string, name, fallback string) string {
 	for i := len(env) - 1; i >= 0; i-- {
 		if value, ok := strings.CutPrefix(env[i], name+"="); ok {

@@ -1,3 +1,4 @@
+// Package process starts processes and waits for them, as PID 1 must.
 package process
 
 import (

@@ -10,7 +10,7 @@ import (
 const (
 	byDefault = 0
 	ignored   = 1
-	// perThread is what the runtime tells its threads by to make a system call each.
+	// perThread is the signal by which the runtime makes each of its threads do a system call.
 	perThread = 33
 )
 
@@ -21,18 +21,19 @@ type action struct {
 	restorer, mask uintptr
 }
 
-// foreign are signals of libc's, for which the runtime has no handler.
+// foreign are libc's own signals, for which the runtime has no handler.
 var foreign = [...]syscall.Signal{perThread - 1, perThread + 1}
 
-// ResetSignals makes this process one that no signal ends, as everybody expects of PID 1: a handler of the
-// runtime's would end it. They are ignored, not at their defaults: those the kernel keeps from PID 1, but
-// not while its main thread blocks them. A command finds all at their defaults nevertheless, for so
-// the runtime leaves what it had a handler for; of the others see withDefaults.
+// ResetSignals makes this a process that no signal ends, as everybody expects of PID 1: the runtime's handlers
+// would end it. Signals are ignored, not left at their defaults, because the kernel keeps a default action
+// from PID 1 only while its main thread does not block the signal. Commands find all signals at their
+// defaults nevertheless, since the runtime resets those that it had a handler for; see withDefaults for the
+// others.
 func ResetSignals() {
 	for number := syscall.Signal(1); number <= 64; number++ {
 		switch number {
-		case syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGFPE, perThread: // a fault of our own becomes a panic
-		case syscall.SIGCHLD: // nothing to deliver at each child's end, and the children are left to wait4
+		case syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGFPE, perThread: // a fault in this program becomes a panic
+		case syscall.SIGCHLD: // no signal at each child's end, but children wait for wait4
 			setAction(number, action{handler: byDefault})
 		default:
 			if actionOf(number).handler != byDefault {
@@ -43,11 +44,11 @@ func ResetSignals() {
 	for _, number := range foreign {
 		setAction(number, action{handler: ignored})
 	}
-	// A fault that somebody sends with kill(2) the runtime gives to whoever wants it: nobody reads these.
+	// If somebody sends one of these with kill(2), the runtime passes it to this channel, which nobody reads.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGFPE)
 }
 
-// withDefaults starts a process that does not inherit what we ignore of the foreign signals.
+// withDefaults starts a process that does not inherit that we ignore the foreign signals.
 func withDefaults(start func() (int, error)) (int, error) {
 	for _, number := range foreign {
 		setAction(number, action{handler: byDefault})

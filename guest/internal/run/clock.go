@@ -17,15 +17,15 @@ const (
 	rndReseedCRNG = 0x5207
 )
 
-// clock sets this machine's clock by the host's, in the manner of NTP: of several answers the one that
-// came quickest is right to half of the time it took.
+// clock sets this machine's clock by the host's, in the manner of NTP: the answer that came quickest is off by
+// at most half of the time that it took.
 type clock struct {
 	port    *wire.Port
 	answers chan answer
-	set     chan struct{} // closed when the clock is as right as it gets
+	set     chan struct{} // closed when the clock is set as well as can be
 }
 
-// answer is the host's time in nanoseconds, and when it came.
+// answer is the host's time in nanoseconds, and when it came here.
 type answer struct {
 	hostNS int64
 	came   time.Time
@@ -40,7 +40,7 @@ func newClock(p *wire.Port) *clock {
 	return &clock{port: p, answers: make(chan answer, 1), set: make(chan struct{})}
 }
 
-// told takes an answer of the host; one that nobody asked for is dropped.
+// told takes an answer from the host; one that nobody asked for is dropped.
 func (c *clock) told(hostNS int64, came time.Time) {
 	select {
 	case c.answers <- answer{hostNS, came}:
@@ -78,8 +78,8 @@ func setClock(hostNS int64, received time.Time) error {
 	return sys.Err(errno)
 }
 
-// addEntropy credits the host's random bytes and makes the kernel use them at once. Every VM that is
-// restored from one save has the same generator until then, and would draw the same names.
+// addEntropy credits the host's random bytes and makes the kernel use them at once. Until then all machines that
+// are restored from one snapshot have the same generator, and would draw the same random names.
 func addEntropy(seed []byte) error {
 	if len(seed) == 0 {
 		return nil

@@ -9,7 +9,7 @@ import (
 	"vimto/guest/internal/wire"
 )
 
-// dispatch handles the host's frames until it goes away.
+// dispatch handles the host's frames until the host hangs up.
 func (s *session) dispatch() error {
 	defer s.rescue()
 	for {

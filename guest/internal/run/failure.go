@@ -5,7 +5,7 @@ import (
 	"vimto/guest/internal/wire"
 )
 
-// failure is an error with the place it happened in and what the exit frame will say about it.
+// failure is an error as the exit frame reports it; stage is where it happened.
 type failure struct {
 	stage  string
 	status int

@@ -9,16 +9,16 @@ import (
 	"vimto/guest/internal/wire"
 )
 
-// A file that nobody has open is forgotten in a writable share, so that what the host changes is seen; and
-// a program that is executed again is read again, and under an emulator translated again: with 5 MB 1.6 s of
-// a busy machine's time against 0.5 s. So what has been executed is kept open for a moment, in which a test
-// that runs a helper time after time runs it again.
+// The guest forgets a file in a writable share when nobody has it open, so that it sees what the host changes.
+// Hence a program that is executed again is read again and, under emulation, translated again: one of 5 MB
+// takes 1.6 s instead of 0.5 s on a busy machine. So a file that was executed is kept open for a moment, for
+// tests that run a helper time after time.
 
 const (
-	// A command that ends sooner runs nothing often enough to pay for code that it would be the first to use.
+	// A command that ends sooner does not run anything often enough to pay for the code below.
 	holdDelay = 300 * time.Millisecond
-	// While a file is held the guest does not see that the host has put another in its place, which some
-	// kernels even mix up with the first. So it's looked at that often, and soon let go.
+	// While a file is held, the guest does not see that the host has put another one in its place; some
+	// kernels even mix up the two. So it is looked at often, and soon let go.
 	holdCheck = 100 * time.Millisecond
 	holdLimit = 2 * time.Second
 	holdCount = 16
@@ -31,7 +31,7 @@ const (
 	fanEventSize = 24
 )
 
-// held is an executed file that is kept open, and what it was like then.
+// held is a file that was executed and is kept open, with its state at that time.
 type held struct {
 	fd    int
 	state syscall.Stat_t
@@ -44,7 +44,7 @@ type holder struct {
 	files  []held
 }
 
-// holdExecuted keeps open what is executed from the shares; it returns where the kernel cannot tell of it.
+// holdExecuted keeps open what is executed from the shares. It returns if the kernel cannot report that.
 func holdExecuted(shares []wire.Share) {
 	pause := syscall.NsecToTimespec(int64(holdDelay))
 	_ = syscall.Nanosleep(&pause, nil)
@@ -54,7 +54,7 @@ func holdExecuted(shares []wire.Share) {
 	}
 	for _, s := range shares {
 		path, err := syscall.BytePtrFromString(s.Path)
-		if err == nil && !s.Readonly { // a read-only one is cached
+		if err == nil && !s.Readonly { // the guest caches read-only ones
 			_, _, _ = syscall.Syscall6(syscall.SYS_FANOTIFY_MARK, fd, fanMarkAdd|fanMarkMount, fanOpenExec,
 				atCWD, uintptr(unsafe.Pointer(path)), 0)
 		}
@@ -65,8 +65,8 @@ func holdExecuted(shares []wire.Share) {
 	}
 }
 
-// wait takes what is executed until something is, or it's time to look at what is held. It's false when
-// there will be no more.
+// wait takes files as they are executed. It returns when it has taken some, or when it is time to look at those
+// that are held; false means that no more will come.
 func (h *holder) wait() bool {
 	var timeout *syscall.Timespec
 	if len(h.files) > 0 {
@@ -92,11 +92,11 @@ func (h *holder) wait() bool {
 			h.take(int(fd), time.Now())
 		}
 	}
-	// One that not even we may open (EACCES) is not held; the next one may be.
+	// EACCES is for a file that not even we may open; the next one may be open to us.
 	return err != syscall.EBADF && err != syscall.EINVAL
 }
 
-// take holds an open file, instead of an older descriptor of the same.
+// take holds an open file. It replaces an older descriptor of the same file.
 func (h *holder) take(fd int, now time.Time) {
 	file := held{fd: fd, until: now.Add(holdLimit)}
 	if syscall.Fstat(fd, &file.state) != nil {
@@ -111,7 +111,7 @@ func (h *holder) take(fd int, now time.Time) {
 	h.files = append(h.files, file)
 }
 
-// release lets go of what was not executed again, and of what the host has changed.
+// release lets go of files that were not executed again, and of those that the host has changed.
 func (h *holder) release(now time.Time) {
 	h.drop(func(file held) bool {
 		var state syscall.Stat_t
@@ -120,7 +120,7 @@ func (h *holder) release(now time.Time) {
 	})
 }
 
-// drop closes the files that are doomed.
+// drop lets go of the files for which doomed is true.
 func (h *holder) drop(doomed func(held) bool) {
 	kept := h.files[:0]
 	for _, file := range h.files {

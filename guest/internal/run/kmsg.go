@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// trouble is what the kernel says when something is wrong with it. Nobody notices otherwise: the test
-// binary exits with 0.
-var trouble = []string{
+// complaints are what the kernel says when something is wrong with it. Else nobody would notice, because the
+// test binary still exits with 0.
+var complaints = []string{
 	"WARNING:", "BUG:", "Oops", "KASAN:", "KCSAN:", "KMSAN:", "KFENCE:", "UBSAN:", "INFO: task ",
 	"blocked for more than", "general protection fault", "possible circular locking",
 	"possible recursive locking", "inconsistent lock state", "suspicious RCU usage",
@@ -18,7 +18,7 @@ var trouble = []string{
 	"Out of memory:", "memory leaks",
 }
 
-// kernelLog reads what the kernel logs after it was opened.
+// kernelLog reads what the kernel logs from now on.
 type kernelLog struct{ fd int }
 
 func openKernelLog() (*kernelLog, error) {
@@ -33,8 +33,8 @@ func openKernelLog() (*kernelLog, error) {
 	return &kernelLog{fd: fd}, nil
 }
 
-// trouble returns a summary of the kernel's complaints, or "" if it has none.
-func (l *kernelLog) trouble() string {
+// summary describes the kernel's complaints; it is "" if there are none.
+func (l *kernelLog) summary() string {
 	const shown = 20
 	var lines []string
 	count := 0
@@ -66,8 +66,7 @@ func (l *kernelLog) trouble() string {
 	return text
 }
 
-// parseRecord returns the message of a /dev/kmsg record and whether it's a complaint of the kernel
-// itself: `priority,sequence,microseconds,flags[,…];message`, then lines of ` KEY=value`
+// parseRecord returns the message of a /dev/kmsg record, and whether it is a complaint of the kernel itself: `priority,sequence,microseconds,flags[,…];message`, then lines of ` KEY=value`
 // (Documentation/ABI/testing/dev-kmsg). User space's records have a facility other than 0.
 func parseRecord(record string) (string, bool) {
 	prefix, rest, ok := strings.Cut(record, ";")
@@ -80,7 +79,7 @@ func parseRecord(record string) (string, bool) {
 		return "", false
 	}
 	message, _, _ := strings.Cut(rest, "\n")
-	for _, word := range trouble {
+	for _, word := range complaints {
 		if strings.Contains(message, word) {
 			return message, true
 		}

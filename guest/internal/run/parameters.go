@@ -9,7 +9,7 @@ import (
 	"vimto/guest/internal/wire"
 )
 
-// sysctlPath returns the parameter's file below /proc/sys.
+// sysctlPath returns a kernel parameter's file below /proc/sys.
 func sysctlPath(s wire.Sysctl) string {
 	path := []byte(s.Name)
 	for i, c := range path {
@@ -27,7 +27,7 @@ func sysctlPath(s wire.Sysctl) string {
 func setSysctls(values []wire.Sysctl) error {
 	for _, s := range values {
 		if err := sys.WriteFile("/proc/sys/"+sysctlPath(s), s.Value); err != nil {
-			// A kernel without core dumps has neither; nobody asked for them by name.
+			// A kernel without core dumps lacks core_pattern and core_pipe_limit, which vimto itself sets.
 			if strings.HasPrefix(s.Name, "kernel.core_p") && err == syscall.ENOENT {
 				continue
 			}
@@ -37,15 +37,15 @@ func setSysctls(values []wire.Sysctl) error {
 	return nil
 }
 
-// resources are the names of RLIMIT_* by their numbers (asm-generic/resource.h); package syscall has
-// only some.
+// resources holds the names of RLIMIT_* by their numbers (asm-generic/resource.h); package syscall has only
+// some of them.
 var resources = [...]string{
 	"cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks",
 	"sigpending", "msgqueue", "nice", "rtprio", "rttime",
 }
 
-// setLimits sets this process's limits, which the command inherits. Through package syscall, so that
-// the runtime does not put its own idea of the number of open files back when the command starts.
+// setLimits sets this process's limits, which the command inherits. It uses package syscall, which then knows
+// not to put back the number of open files that the runtime found when it started.
 func setLimits(limits []wire.Limit) error {
 	for _, l := range limits {
 		resource := limitNumber(l)

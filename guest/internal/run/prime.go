@@ -7,14 +7,13 @@ import (
 	"vimto/guest/internal/wire"
 )
 
-// primingOrder is one for a command that ends at once: this program itself, which refuses to be
-// anything but PID 1.
+// primingOrder is an order for a command that ends at once: this program itself, which runs only as PID 1.
 const primingOrder = `{"protocol":1,"argv":["/init"],"env":["PATH=/bin","HOME=/"],"dir":"/","umask":18,` +
 	`"stdin":"null","stdout":"pipe","stderr":"pipe","warm_up":true}`
 
-// Prime carries out a small order before the real one can come, with ourselves as the host. Whatever
-// the runtime and the kernel do at the first time only (starting threads, growing heaps and stacks,
-// filling caches, setting up the poller) is then part of a save, and no restored machine does it again.
+// Prime carries out a small order before the snapshot is taken, and plays the host for it. What the runtime and
+// the kernel do only the first time (starting threads, growing heaps and stacks, filling caches, setting up
+// the poller) is then part of the snapshot, and restored machines need not do it.
 func (r *Runner) Prime() error {
 	guest, host, err := wire.NewPair()
 	if err != nil {
@@ -30,7 +29,7 @@ func (r *Runner) Prime() error {
 	return errors.Join(err, <-result)
 }
 
-// playHost gives the priming order and takes its result.
+// playHost sends the priming order and takes the result.
 func playHost(p *wire.Port) error {
 	if err := p.Send(wire.KindRun, []byte(primingOrder)); err != nil {
 		return err

@@ -1,3 +1,4 @@
+// Package run carries out an order: it prepares the machine, runs the command and reports how it ended.
 package run
 
 import (
@@ -14,10 +15,10 @@ import (
 	"vimto/guest/internal/wire"
 )
 
-// NotPID1 is the status of this program where it is not PID 1.
+// NotPID1 is the exit status of this program if it is not PID 1.
 const NotPID1 = 2
 
-// Runner carries out orders: the priming order and the real one, with the same goroutines.
+// Runner carries out the priming order and the real one, with the same goroutines.
 type Runner struct {
 	build  string // names the source this was built from
 	reaper *process.Reaper
@@ -33,7 +34,7 @@ func NewRunner(build string, reaper *process.Reaper, warmup *warmup.Program) *Ru
 // Serve carries out the host's order. It returns when the host has closed the port.
 func (r *Runner) Serve(p *wire.Port) error { return r.serve(p, false) }
 
-// serve carries out one order. A priming one leaves the machine as it is.
+// serve carries out one order. A priming order leaves the machine as it is.
 func (r *Runner) serve(p *wire.Port, priming bool) error {
 	if err := p.Write(describe(r.build).Frame()); err != nil {
 		return err
@@ -64,8 +65,8 @@ func (r *Runner) serve(p *wire.Port, priming bool) error {
 	return err
 }
 
-// worker is a goroutine that does one thing after the other. It carries out the priming order and
-// then the real one, for which its stack has grown by then: to move a stack is a lot of code.
+// worker is a goroutine that does one thing after another. For the real order its stack has already grown, by
+// the priming order: moving a stack is a lot of code.
 type worker chan func()
 
 func newWorker() worker {
@@ -78,7 +79,7 @@ func newWorker() worker {
 	return w
 }
 
-// accept parses the order and makes this machine differ from all others of the same save.
+// accept parses the order and makes this machine differ from all others that have the same snapshot.
 func (r *Runner) accept(p *wire.Port, payload []byte, received time.Time) (*session, error) {
 	o, err := wire.ParseOrder(payload)
 	if err != nil {
@@ -110,7 +111,7 @@ func (r *Runner) accept(p *wire.Port, payload []byte, received time.Time) (*sess
 	return s, nil
 }
 
-// describe gathers what the ready frame says.
+// describe returns what the ready frame says.
 func describe(build string) wire.Ready {
 	r := wire.Ready{Agent: build, Release: sys.Release(), CPUs: countCPUs()}
 	if text, err := os.ReadFile("/proc/uptime"); err == nil {
@@ -127,7 +128,7 @@ func describe(build string) wire.Ready {
 	return r
 }
 
-// countCPUs counts the processors that are online, from a list like `0-3,5`.
+// countCPUs returns how many processors are online, from a list like `0-3,5`.
 func countCPUs() int {
 	text, err := os.ReadFile("/sys/devices/system/cpu/online")
 	if err != nil {

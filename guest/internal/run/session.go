@@ -48,7 +48,7 @@ type session struct {
 	writeBack writeBack
 }
 
-// newSession makes the streams, so that the host's frames have a place to go at once.
+// newSession makes the streams too, so that the host's frames have a place to go from the start.
 func newSession(p *wire.Port, r *process.Reaper, o *wire.Order, received time.Time) (*session, error) {
 	stdio, err := streams.Open(o)
 	if err != nil {
@@ -61,7 +61,7 @@ func newSession(p *wire.Port, r *process.Reaper, o *wire.Order, received time.Ti
 	}, nil
 }
 
-// run does what the order says and reports it.
+// run does what the order says and reports how it ended.
 func (s *session) run() {
 	defer s.rescue()
 	status, problem := s.execute()
@@ -78,14 +78,14 @@ func (s *session) run() {
 		after = append(after, failed("flush", err))
 	}
 	if s.log != nil {
-		if text := s.log.trouble(); text != "" {
+		if text := s.log.summary(); text != "" {
 			s.warn(text)
 		}
 	}
 	if problem == nil && status == 0 && len(after) > 0 {
 		problem, after = after[0], after[1:]
 	}
-	for _, other := range after { // what the command, or an earlier failure, said is the result
+	for _, other := range after { // the command's status, or an earlier failure, is the result
 		s.warn(other.Error())
 	}
 	if problem != nil {
@@ -100,7 +100,7 @@ func (s *session) run() {
 	s.end(report)
 }
 
-// warnOfDumps names the core dumps that the host will not find, for the command's directory is not shared.
+// warnOfDumps names the core dumps that the host will not find because the command's directory is not shared.
 func (s *session) warnOfDumps() {
 	if s.priming || s.begun.IsZero() || isShared(s.order.Shares, s.order.Dir) {
 		return
@@ -120,7 +120,7 @@ func isShared(shares []wire.Share, directory string) bool {
 	return false
 }
 
-// execute prepares the guest and runs the command; the failure says why it was never started.
+// execute prepares the guest and runs the command; a failure says why it was never started.
 func (s *session) execute() (syscall.WaitStatus, *failure) {
 	if !s.priming {
 		if err := dump.Place(s.order.Dir); err != nil {
@@ -143,8 +143,9 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 	s.enter("start")
 	s.begun = time.Now()
 	c := process.Command{Argv: s.order.Argv, Env: s.order.Env, Dir: s.order.Dir, Files: s.stdio.Files[:]}
-	// Without a terminal it leads a process group only: the leader of a session makes any terminal that
-	// it opens its own, and dies of SIGHUP when a test closes that (os.TestSpliceFile/TCP-To-TTY).
+	// Without a terminal it leads only a process group: the first terminal that a session's leader opens becomes
+	// its controlling terminal, and the leader dies of SIGHUP when a test closes that
+	// (os.TestSpliceFile/TCP-To-TTY).
 	terminal := s.stdio.IsTerminal()
 	c.Attr = &syscall.SysProcAttr{
 		Setsid: terminal, Setctty: terminal, Setpgid: !terminal,
@@ -169,7 +170,7 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 	return status, nil
 }
 
-// prepare does the rest of what the command finds done: parameters, limits, network, setup commands.
+// prepare sets parameters, limits and the network, and runs the setup commands.
 func (s *session) prepare() *failure {
 	s.enter("setup")
 	if err := setSysctls(s.order.Sysctls); err != nil {
@@ -189,19 +190,18 @@ func (s *session) prepare() *failure {
 		}
 	}
 	s.warmed()
-	claims := mounts.Claimed(s.order.Setup)
-	mounts.Unmount(claims)
+	claims := mounts.Yield(s.order.Setup)
 	for _, setup := range s.order.Setup {
 		if err := s.runSetup(setup); err != nil {
 			return failed("setup", fmt.Errorf("setup: %w", err))
 		}
 	}
-	mounts.RemountMissing(claims)
+	claims.Restore()
 	return nil
 }
 
-// flush writes everything back to the host: QEMU is killed after the exit frame, and the dirty pages of
-// a shared mapping would die with it.
+// flush writes everything back to the host. QEMU is killed after the exit frame, and dirty pages of a shared
+// mapping would be lost with it.
 func (s *session) flush() error {
 	var problems []error
 	for _, shared := range s.order.Shares {
@@ -214,24 +214,24 @@ func (s *session) flush() error {
 			err = sys.Err(errno)
 			syscall.Close(fd)
 		} else {
-			syscall.Sync() // the mount may be hidden or gone; what it holds may not
+			syscall.Sync() // the mount may be hidden or gone, but not what it holds
 			err = nil
 		}
 		if err != nil {
-			problems = append(problems, fmt.Errorf("share `%s`: writing back: %w", shared.Path, err))
+			problems = append(problems, fmt.Errorf("write back share `%s`: %w", shared.Path, err))
 		}
 	}
 	return errors.Join(problems...)
 }
 
-// enter notes where the session is, for a report on a panic of ours.
+// enter notes the stage for signals, and for the report if this program panics.
 func (s *session) enter(stage string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stage = stage
 }
 
-// leave enters a stage after the command's, and tells the host, whose limits on the command end.
+// leave enters a stage after the command's and tells the host, whose limits on the command then no longer hold.
 func (s *session) leave(stage string) {
 	s.enter(stage)
 	_ = s.port.Write(wire.Notice{Level: "stage", Text: stage}.Frame())
@@ -241,12 +241,12 @@ func (s *session) warn(text string) {
 	_ = s.port.Write(wire.Notice{Level: "warning", Text: text}.Frame())
 }
 
-// end sends the exit frame, whoever comes first.
+// end sends the exit frame, unless another goroutine has.
 func (s *session) end(report wire.Exit) {
 	s.ended.Do(func() { _ = s.port.Write(report.Frame()) })
 }
 
-// rescue turns a panic of ours into an exit frame: the host must never be left without a word.
+// rescue, deferred, turns a panic into an exit frame: the host must always learn how the session ended.
 func (s *session) rescue() {
 	if cause := recover(); cause != nil {
 		console.LogPanic(cause)
@@ -254,7 +254,7 @@ func (s *session) rescue() {
 		stage := s.stage
 		s.mu.Unlock()
 		s.end(wire.Exit{Status: wire.StatusLost, Stage: stage, Err: fmt.Sprintf("the guest program failed: %v", cause),
-			Hint: "this is a fault of vimto's; the console log has the stack"})
+			Hint: "this is a bug in vimto; the console log has the stack"})
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"vimto/guest/internal/streams"
 )
 
-// runSetup runs one setup or teardown command as root, its output being notices.
+// runSetup runs one setup or teardown command as root; its output becomes notices.
 func (s *session) runSetup(argv []string) error {
 	if len(argv) == 0 {
 		return nil
@@ -46,14 +46,14 @@ func (s *session) runSetup(argv []string) error {
 		how = fmt.Sprintf("signal %d (%s)", int(status.Signal()), status.Signal())
 	}
 	text := fmt.Sprintf("command `%s` ended with %s", strings.Join(c.Argv, " "), how)
-	// A teardown's is shown in any case: a `dmesg`, a log.
+	// The output of teardown commands, such as `dmesg`, is shown in any case.
 	if last := strings.TrimSpace(out.Tail()); last != "" && s.stage == "setup" {
 		text += "; its last output:\n" + last
 	}
 	return errors.New(text)
 }
 
-// tearDown runs the teardown commands, all of them, and returns the failures.
+// tearDown runs all teardown commands and returns the failures.
 func (s *session) tearDown() []*failure {
 	var failures []*failure
 	for _, teardown := range s.order.Teardown {

@@ -18,8 +18,8 @@ const (
 	lively      = 3 * time.Second // after a page was written back; the host asks every second
 )
 
-// lead says which process gets the host's signals; 0 if none runs. The command also gets those that
-// came before, once.
+// lead says which process, with its group, gets the host's signals; 0 is none. The command also gets those
+// that came before it was started.
 func (s *session) lead(pid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -32,8 +32,8 @@ func (s *session) lead(pid int) {
 	}
 }
 
-// signal delivers one of the host's signals and answers with what keeps it from having an effect. Number
-// 0 delivers nothing: the host asks again.
+// signal delivers one of the host's signals and answers with what keeps it from having an effect. With number 0
+// the host only asks again.
 func (s *session) signal(number syscall.Signal) error {
 	stage, groups := s.deliver(number)
 	report := wire.Signalled{Number: number}
@@ -48,8 +48,8 @@ func (s *session) signal(number syscall.Signal) error {
 	return s.port.Write(report.Frame())
 }
 
-// writeBack is the number of pages that the kernel has written back, on all file systems, when it was looked
-// at last by count, and when that last grew. Only the dispatcher uses it.
+// writeBack is how many pages the kernel had written back to all file systems at the last look, and when that
+// number last grew. Only the dispatcher uses it.
 type writeBack struct {
 	count func() string
 	pages string
@@ -73,11 +73,11 @@ func countWritten() string {
 	return count
 }
 
-// deliver sends a signal to whom it is meant for, and returns the stage and the process groups.
+// deliver sends a signal to the process groups that it is for, and returns these and the stage.
 func (s *session) deliver(number syscall.Signal) (string, []int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// The host knows of the command's start a moment before `lead` does.
+	// The host learns of the command's start a moment before `lead` is called.
 	if number != 0 && (s.leader == 0 || s.stage != "command") && s.stage != "teardown" {
 		s.deferred = append(s.deferred, number)
 	}
@@ -92,9 +92,9 @@ func (s *session) deliver(number syscall.Signal) (string, []int) {
 	switch {
 	case foreground <= 0 || foreground == leader:
 	case number == 0 || number == syscall.SIGHUP:
-		groups = append(groups, foreground) // a terminal that hangs up tells both
+		groups = append(groups, foreground) // when a terminal hangs up, both are told
 	case number != syscall.SIGKILL:
-		groups = []int{foreground} // as of a terminal's keys
+		groups = []int{foreground} // like a key on a terminal
 	}
 	for _, group := range groups {
 		_ = syscall.Kill(-group, number)
@@ -102,11 +102,11 @@ func (s *session) deliver(number syscall.Signal) (string, []int) {
 	return s.stage, groups
 }
 
-// sleepers are the threads that no signal reached when they were looked at last, by their directories in
-// /proc: how often they had gone to sleep. Only the dispatcher uses it.
+// sleepers are the threads that were in uninterruptible sleep at the last look: by their directories in /proc,
+// how often they had gone to sleep. Only the dispatcher uses it.
 type sleepers map[string]string
 
-// find describes a process of the groups that a signal cannot reach, if there is one.
+// find describes a process in the groups that no signal reaches, if there is one.
 func (s *sleepers) find(groups []int) string {
 	before := *s
 	*s = sleepers{}
@@ -121,8 +121,7 @@ func (s *sleepers) find(groups []int) string {
 			if process.group != group {
 				continue
 			}
-			// A thread may be where its leader is not: a leader that was killed is a zombie until the
-			// others have gone.
+			// All threads, because the first one may be gone: killed, it is a zombie until the others end.
 			for _, tid := range numbers("/proc/" + pid + "/task") {
 				task := "/proc/" + pid + "/task/" + tid
 				if s.look(task, before) && found == "" {
@@ -134,10 +133,10 @@ func (s *sleepers) find(groups []int) string {
 	return found
 }
 
-// look says whether a thread is out of reach of signals. Many sleeps are short, and few of those who sleep
-// were sent a signal. One that is pending and not blocked has not been noticed since it was sent; an
-// ending process notices none. Where it's blocked (a vfork(2) blocks all) the sleep must be the one of the
-// last time.
+// look says whether a thread is out of reach of signals. Many uninterruptible sleeps are short, and most have
+// nothing to do with the signal. So a signal must be pending: unblocked, it has gone unnoticed since it was
+// sent. If it is blocked (vfork(2) blocks all), the thread must be in the same sleep as at the last look. A
+// process that is exiting notices no signal at all.
 func (s sleepers) look(task string, before sleepers) bool {
 	text, err := sys.ReadFile(task + "/stat")
 	if err != nil {
@@ -159,7 +158,7 @@ func (s sleepers) look(task string, before sleepers) bool {
 	return waiting&^mask(status, "SigBlk") != 0 || waiting != 0 && before[task] == s[task]
 }
 
-// stack returns where the kernel has a thread, a line for each function; nothing without CONFIG_STACKTRACE.
+// stack returns where in the kernel a thread is, a line for each function; "" without CONFIG_STACKTRACE.
 func stack(task string) string {
 	text, _ := sys.ReadFile(task + "/stack")
 	found := ""
@@ -171,7 +170,7 @@ func stack(task string) string {
 	return found
 }
 
-// numbers returns the entries of a directory of /proc that are processes or threads.
+// numbers returns the processes or threads in a directory of /proc.
 func numbers(directory string) []string {
 	entries, _ := os.ReadDir(directory)
 	var found []string
@@ -183,7 +182,7 @@ func numbers(directory string) []string {
 	return found
 }
 
-// processStat is what we need of /proc/PID/stat.
+// processStat is the part of /proc/PID/stat that is needed here.
 type processStat struct {
 	name  string
 	state byte
@@ -191,7 +190,7 @@ type processStat struct {
 	flags uint64
 }
 
-// parseStat reads a line of /proc/PID/stat: the name may hold anything, the last parenthesis ends it.
+// parseStat reads a line of /proc/PID/stat. The name may contain anything; the last parenthesis ends it.
 func parseStat(text string) processStat {
 	first, last := strings.IndexByte(text, '('), strings.LastIndexByte(text, ')')
 	if first < 0 || last < first {
@@ -206,14 +205,14 @@ func parseStat(text string) processStat {
 	return processStat{name: text[first+1 : last], state: fields[0][0], group: group, flags: flags}
 }
 
-// field returns a value of a /proc/PID/status.
+// field returns a value from a /proc/PID/status.
 func field(status, name string) string {
 	_, rest, _ := strings.Cut(status, "\n"+name+":")
 	line, _, _ := strings.Cut(rest, "\n")
 	return strings.TrimSpace(line)
 }
 
-// mask returns a set of signals of a /proc/PID/status.
+// mask returns a set of signals from a /proc/PID/status.
 func mask(status, name string) uint64 {
 	bits, _ := strconv.ParseUint(field(status, name), 16, 64)
 	return bits

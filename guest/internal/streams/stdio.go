@@ -1,3 +1,4 @@
+// Package streams connects the streams of commands in the guest to the host.
 package streams
 
 import (

@@ -6,7 +6,7 @@ import (
 	"unsafe"
 )
 
-// Err keeps a zero errno from becoming a non-nil error.
+// Err returns nil for 0, of which a conversion to error would make a non-nil one.
 func Err(errno syscall.Errno) error {
 	if errno == 0 {
 		return nil
@@ -14,13 +14,14 @@ func Err(errno syscall.Errno) error {
 	return errno
 }
 
+// Ioctl is ioctl(2).
 func Ioctl(fd int, request uintptr, argument unsafe.Pointer) error {
 	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), request, uintptr(argument))
 	return Err(errno)
 }
 
-// Pause is time.Sleep without the runtime's timers: with them come its poller and, whenever there is
-// nothing to do, a visit to it, and the code of both would be new to every restored machine.
+// Pause is time.Sleep without the runtime's timers. Timers start its poller, which the runtime then visits
+// whenever there is nothing to do, and the code of both would be new to every restored machine.
 func Pause(d time.Duration) {
 	ts := syscall.NsecToTimespec(d.Nanoseconds())
 	_ = syscall.Nanosleep(&ts, nil)

@@ -1,13 +1,13 @@
+// Package sys has system calls that package syscall lacks, and does for files what package os does, by system
+// calls alone: what runs between the order and the command is new to a restored machine, where all code
+// costs by its length.
 package sys
 
 import (
 	"syscall"
 )
 
-// These do what package os does, by system calls alone: what runs between the order and the command is
-// new to a restored machine, and there all code costs by its length.
-
-// ReadFile returns a small file's content; the error is a syscall.Errno.
+// ReadFile returns the content of a small file; the error is a syscall.Errno.
 func ReadFile(path string) (string, error) {
 	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
@@ -30,8 +30,7 @@ func ReadFile(path string) (string, error) {
 	}
 }
 
-// WriteFile writes a file of /proc or /sys, which takes its value in one piece; the error is a
-// syscall.Errno.
+// WriteFile writes a file in one piece, as those in /proc and /sys want it; the error is a syscall.Errno.
 func WriteFile(path, value string) error {
 	fd, err := syscall.Open(path, syscall.O_WRONLY|syscall.O_TRUNC|syscall.O_CLOEXEC, 0)
 	if err != nil {
@@ -65,6 +64,7 @@ func Release() string {
 	return string(release)
 }
 
+// TrimNewline returns text without a newline at its end.
 func TrimNewline(text []byte) []byte {
 	if n := len(text); n > 0 && text[n-1] == '\n' {
 		return text[:n-1]

@@ -1,6 +1,6 @@
 package sys
 
-// System calls that package syscall has no number for.
+// Numbers of system calls that package syscall lacks.
 const (
 	SYS_FINIT_MODULE = 313
 	SYS_SYNCFS       = 306

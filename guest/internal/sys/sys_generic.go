@@ -2,7 +2,7 @@
 
 package sys
 
-// System calls that package syscall has no number for; these architectures share one table.
+// Numbers of system calls that package syscall lacks; these architectures share one table.
 const (
 	SYS_FINIT_MODULE = 273
 	SYS_SYNCFS       = 267

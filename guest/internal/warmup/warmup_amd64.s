@@ -37,7 +37,7 @@ TEXT ·programBounds(SB), NOSPLIT, $0-16
 // private, 0x10 fixed, 0x20 anonymous.
 #define MAP(address, size, protection, flags) MOVQ R13, R8; XORQ R9, R9; CALL4(MMAP, address, size, protection, flags)
 
-// The program that warmup.go makes a file of: what a dynamic loader and a C library ask the kernel for
+// The program that elf.go makes a file of: what a dynamic loader and a C library ask the kernel for
 // before and after main. It never runs here, has nothing around it but its own file, and checks nothing:
 // a call that fails has warmed up what it could. R12 is its path, R13 a file, R14 and R15 are memory.
 TEXT program<>(SB), NOSPLIT|NOFRAME, $0-0

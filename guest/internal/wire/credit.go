@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// Credit counts how many bytes may still be sent before the other side must say that it consumed some.
+// Credit counts how many bytes may still be sent before the host has to acknowledge some.
 type Credit struct {
 	mu     sync.Mutex
 	change *sync.Cond
@@ -40,7 +40,7 @@ func (c *Credit) Spend(n int) {
 	c.left -= n
 }
 
-// Add gives n consumed bytes back; more than were sent is a protocol error.
+// Add takes an acknowledgement of n bytes. Those that were never sent are a protocol error.
 func (c *Credit) Add(n uint32) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -5,10 +5,10 @@ import (
 	"math"
 )
 
-// maxID is the last uid and gid; the one after it says "as it is" to setuid(2): root.
+// maxID is the largest uid and gid. To setreuid(2) and its like the number after it means "unchanged": root.
 const maxID = math.MaxUint32 - 1
 
-// Order is the run frame: everything the host wants done, fully resolved.
+// Order is the content of a run frame: everything that the host wants done, fully resolved.
 type Order struct {
 	Argv, Env []string
 	Dir       string
@@ -20,7 +20,7 @@ type Order struct {
 	Terminal *Size     // not nil: a terminal instead of the streams
 
 	Hostname string
-	Hosts    string // what /etc/hosts holds; nothing: it is the host's
+	Hosts    string // the content of /etc/hosts; if empty, it is the host's
 	Links    []Link
 	TimeNS   int64
 	Entropy  []byte
@@ -32,14 +32,14 @@ type Order struct {
 	Limits          []Limit
 	Setup, Teardown [][]string
 	Network         bool
-	WarmUp          bool // there is a host processor to spare: see warmup.go
-	GDBPause        bool // wait for the host's resume before the command is started
+	WarmUp          bool // the host has a processor to spare: see package warmup
+	GDBPause        bool // wait for a resume frame before the command is started
 }
 
 // Link is a symbolic link that the guest gets.
 type Link struct{ Path, Target string }
 
-// Size is a terminal's, in character cells.
+// Size is the size of a terminal, in character cells.
 type Size struct{ Rows, Cols uint16 }
 
 // rootOrder says where the root's parts come from; image is "" if the kernel brings no files.
@@ -48,13 +48,13 @@ type rootOrder struct {
 	TmpfsPercent, MsgSize int
 }
 
-// Share is a directory of the host that appears at the same path.
+// Share is a directory of the host that appears in the guest at the same path.
 type Share struct {
 	FS, Tag, Path string
 	Readonly      bool
 }
 
-// View is what the host has at source, a real path, seen at path in one of the guest's own directories.
+// View shows what the host has at Source, a real path, at Path in one of the guest's private directories.
 type View struct{ Path, Source string }
 
 // Sysctl is a kernel parameter; a dot or a slash separates the parts of its name.
@@ -96,7 +96,7 @@ func ParseOrder(payload []byte) (*Order, error) {
 		o.Limits = append(o.Limits, f.limit(m))
 	}
 	if version := f.number("protocol"); version != protocolVersion {
-		return nil, fmt.Errorf("the order has protocol %d, this agent speaks %d", version, protocolVersion)
+		return nil, fmt.Errorf("the order is of protocol version %d, this guest program speaks %d", version, protocolVersion)
 	}
 	if *f.err == nil && len(o.Argv) == 0 {
 		f.wrong("argv")
@@ -127,7 +127,7 @@ func (f *fields) mounts(o *Order) {
 	}
 }
 
-// limit reads a pair of soft and hard limit; -1 is "unlimited".
+// limit reads a pair, the soft and the hard limit; -1 means "unlimited".
 func (f *fields) limit(m member) Limit {
 	pair := f.array("rlimits", m.value)
 	if len(pair) != 2 {
@@ -137,8 +137,8 @@ func (f *fields) limit(m member) Limit {
 	return Limit{m.name, uint64(f.integer("rlimits", pair[0])), uint64(f.integer("rlimits", pair[1]))}
 }
 
-// fields reads an object's members by name and type. A member that is missing is its type's zero value;
-// the first one of another type becomes the error that all objects of one message share.
+// fields reads an object's members by name and type. A missing member is its type's zero value; the first one
+// of a wrong type becomes the error, which all objects of one message share.
 type fields struct {
 	members object
 	err     *error
@@ -146,7 +146,7 @@ type fields struct {
 
 func (f *fields) wrong(name string) {
 	if *f.err == nil {
-		*f.err = fmt.Errorf("field `%s` has a wrong value", name)
+		*f.err = fmt.Errorf("field `%s` has an invalid value", name)
 	}
 }
 
@@ -172,7 +172,7 @@ func (f *fields) integer(name string, value any) int64 {
 
 func (f *fields) number(name string) int64 { return f.integer(name, f.members.get(name)) }
 
-// count reads a number from 0 to most; a conversion to a smaller type would make another one of it.
+// count reads a number from 0 to most, which is the largest that the caller's type holds.
 func (f *fields) count(name string, most int64) int64 {
 	return f.bounded(name, f.members.get(name), most)
 }
@@ -217,7 +217,7 @@ func (f *fields) array(name string, value any) []any {
 
 func (f *fields) list(name string) []any { return f.array(name, f.members.get(name)) }
 
-func (f *fields) words(name string, value any) []string {
+func (f *fields) stringsOf(name string, value any) []string {
 	list := f.array(name, value)
 	out := make([]string, len(list))
 	for i, element := range list {
@@ -226,12 +226,12 @@ func (f *fields) words(name string, value any) []string {
 	return out
 }
 
-func (f *fields) texts(name string) []string { return f.words(name, f.members.get(name)) }
+func (f *fields) texts(name string) []string { return f.stringsOf(name, f.members.get(name)) }
 
 func (f *fields) commands(name string) [][]string {
 	var out [][]string
 	for _, command := range f.list(name) {
-		out = append(out, f.words(name, command))
+		out = append(out, f.stringsOf(name, command))
 	}
 	return out
 }

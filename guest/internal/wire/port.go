@@ -15,20 +15,20 @@ import (
 // PortName is what the host calls our virtio-serial port.
 const PortName = "vimto.agent"
 
-// Port is the one connection to the host. It is read and written with plain blocking system calls
-// and never polled: virtio_console loses a wake-up when one thread polls while another writes, and
-// an os.File would put the descriptor into epoll.
+// Port is the connection to the host. It is read and written with plain blocking system calls and never
+// polled, because virtio_console loses a wake-up when one thread polls while another writes. An os.File would
+// put the descriptor into epoll.
 type Port struct {
 	fd int
 
-	mu sync.Mutex // held for the whole of a frame
+	mu sync.Mutex // held while a frame is written
 
-	buf        []byte // what was read and not yet consumed is buf[start:end]
+	buf        []byte // buf[start:end] was read and is not consumed yet
 	start, end int
 }
 
 func newPort(fd int) *Port {
-	// virtio_console's receive buffers are one page each, so a read never returns more than 4 KiB.
+	// A read never returns more than 4 KiB: virtio_console's receive buffers have one page each.
 	return &Port{fd: fd, buf: make([]byte, 64<<10)}
 }
 
@@ -44,6 +44,7 @@ func NewPair() (here, there *Port, err error) {
 // HangUp ends the connection both ways. What was sent before can still be read.
 func (p *Port) HangUp() { _ = syscall.Shutdown(p.fd, syscall.SHUT_RDWR) }
 
+// Close closes this end.
 func (p *Port) Close() { syscall.Close(p.fd) }
 
 // FindPort waits until the kernel shows a port of that name and returns its device's path.
@@ -80,7 +81,7 @@ func OpenPort(path string, limit time.Duration) (*Port, error) {
 	}
 }
 
-// Write sends one or more complete frames, in one piece as far as others are concerned.
+// Write sends one or more complete frames; no frame of others comes in between.
 func (p *Port) Write(frame []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -96,9 +97,10 @@ func (p *Port) Write(frame []byte) error {
 	return nil
 }
 
+// Send sends one frame.
 func (p *Port) Send(k Kind, payload []byte) error { return p.Write(encode(k, payload)) }
 
-// Next returns the next frame. The payload is valid until the following call. io.EOF means that the
+// Next returns the next frame. The payload is valid until the next call. io.EOF means that the
 // host closed its side between two frames.
 func (p *Port) Next() (Kind, []byte, error) {
 	if err := p.fill(HeaderSize); err != nil {

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// Queue holds what the host sent and a slow consumer in the guest has not taken yet, so that nothing
-// else on the port waits for it. The window bounds it: more than that unacknowledged is an error.
+// Queue holds what the host has sent and a slow consumer in the guest has not taken yet, so that nothing else on
+// the port waits for it. It is an error to put more into it than the window without an acknowledgement.
 type Queue struct {
 	mu      sync.Mutex
 	change  *sync.Cond
