@@ -12,7 +12,9 @@ import os
 import signal
 import termios
 import time
-from typing import TYPE_CHECKING
+import tty
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from vimto import console
 from vimto.vm import protocol
@@ -33,15 +35,13 @@ _SILENCE = 3.0
 _TYPED_AHEAD = 1 << 20
 _CTRL_C, _CTRL_BACKSLASH = b"\x03", b"\x1c"
 
-_INPUT, _OUTPUT, _CONTROL, _LOCAL, _, _, _CHARACTERS = range(7)
-
 
 class Terminal:
     """The terminal that our stdin and stdout are; a context manager that leaves it as it was."""
 
     def __init__(self, fd: int = 0) -> None:
         self._fd = fd
-        self._before: list[object] | None = None
+        self._before: list[Any] | None = None
 
     def __enter__(self) -> "Terminal":
         return self
@@ -96,14 +96,18 @@ class Terminal:
             except termios.error:
                 return  # it hung up; reading it says so
         console.set_raw(True)
-        self._set(_raw(self._before))
+        self._change(lambda when: tty.setraw(self._fd, when))
 
     def listen(self) -> None:
         """The command has ended: Ctrl-C is ours again, should its last output find no reader."""
-        if self._before is not None:
-            modes = _raw(self._before)
-            modes[_LOCAL] |= termios.ISIG  # type: ignore[operator]
-            self._set(modes, termios.TCSANOW)
+        if self._before is None:
+            return
+        try:
+            modes = termios.tcgetattr(self._fd)
+        except termios.error:
+            return
+        modes[tty.LFLAG] |= termios.ISIG
+        self._change(lambda _when: termios.tcsetattr(self._fd, termios.TCSANOW, modes))
 
     def leave(self) -> None:
         """Give the terminal its own modes back. Idempotent.
@@ -113,12 +117,13 @@ class Terminal:
         console.set_raw(False)
         before, self._before = self._before, None
         if before is not None and not is_behind(self._fd):
-            self._set(before)
+            self._change(lambda when: termios.tcsetattr(self._fd, when, before))
 
-    def _set(self, modes: list[object], when: int = termios.TCSADRAIN) -> None:
-        for way in (when, termios.TCSANOW):  # a signal may have cut the wait short
+    def _change(self, change: Callable[[int], object]) -> None:
+        for when in (termios.TCSADRAIN, termios.TCSANOW):  # a signal may have cut the wait short
             try:
-                return termios.tcsetattr(self._fd, way, modes)  # type: ignore[arg-type]
+                change(when)
+                return
             except termios.error:
                 pass
 
@@ -247,36 +252,3 @@ def find_terminal() -> Terminal | None:
     except OSError:
         console.debug("the terminal is not ours to use")
     return None
-
-
-def _raw(modes: list[object]) -> list[object]:
-    """Return `modes` as cfmakeraw(3) changes them."""
-    raw = list(modes)
-
-    def clear(index: int, bits: int) -> None:
-        value = raw[index]
-        assert isinstance(value, int)
-        raw[index] = value & ~bits
-
-    clear(
-        _INPUT,
-        termios.IGNBRK
-        | termios.BRKINT
-        | termios.PARMRK
-        | termios.ISTRIP
-        | termios.INLCR
-        | termios.IGNCR
-        | termios.ICRNL
-        | termios.IXON,
-    )
-    clear(_OUTPUT, termios.OPOST)
-    clear(_LOCAL, termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
-    clear(_CONTROL, termios.CSIZE | termios.PARENB)
-    control = raw[_CONTROL]
-    characters = raw[_CHARACTERS]
-    assert isinstance(control, int) and isinstance(characters, list)
-    raw[_CONTROL] = control | termios.CS8
-    raw[_CHARACTERS] = [*characters]
-    raw[_CHARACTERS][termios.VMIN] = 1  # type: ignore[index]
-    raw[_CHARACTERS][termios.VTIME] = 0  # type: ignore[index]
-    return raw
