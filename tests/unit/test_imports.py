@@ -2,8 +2,10 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,6 +168,22 @@ def test_nothing_happens_at_import() -> None:
     words = [sys.executable, "-B", "-c", PROBE, json.dumps(names)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_what_is_installed_with_vimto_is_what_it_imports() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[^\w.]", text)[0].lower() for text in project["dependencies"]}
+    imported = set()
+    for module in MODULES:
+        for node in ast.walk(tree_of(module)):
+            if isinstance(node, ast.Import):
+                imported |= {name.name for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported |= {f"{node.module}.{name.name}" for name in node.names}
+    top = {name.partition(".")[0] for name in imported}
+    own = {*sys.stdlib_module_names, "vimto", "gdb", "compression"}  # gdb's Python, Python 3.14's
+    used = {"backports.zstd" if name == "backports" else name for name in top - own}
+    assert used == declared
 
 
 def test_nothing_slow_is_imported_before_qemu_is_started() -> None:

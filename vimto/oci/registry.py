@@ -1,9 +1,8 @@
 """A registry over HTTP, by the OCI distribution specification 1.1.
 
-oras gives the session and the dance of asking, being refused and asking again with a token. What
-it lacks is ours: time limits, bounded retries, identity tokens, and that no byte is believed.
-oras 0.2.43 retries for 131 s in silence and never checks a digest; so we call its request
-function below that decorator.
+oras gives the dance of being refused and asking again with a token, and what it takes to push.
+Pulling is ours: oras 0.2.43 has no time limits, retries for 131 s in silence, and never checks a
+digest. Its `do_request` is where a provider may differ, and all else of it goes through that.
 """
 
 import hashlib
@@ -17,9 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import oras.auth
+import oras.container
 import oras.provider
 import requests
-from oras.auth.utils import parse_auth_header
 
 from vimto import console
 from vimto.errors import ImageError
@@ -64,23 +63,31 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         environ = os.environ if environ is None else environ
         logging.getLogger("oras.logger").setLevel(logging.CRITICAL)
         plain = have_plain_http(reference.api_host, insecure)
-        super().__init__(
-            hostname=reference.api_host, insecure=plain, tls_verify=find_certificates(environ)
-        )
+        super().__init__(hostname=reference.api_host, insecure=plain)
         self.reference = reference
         self.patience = patience or Patience()
         self.credentials = find_credentials(reference, environ)
         self.session = Session(insecure, self.patience)
+        self.session.verify = find_certificates(environ)
         self.auth = _Auth(self)
         self.stop = threading.Event()  # set by whoever gives up what other threads do here
         self.say: Callable[[str], None] = console.note
-        self._base = f"{self.prefix}://{reference.api_host}/v2/{reference.repository}"
 
     def __enter__(self) -> "Registry":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.session.close()
+
+    def container(self) -> oras.container.Container:
+        """Return the repository as oras's own methods want it.
+
+        Not parsed by oras, which takes `my.org/x` without a host for the registry `my.org`.
+        """
+        namespace, _, name = self.reference.repository.rpartition("/")
+        container = oras.container.Container(name, registry=self.reference.api_host)
+        container.namespace = namespace
+        return container
 
     def do_request(
         self,
@@ -95,7 +102,6 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
 
         Raises `ImageError` when there is no answer, or no permission. `data` must be bytes.
         """
-        once = oras.provider.Registry.do_request.__wrapped__
         renewed = False
         for attempt in range(1, self.patience.attempts + 1):
             retry_after = ""
@@ -103,12 +109,16 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             sent |= self.auth.known_header()
             try:
                 response: requests.Response = interruptible(
-                    partial(once, self, url, method, data, sent, json, stream)
+                    partial(
+                        self._send, method, url, data=data, headers=sent, json=json, stream=stream
+                    )
                 )
             except BROKEN as exc:
                 failure = show_reason(exc)
                 if is_final(exc):
                     raise self._unreachable(failure) from exc
+            except _DeniedError as exc:
+                raise self._refused(None) from exc
             except (requests.RequestException, ValueError) as exc:
                 raise self._refused(exc) from exc
             else:
@@ -127,6 +137,20 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
                 self.pause(f"{self.reference.registry}: {failure}", attempt, retry_after)
         raise self._unreachable(failure)
 
+    def _send(self, method: str, url: str, **options: Any) -> requests.Response:
+        """Send a request, and again with credentials where they are asked for."""
+        response = self.session.request(method, url, **options)
+        if response.status_code not in (401, 403):
+            return response
+        headers, changed = self.auth.authenticate_request(response, options.pop("headers"))
+        if not changed:
+            raise _DeniedError
+        response = self.session.request(method, url, headers=headers, **options)
+        if response.status_code == 403:  # the token was given for less than we ask now
+            headers, _ = self.auth.authenticate_request(response, headers, refresh=True)
+            response = self.session.request(method, url, headers=headers, **options)
+        return response
+
     def pause(self, failure: str, attempt: int, retry_after: str = "") -> None:
         """Wait before the next attempt; a user who would notice is told why.
 
@@ -143,11 +167,12 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         target = target or self.reference.target
         what = f"the manifest of `{self.reference}`"
         response = self.do_request(
-            f"{self._base}/manifests/{target}", headers={"Accept": ", ".join(ACCEPT)}
+            f"{self.prefix}://{self.container().manifest_url(target)}",
+            headers={"Accept": ", ".join(ACCEPT)},
         )
         with response:
-            self._check(response, what)
-            data = self._read(response, MANIFEST_LIMIT, what)
+            self.check(response, what)
+            data = self.read(response, MANIFEST_LIMIT, what)
             kind = response.headers.get("Content-Type", "")
             claimed = response.headers.get("Docker-Content-Digest", "")
         digest = digest_of(data)
@@ -177,9 +202,10 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
     def get_blob_at(self, digest: str, start: int) -> requests.Response:
         """Ask for the bytes of a blob from `start` on."""
         headers = {"Range": f"bytes={start}-"} if start else {}
-        return self.do_request(f"{self._base}/blobs/{digest}", headers=headers)
+        url = f"{self.prefix}://{self.container().get_blob_url(digest)}"
+        return self.do_request(url, headers=headers)
 
-    def _read(self, response: requests.Response, limit: int, what: str) -> bytes:
+    def read(self, response: requests.Response, limit: int, what: str) -> bytes:
         """Read a short body."""
         data = bytearray()
         pace = Pace(self.patience)
@@ -193,7 +219,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             raise ImageError(f"{what} ended too early: {show_reason(exc)}") from exc
         return bytes(data)
 
-    def _check(self, response: requests.Response, what: str) -> None:
+    def check(self, response: requests.Response, what: str) -> None:
         """Raise `ImageError` unless the request succeeded."""
         status = response.status_code
         if status < 300:
@@ -207,7 +233,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
 
     def _messages(self, response: requests.Response) -> tuple[str, ...]:
         try:
-            data = self._read(response, 64 << 10, "the answer")
+            data = self.read(response, 64 << 10, "the answer")
             errors = parse_json(data, "the answer").get("errors", [])
             return tuple(str(error["message"])[:200] for error in errors[:3])
         except (ImageError, KeyError, TypeError):
@@ -219,7 +245,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             hint = f"no credentials for it were found; `docker login {registry}` leaves some"
         else:
             hint = f"the credentials come from `{self.credentials.origin}`"
-        if exc is not None and "request for authentication" not in str(exc):
+        if exc is not None:
             return ImageError(f"the registry `{registry}` cannot be used: {exc}", lines=lines)
         return ImageError(
             f"the registry `{registry}` denies access to `{self.reference.repository}`",
@@ -233,6 +259,10 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
 
 class UnreachableError(ImageError):
     """The registry did not answer; what is in the cache may do."""
+
+
+class _DeniedError(Exception):
+    """The registry wants credentials, and we have none that it takes."""
 
 
 class _Download:
@@ -310,7 +340,7 @@ class _Download:
                 start = response.headers.get("Content-Range", "").partition("-")[0]
                 if start != f"bytes {self._have}":
                     raise ImageError(f"{self._what}: the registry sent another part than asked for")
-            self._registry._check(response, self._what)
+            self._registry.check(response, self._what)
             pace = Pace(self._registry.patience)
             while piece := read_some(response, _PIECE):
                 if self._registry.stop.is_set():  # the file may be another vimto's any moment
@@ -335,6 +365,7 @@ class _Auth(oras.auth.TokenAuth):  # type: ignore[misc]
         self._registry = registry
         self._basic = False
         self._secret = registry.credentials or Credentials(origin="")
+        self.set_basic_auth(self._secret.username, self._secret.password)
         self.token = self._secret.bearer or None
 
     def known_header(self) -> dict[str, str]:
@@ -352,21 +383,19 @@ class _Auth(oras.auth.TokenAuth):  # type: ignore[misc]
         if host != self._registry.reference.api_host:
             # The storage behind a redirect has no business with our credentials.
             raise ValueError(f"`{host}`, where it redirects to, wants credentials")
-        challenge = original.headers.get("Www-Authenticate", "")
-        scheme = challenge.partition(" ")[0].lower()
+        scheme = original.headers.get("Www-Authenticate", "").partition(" ")[0].lower()
         if scheme == "basic" and self._secret.basic and not self._basic:
             self._basic = True
             return headers | self.known_header(), True
-        if scheme == "bearer":
-            if refresh:
-                self.token = None
-            if not self.token:
-                self.token = self._fetch_token(parse_auth_header(challenge))
-            if self.token:
-                return headers | dict(self.get_auth_header()), True
-        return headers, False
+        if scheme != "bearer":
+            return headers, False
+        answer: tuple[dict[str, str], bool] = super().authenticate_request(
+            original, dict(headers), refresh
+        )
+        return answer
 
-    def _fetch_token(self, challenge: Any) -> str | None:
+    def request_token(self, challenge: Any) -> str | None:
+        """Fetch a token as `challenge` says, with the limits that oras lacks; None without one."""
         realm = challenge.realm or ""
         if urlsplit(realm).scheme not in ("http", "https"):
             raise ValueError(f"it names the malformed token server `{realm[:200]}`")
@@ -374,25 +403,22 @@ class _Auth(oras.auth.TokenAuth):  # type: ignore[misc]
         session.check_url(realm)
         fields = {"service": challenge.service, "scope": challenge.scope}
         fields = {key: value for key, value in fields.items() if value}
-        verify = self._registry._tls_verify
         if self._secret.identity:
             # OAuth 2, as in the distribution project's "Token Authentication: OAuth2".
             form = {"grant_type": "refresh_token", "client_id": _CLIENT, **fields}
             form["refresh_token"] = self._secret.identity
-            response = session.post(realm, data=form, verify=verify, stream=True)
+            response = session.post(realm, data=form, stream=True)
         else:
             headers = {"User-Agent": _CLIENT}
             if self._secret.basic:
                 headers["Authorization"] = f"Basic {self._secret.basic}"
-            response = session.get(
-                realm, params=fields, headers=headers, verify=verify, stream=True
-            )
+            response = session.get(realm, params=fields, headers=headers, stream=True)
         with response:
             if response.status_code in _RETRY_STATUS:
                 raise requests.ConnectionError(f"the token server answered {response.status_code}")
             if response.status_code != 200:
                 return None
-            data = self._registry._read(response, _TOKEN_LIMIT, "the token")
+            data = self._registry.read(response, _TOKEN_LIMIT, "the token")
         value = parse_json(data, "the token server's answer")
         token = value.get("token") or value.get("access_token")
         return token if isinstance(token, str) else None
