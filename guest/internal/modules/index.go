@@ -79,7 +79,7 @@ func (x moduleIndex) resolve(alias string) (names []string, builtin bool) {
 	x.lines(file, func(line string) bool {
 		// Most lines are about devices; their first letter tells enough.
 		rest, ok := strings.CutPrefix(line, "alias ")
-		if !ok || rest[0] != alias[0] && !isWild(rest[0]) {
+		if !ok || rest == "" || rest[0] != alias[0] && !isWild(rest[0]) {
 			return true
 		}
 		pattern, name, _ := strings.Cut(rest, " ")

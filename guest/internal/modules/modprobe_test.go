@@ -18,7 +18,7 @@ func moduleTree(t *testing.T) string {
 	for name, text := range map[string]string{
 		dir + "/modules.dep": "kernel/fs/ext4/ext4.ko.xz: kernel/fs/mb-cache.ko /abs/crc16.ko\n" +
 			"kernel/fs/mb-cache.ko: /abs/crc16.ko\n/abs/crc16.ko:\nkernel/snd.ko:\n",
-		dir + "/modules.alias":           "# c\nalias fs-ext4 ext4\nalias pci:v*d[a-c]?sv-* mb_cache\nalias fs-ext4 crc16\n",
+		dir + "/modules.alias":           "# c\nalias \nalias fs-ext4 ext4\nalias pci:v*d[a-c]?sv-* mb_cache\nalias fs-ext4 crc16\n",
 		dir + "/modules.symbols":         "alias symbol:crc16 crc16\n",
 		dir + "/modules.softdep":         "softdep ext4 pre: snd post: none\n",
 		dir + "/modules.builtin":         "kernel/net/unix/unix.ko\n",
