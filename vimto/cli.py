@@ -10,7 +10,7 @@ from vimto import console
 from vimto.cache.place import choose_cache
 from vimto.commands import catalog
 from vimto.config import DEFAULT, Config, find_repository, load_config
-from vimto.errors import VIMTO_FAILED, UsageError, VimtoError, scarcity
+from vimto.errors import VIMTO_FAILED, UsageError, VimtoError
 from vimto.go.args import is_go_word
 from vimto.plan.users import find_homes
 from vimto.qemu.process import drop_ahead
@@ -47,12 +47,7 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:
         return 128 + signal.SIGPIPE  # nobody reads what we write: as if the signal had ended us
     except Exception as exc:
-        if scarce := scarcity(exc):
-            console.error(scarce)
-        else:
-            # A fault of ours. Python's own end would be the status 1, as of a test that failed.
-            console.fault()
-        return VIMTO_FAILED
+        return console.unexpected(exc)
 
 
 def _dispatch(argv: list[str]) -> int:

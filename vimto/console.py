@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 from vimto.descriptors import write_all
-from vimto.errors import StreamError, VimtoError
+from vimto.errors import VIMTO_FAILED, StreamError, VimtoError, scarcity
 from vimto.quoting import visible
 
 # Lists, not flags: `sys.stderr` may be replaced by a test at any time, so nothing about it is
@@ -151,3 +151,15 @@ def fault() -> None:
     import traceback  # a fault of ours, or somebody who asked for it
 
     write(traceback.format_exc().rstrip("\n"))
+
+
+def unexpected(exc: Exception) -> int:
+    """Tell of an exception that nobody foresaw, while it is handled, and return our own status.
+
+    Python's own end would be the status 1, as of a test that failed.
+    """
+    if scarce := scarcity(exc):
+        error(scarce)
+    else:
+        fault()
+    return VIMTO_FAILED

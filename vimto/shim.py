@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     # -I leaves the directory of the script out of the path, and -S site-packages.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from vimto.descriptors import hold_closed
-    from vimto.errors import VIMTO_FAILED, StreamError, VimtoError, scarcity
+    from vimto.errors import VIMTO_FAILED, StreamError, VimtoError
     from vimto.qemu.process import drop_ahead, load_ahead
 
     hold_closed()
@@ -40,12 +40,7 @@ def main(argv: list[str]) -> int:
     except Exception as exc:
         from vimto import console
 
-        if scarce := scarcity(exc):
-            console.error(scarce)
-        else:
-            # A fault of ours. Python's own end would be the status 1, as of a test that failed.
-            console.fault()
-        return VIMTO_FAILED
+        return console.unexpected(exc)
     finally:
         drop_ahead()
 

@@ -12,6 +12,14 @@ from vimto.cache.digest import Table, digest_file, local_directory
 PIECE = 1 << 16
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file."""
+    place = tmp_path / "file"
+    place.write_text("one")
+    return place
+
+
 def of(path: Path) -> str:
     with open(path, "rb") as file:
         return digest_file(file.fileno())
@@ -79,9 +87,7 @@ def test_no_file_is_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(read) == 3
 
 
-def test_the_same_size_and_time_are_not_the_same_content(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("one")
+def test_the_same_size_and_time_are_not_the_same_content(path: Path, tmp_path: Path) -> None:
     first = Table(tmp_path).digest(path)
     times = path.stat()
     path.write_text("two")
@@ -89,9 +95,7 @@ def test_the_same_size_and_time_are_not_the_same_content(tmp_path: Path) -> None
     assert Table(tmp_path).digest(path) != first
 
 
-def test_a_touched_or_copied_file_has_the_digest_it_had(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("one")
+def test_a_touched_or_copied_file_has_the_digest_it_had(path: Path, tmp_path: Path) -> None:
     first = Table(tmp_path).digest(path)
     os.utime(path, (5, 5))
     assert Table(tmp_path).digest(path) == first
@@ -100,10 +104,8 @@ def test_a_touched_or_copied_file_has_the_digest_it_had(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_still_being_written_is_not_remembered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "file"
-    path.write_text("one")
     table = Table(tmp_path)
 
     def write(fd: int) -> str:
@@ -118,11 +120,9 @@ def test_a_file_that_is_still_being_written_is_not_remembered(
 
 
 def test_a_change_within_the_clock_s_tick_cannot_hide(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It could give the file the times that it has: so the tick passes before it is read."""
-    path = tmp_path / "file"
-    path.write_text("one")
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     monkeypatch.setattr(time, "time_ns", lambda: path.stat().st_ctime_ns + 5_000_000)
@@ -131,10 +131,8 @@ def test_a_change_within_the_clock_s_tick_cannot_hide(
 
 
 def test_a_time_ahead_of_the_clock_proves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "file"
-    path.write_text("one")
     read = counted(monkeypatch)
     monkeypatch.setattr(time, "time_ns", lambda: path.stat().st_ctime_ns - 1)
     table = Table(tmp_path)
@@ -143,18 +141,16 @@ def test_a_time_ahead_of_the_clock_proves_nothing(
     assert len(read) == 2
 
 
-def test_the_table_is_this_host_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    path.write_text("one")
+def test_the_table_is_this_host_s(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Table(tmp_path).digest(path)
     assert [place.name for place in (tmp_path / "local").iterdir()] == [digest.host_identity()]
     monkeypatch.setattr(digest, "host_identity", lambda: "another")
     assert Table(tmp_path).find(path.stat()) == ""
 
 
-def test_the_table_does_not_grow_for_ever(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("one")
+def test_the_table_does_not_grow_for_ever(path: Path, tmp_path: Path) -> None:
     status = list(path.stat())
     table = Table(tmp_path)
     for number in range(2000):
@@ -168,9 +164,7 @@ def test_the_table_does_not_grow_for_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"\n", b"\0" * 100, b"\n1 2 3\n", None])
-def test_a_damaged_table_costs_time_alone(tmp_path: Path, damage: bytes | None) -> None:
-    path = tmp_path / "file"
-    path.write_text("one")
+def test_a_damaged_table_costs_time_alone(path: Path, tmp_path: Path, damage: bytes | None) -> None:
     expected = Table(tmp_path).digest(path)
     written = Path(local_directory(tmp_path), "digests")
     data = written.read_bytes()
@@ -185,9 +179,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         Table(tmp_path).digest(tmp_path / "fifo")
 
 
-def test_a_signature_changes_with_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("one")
+def test_a_signature_changes_with_the_file(path: Path) -> None:
     first = digest.signature([str(path)])
     assert digest.signature([str(path)]) == first
     times = path.stat()

@@ -96,6 +96,8 @@ def test_no_file_is_written_through_a_link(tmp_path: Path) -> None:
         parts.make_deb([("./a", b"1" * 99999)], how="zstd")[:-20],
         parts.make_deb([("./a", b"1")]).replace(b"data.tar.xz", b"data.tar.zz"),
         parts.make_deb([("./a", b"1")]).replace(b"\xfd7zXZ", b"\xfd7zXX"),
+        parts.make_deb([("./a", b"1")], how="zstd").replace(b"\x28\xb5\x2f", b"\x28\xb5\x2e"),
+        parts.make_deb([("./a", b"1")], how="gzip").replace(b"\x1f\x8b", b"\x1f\x8c"),
     ],
 )
 def test_damage_is_reported(tmp_path: Path, content: bytes) -> None:
