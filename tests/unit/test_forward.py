@@ -16,6 +16,7 @@ from vimto.errors import LostVMError, VimtoError
 from vimto.vm import forward as forwards
 from vimto.vm import protocol
 from vimto.vm.forward import Forward, Forwarding
+from vimto.vm.observer import State
 
 HERE = Address(host="127.0.0.1")
 THERE = Address(host="127.0.0.1", port=80)
@@ -23,11 +24,12 @@ WINDOW = protocol.CHANNEL_WINDOW
 
 
 class Guest:
-    """An exchange that keeps what is sent, and polls for `Forwarding` until something holds."""
+    """A conversation that keeps what is sent, and polls for `Forwarding` until something holds."""
 
     def __init__(self, forwarding: Forwarding) -> None:
         self.frames: list[tuple[int, bytes]] = []
         self.forwarding = forwarding
+        self.state = State.RUNNING
         self._sent = protocol.FrameReader()
         forwarding.join(self)  # type: ignore[arg-type]
 
@@ -36,11 +38,11 @@ class Guest:
 
     def turn(self, milliseconds: int = 20) -> None:
         poller = select.poll()
-        for fd, events in self.forwarding.interests(True):
+        for fd, events in self.forwarding.interests():
             poller.register(fd, events)
         for fd, events in poller.poll(milliseconds):
-            assert self.forwarding.handle(fd, events)
-        self.forwarding.check_limits(False)
+            self.forwarding.handle(fd, events)
+        self.forwarding.check()
 
     def until(self, holds: Callable[[], object]) -> None:
         for _ in range(500):
@@ -206,7 +208,7 @@ def test_patience() -> None:
         guest = Guest(forwarding)
         with dial(guest) as client:
             first = guest.opened("connection refused")
-            assert forwarding.check_limits(False) is None
+            forwarding.check()
             assert forwarding.wake_at > 0
             second = guest.opened()
             assert second != first
@@ -219,25 +221,26 @@ def test_the_rest_is_written_after_the_exit(guest: Guest, monkeypatch: pytest.Mo
         number = guest.opened()
         while not guest.forwarding.pending:
             guest.say(protocol.DATA, number, bytes(64 << 10))
-        guest.forwarding.check_limits(True)
+        guest.state = State.EXITED
+        guest.forwarding.check()
         assert guest.forwarding.pending
         assert guest.forwarding.wake_at
-        assert [events for _, events in guest.forwarding.interests(False)] == [
+        assert [events for _, events in guest.forwarding.interests()] == [
             select.POLLIN | select.POLLOUT
         ]
         now = [1e12]
         monkeypatch.setattr(forwards.time, "monotonic", lambda: now[0])
         monkeypatch.setattr(forwards._Channel, "write_some", lambda _channel: 1)
-        (fd,) = (fd for fd, _ in guest.forwarding.interests(False))
+        (fd,) = (fd for fd, _ in guest.forwarding.interests())
         guest.forwarding.handle(fd, select.POLLOUT)
-        guest.forwarding.check_limits(True)
+        guest.forwarding.check()
         assert guest.forwarding.pending, "some of it was taken, however late"
-        guest.forwarding.verify()
+        guest.forwarding.part(protocol.Exit(0))
         now[0] += 6
-        guest.forwarding.check_limits(True)
+        guest.forwarding.check()
         assert not guest.forwarding.pending
         with pytest.raises(VimtoError, match=r"the command had ended, and \d+ bytes that it sent"):
-            guest.forwarding.verify()
+            guest.forwarding.part(protocol.Exit(0))
         client.close()
 
 

@@ -13,10 +13,10 @@ from vimto.gdb import session
 from vimto.qemu.monitor import Monitor
 from vimto.qemu.options import Flag
 from vimto.qemu.render import arguments
-from vimto.vm import exchange as exchanges
 from vimto.vm import protocol
-from vimto.vm.exchange import Exchange, Limits
+from vimto.vm.conversation import Conversation, Limits
 from vimto.vm.machine import Machine
+from vimto.vm.observer import State
 from vimto.vm.protocol import Exit
 from vimto.vm.signals import SignalPipe
 
@@ -45,12 +45,12 @@ class Stage:
         port, self.guest = socket.socketpair()
         port.setblocking(False)
         limits = Limits(boot=1, accept=1, prepare=1, run=1)
-        self.exchange = Exchange(port.detach(), dict, limits, signals)
+        self.conversation = Conversation(port.detach(), dict, limits, signals)
         self.machine = cast(Machine, type("Fake", (), {"monitor": Monitor(monitor.detach())})())
 
     def close(self) -> None:
         os.close(self.machine.monitor.fd)
-        os.close(self.exchange._port)
+        os.close(self.conversation._port)
         self.qemu.close()
         self.guest.close()
 
@@ -69,10 +69,11 @@ def stage() -> Iterator[Stage]:
 def test_the_pause_is_answered_once_gdb_holds_the_machine(stage: Stage) -> None:
     stub = session.Stub(STUB)
     assert stub.pauses and stub.extra == STUB
-    stub.join(stage.machine, stage.exchange)
+    stub.meet(stage.machine)
+    stub.join(stage.conversation)
     assert json.loads(stage.qemu.recv(1000)) == {"execute": "qmp_capabilities"}
     assert not stub.begun
-    stage.exchange.state = exchanges.PAUSED
+    stage.conversation.state = State.PAUSED
     stage.event("RESUME")
     stub.read_monitor()
     assert not stub.attached
@@ -84,7 +85,6 @@ def test_the_pause_is_answered_once_gdb_holds_the_machine(stage: Stage) -> None:
     assert stage.guest.recv(100) == protocol.encode(protocol.RESUME), "once"
     stage.qemu.close()
     assert stub.read_monitor(), "the machine is gone"
-    assert stage.exchange.watched == {}
 
 
 def test_from_boot_the_clock_stands(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,17 +92,18 @@ def test_from_boot_the_clock_stands(stage: Stage, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     stub = session.Stub(STUB, from_boot=True)
     assert stub.extra.options == [Flag("S"), *STUB.options] and not stub.pauses
-    stage.exchange._enter(exchanges.BOOTING)
-    stub.join(stage.machine, stage.exchange)
+    stage.conversation._enter(State.BOOTING)
+    stub.meet(stage.machine)
+    stub.join(stage.conversation)
     assert stub.begun, "another machine cannot take its place"
     now[0] += 1000
-    stage.exchange._check_limits()
+    stage.conversation._check_limits()
     stage.event("RESUME")
     stub.read_monitor()
-    stage.exchange._check_limits()
+    stage.conversation._check_limits()
     now[0] += 2
     with pytest.raises(Exception, match="did not boot within 1 s"):
-        stage.exchange._check_limits()
+        stage.conversation._check_limits()
 
 
 def test_time_that_gdb_holds_the_machine_does_not_count(
@@ -111,20 +112,21 @@ def test_time_that_gdb_holds_the_machine_does_not_count(
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     stub = session.Stub(STUB)
-    stub.join(stage.machine, stage.exchange)
-    stage.exchange._enter(exchanges.RUNNING)
+    stub.meet(stage.machine)
+    stub.join(stage.conversation)
+    stage.conversation._enter(State.RUNNING)
     now[0] += 0.7
     stage.event("STOP")
     stub.read_monitor()
     now[0] += 1000
-    stage.exchange._check_limits()
+    stage.conversation._check_limits()
     stage.event("RESUME")
     stub.read_monitor()
     now[0] += 0.2
-    stage.exchange._check_limits()
+    stage.conversation._check_limits()
     now[0] += 0.2
     with pytest.raises(Exception, match="still running after 1 s"):
-        stage.exchange._check_limits()
+        stage.conversation._check_limits()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.unit.test_protocol import FRAMES
 from vimto.addresses import Address
 from vimto.errors import BootError, LostVMError
 from vimto.vm import protocol
-from vimto.vm.exchange import Exchange, Limits
+from vimto.vm.conversation import Conversation, Limits
 from vimto.vm.forward import Forward, Forwarding
 from vimto.vm.signals import SignalPipe
 
@@ -158,17 +158,17 @@ def signals() -> Iterator[SignalPipe]:
 
 
 def converse(signals: SignalPipe, stream: bytes) -> protocol.Exit:
-    """Return what an exchange makes of a guest that says `stream` and hangs up."""
+    """Return what a conversation makes of a guest that says `stream` and hangs up."""
     here, there = socket.socketpair()
     with here, there, Forwarding([Forward(Address(host="127.0.0.1"), Address(port=80))]) as forward:
         here.setblocking(False)
         sender = threading.Thread(target=say, args=(there, stream))
         sender.start()
         limits = Limits(boot=20, accept=20, prepare=20, run=20)
-        exchange = Exchange(here.fileno(), lambda: {"argv": ["x"]}, limits, signals)
-        forward.join(exchange)
+        order = {"argv": ["x"]}
+        conversation = Conversation(here.fileno(), lambda: order, limits, signals, [forward])
         try:
-            return exchange.run()
+            return conversation.run()
         finally:
             here.close()
             sender.join()

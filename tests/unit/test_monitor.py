@@ -102,7 +102,7 @@ def state() -> Iterator[int]:
 
 
 def read_all(qemu: Qemu) -> None:
-    """Read as the exchange does, until nothing is left to be answered."""
+    """Read as a conversation does, until nothing is left to be answered."""
     for _ in range(500):
         qemu.monitor.read_events()
         if not qemu.monitor._asked:

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.test_exchange import EXIT, Guest, Talk, start
+from tests.unit.test_conversation import EXIT, Guest, Talk, start
+from tests.unit.test_conversation import LIMITS as TALK_LIMITS
 from vimto.errors import LostVMError
 from vimto.plan.plan import GoTimeout
 from vimto.vm import overtime, protocol
-from vimto.vm.exchange import EXITED, RUNNING
+from vimto.vm.observer import State
 from vimto.vm.overtime import Overtime
 from vimto.vm.signals import SignalPipe
 
@@ -19,9 +20,7 @@ LIMITS = GoTimeout(value="1s", places=1, total="1m1s", kill=0.05, grace=0.05)
 @pytest.fixture
 def talk() -> Iterator[Talk]:
     with SignalPipe() as pipe:
-        found = Talk(pipe)
-        found.exchange.overtime = Overtime(found.exchange, LIMITS)
-        yield found
+        yield Talk(pipe, TALK_LIMITS, Overtime(LIMITS))
 
 
 def ended_by(number: int) -> bytes:
@@ -29,8 +28,8 @@ def ended_by(number: int) -> bytes:
 
 
 def report(talk: Talk, result: protocol.Exit, capfd: pytest.CaptureFixture[str]) -> str:
-    assert talk.exchange.overtime
-    talk.exchange.overtime.report(result)
+    for observer in talk.conversation.observers:
+        observer.part(result)
     return capfd.readouterr().out
 
 
@@ -86,8 +85,7 @@ def test_a_guest_that_does_not_report_the_end(talk: Talk, monkeypatch: pytest.Mo
 
 def test_a_test_in_time_is_let_alone(capfd: pytest.CaptureFixture[str]) -> None:
     with SignalPipe() as pipe:
-        talk = Talk(pipe)
-        talk.exchange.overtime = Overtime(talk.exchange, LIMITS._replace(kill=1000.0))
+        talk = Talk(pipe, TALK_LIMITS, Overtime(LIMITS._replace(kill=1000.0)))
 
         def part(guest: Guest) -> None:
             start(guest)
@@ -98,13 +96,13 @@ def test_a_test_in_time_is_let_alone(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_after_the_end_nothing_is_due(talk: Talk) -> None:
     """A reader that is slow to take the output would else be waited for at full speed."""
-    late = Overtime(talk.exchange, LIMITS._replace(kill=1e-9))
-    talk.exchange.overtime = late
-    late.start()
-    talk.exchange.state = RUNNING
-    assert talk.exchange._poll_limit() is not None
-    talk.exchange.state = EXITED
-    assert talk.exchange._poll_limit() is None
+    (late,) = talk.conversation.observers
+    late.started()
+    talk.conversation._enter(State.RUNNING)
+    assert talk.conversation._poll_limit() is not None
+    talk.conversation._enter(State.EXITED)
+    late.ended()
+    assert talk.conversation._poll_limit() is None
     talk.here.close()
     talk.guest.end.close()
 

@@ -61,7 +61,7 @@ def test_the_last_output_can_be_interrupted(slave: int) -> None:
     before = termios.tcgetattr(slave)
     with Terminal(slave) as terminal:
         terminal.enter()
-        terminal.listen()
+        terminal.ended()
         assert termios.tcgetattr(slave)[3] & termios.ISIG
         assert not termios.tcgetattr(slave)[1] & termios.OPOST
     assert termios.tcgetattr(slave) == before

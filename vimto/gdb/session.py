@@ -23,9 +23,8 @@ from vimto.errors import VimtoError
 from vimto.process import proc
 from vimto.qemu.options import Extra, Flag, Option
 from vimto.quoting import visible
-from vimto.vm import exchange as exchanges
-from vimto.vm.exchange import Exchange
 from vimto.vm.machine import Machine
+from vimto.vm.observer import Line, State
 from vimto.vm.protocol import Exit
 from vimto.vm.run import Companion
 from vimto.vm.signals import ENDING, Interrupted
@@ -70,41 +69,44 @@ class Stub(Companion):
         self.stopped = from_boot
         self.attached = False
         self.machine: Machine
-        self.exchange: Exchange
+        self.line: Line
 
-    def join(self, machine: Machine, exchange: Exchange) -> None:
-        self.machine, self.exchange = machine, exchange
+    def meet(self, machine: Machine) -> None:
+        self.machine = machine
         machine.monitor.open()
-        exchange.watched[machine.monitor.fd] = self.read_monitor
-        exchange.on_paused = self.attach
+
+    def join(self, line: Line) -> None:
+        self.line = line
         if not self.pauses:
             self.begun = True  # gdb is this machine's from its first instruction on
-            exchange.hold_clock()
+            line.hold_clock()
             self.attach()
+
+    def paused(self) -> None:
+        self.attach()
 
     def attach(self) -> None:
         """The machine waits for gdb."""
 
-    def read_monitor(self) -> bool:
-        """Learn whether gdb holds the machine: only time that the machine runs counts.
+    def hear(self, event: str) -> None:
+        # Whether gdb holds the machine: only time that it runs counts.
+        if event == "STOP":
+            self.stopped = True
+            self.line.hold_clock()
+            if self.line.state == State.PAUSED and not self.attached:
+                self.line.resume()
+            self.attached = True
+        elif event == "RESUME":
+            self.attached = self.attached or not self.pauses
+            self.stopped = False
+            self.line.release_clock()
 
-        Returns whether the machine is gone.
-        """
-        for event in self.machine.monitor.read_events():
-            if event == "STOP":
-                self.stopped = True
-                self.exchange.hold_clock()
-                if self.exchange.state == exchanges.PAUSED and not self.attached:
-                    self.exchange.resume()
-                self.attached = True
-            elif event == "RESUME":
-                self.attached = self.attached or not self.pauses
-                self.stopped = False
-                self.exchange.release_clock()
-            elif not event:
-                self.exchange.watched.pop(self.machine.monitor.fd, None)
-                return True
-        return False
+    def read_monitor(self) -> bool:
+        """Hear what the monitor has said by now; return whether the machine is gone."""
+        events = self.machine.monitor.read_events()
+        for event in events:
+            self.hear(event)
+        return "" in events
 
 
 class Listener(Stub):
@@ -185,7 +187,6 @@ class Gdb(Stub):
         argv = self._make_argv(self.machine.pid)
         self._pid = proc.spawn_on_terminal(argv, self._fds)
         self._pidfd = os.pidfd_open(self._pid)
-        self.exchange.watched[self._pidfd] = self._gdb_ended
         self._relay = proc.Relay((signal.SIGINT, signal.SIGQUIT), self._send)
         self._relay.__enter__()
 
@@ -200,8 +201,12 @@ class Gdb(Stub):
         if relay:
             relay.__exit__()
 
-    def _gdb_ended(self) -> None:
-        self.exchange.watched.pop(self._pidfd, None)
+    def interests(self) -> list[tuple[int, int]]:
+        watched = self._pidfd >= 0 and self.line.state != State.EXITED
+        return [(self._pidfd, select.POLLIN)] if watched else []
+
+    def handle(self, fd: int, events: int) -> None:
+        # gdb has ended.
         self._wait(None)
         self.read_monitor()
         if self.stopped or not self.attached:
@@ -224,7 +229,7 @@ class Gdb(Stub):
         A signal that asks us to end ends the wait; the machine and gdb are ended then.
         """
         deadline = None if limit is None else time.monotonic() + limit
-        signals = self.exchange.signals
+        signals = self.line.signals
         while self.stopped == stopped and self._pidfd >= 0:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             fds = [self.machine.monitor.fd, self._pidfd, signals.fd]

@@ -13,17 +13,15 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from vimto import console
 from vimto.addresses import Address
 from vimto.errors import LostVMError, VimtoError
 from vimto.vm import protocol
 from vimto.vm.listeners import Listener, listen
-
-if TYPE_CHECKING:
-    from vimto.vm.exchange import Exchange
+from vimto.vm.observer import Line, Observer, State
 
 _CHUNK = 64 << 10
 _MOST_CHANNELS = 256
@@ -55,7 +53,7 @@ class Forward(NamedTuple):
     dials: bool = False
 
 
-class Forwarding:
+class Forwarding(Observer):
     """All forwarded connections of one run; a context manager that owns their sockets.
 
     Inside it `forwards` have the ports that were free.
@@ -65,7 +63,6 @@ class Forwarding:
 
     def __init__(self, forwards: Sequence[Forward]) -> None:
         self.forwards = list(forwards)
-        self.wake_at = 0.0
         self._listeners: dict[int, tuple[Listener, Forward]] = {}
         self._waiting: list[tuple[socket.socket, Forward]] = []
         self._by_fd: dict[int, _Channel] = {}
@@ -74,7 +71,7 @@ class Forwarding:
         self._flush_until = 0.0
         self._lost: dict[Address, int] = {}
         self._said: set[tuple[str, str]] = set()
-        self._send: Callable[[bytes], None] = lambda _frame: None
+        self._line: Line
 
     def __enter__(self) -> "Forwarding":
         try:
@@ -116,17 +113,15 @@ class Forwarding:
             channel.connection.close()
         self._listeners, self._waiting, self._by_fd, self._by_number = {}, [], {}, {}
 
-    def join(self, exchange: "Exchange") -> None:
-        """Take part in `exchange`."""
-        exchange.forwarding = self
-        self._send = exchange.send
+    # -- its part in the conversation
 
-    # -- what `Exchange` asks
+    def join(self, line: Line) -> None:
+        self._line = line
 
-    def interests(self, running: bool) -> list[tuple[int, int]]:
-        """Return what to poll for; clients are accepted only while the command runs."""
+    def interests(self) -> list[tuple[int, int]]:
+        # Clients are accepted only while the command runs.
         wanted = [(fd, channel.events) for fd, channel in self._by_fd.items() if channel.events]
-        if running:
+        if self._line.state == State.RUNNING:
             for connection, forward in self._waiting:
                 self._add(connection, forward)
             self._waiting = []
@@ -136,25 +131,27 @@ class Forwarding:
 
     @property
     def pending(self) -> bool:
-        """Whether data of the guest's has not been written to a client yet."""
         return any(channel.queue for channel in self._by_fd.values())
 
-    def handle(self, fd: int, events: int) -> bool:
-        """Do what is possible with one of our descriptors; say whether it is one."""
+    def handle(self, fd: int, events: int) -> None:
         if fd in self._listeners:
             listener, forward = self._listeners[fd]
-            self._accept(listener.socket, forward)
-            return True
+            return self._accept(listener.socket, forward)
         channel = self._by_fd.get(fd)
         if channel is None:
-            return False
+            return
         if events & select.POLLOUT:
             self._write(channel)
         if events & ~select.POLLOUT and channel.events & select.POLLIN:
             self._read(channel)
-        return True
 
-    def take_frame(self, kind: int, payload: bytes) -> None:
+    def take_frame(self, kind: int, payload: bytes) -> bool:
+        if kind in protocol.CHANNEL_KINDS:
+            self._take_frame(kind, payload)
+            return True
+        return False
+
+    def _take_frame(self, kind: int, payload: bytes) -> None:
         """Take a frame about a channel; one that is gone may still be spoken of."""
         if kind == protocol.OPENED:
             number, error = protocol.decode_opened(payload)
@@ -179,10 +176,10 @@ class Forwarding:
             channel.put(data, ended=kind == protocol.CLOSE)
             self._write(channel)
 
-    def check_limits(self, exited: bool) -> None:
-        """Dial again what was refused; after the command's exit, wait only so long for clients."""
+    def check(self) -> None:
+        # What was refused is dialled again; after the exit clients are waited for only so long.
         now = time.monotonic()
-        if exited:
+        if self._line.state == State.EXITED:
             self._flush_until = self._flush_until or now + _FLUSH_LIMIT
             if now >= self._flush_until:
                 for channel in list(self._by_fd.values()):
@@ -195,8 +192,8 @@ class Forwarding:
                 self._open(channel)
         self.wake_at = min((c.retry_at for c in self._by_fd.values() if c.retry_at), default=0.0)
 
-    def verify(self) -> None:
-        """Raise `VimtoError` when bytes that the command sent are lost with its machine."""
+    def part(self, result: protocol.Exit) -> None:
+        # Bytes that the command sent may be lost with its machine.
         if self._lost:
             source, count = next(iter(self._lost.items()))
             raise VimtoError(
@@ -248,7 +245,7 @@ class Forwarding:
             "network": target.network,
             "address": protocol.wire_text(str(target)),
         }
-        self._send(protocol.encode_json(protocol.OPEN, order))
+        self._line.send(protocol.encode_json(protocol.OPEN, order))
 
     def _opened(self, channel: "_Channel", error: str) -> None:
         if not error:
@@ -271,10 +268,10 @@ class Forwarding:
             return
         channel.credit -= len(data)
         if data:
-            self._send(protocol.encode_channel(protocol.DATA, channel.number, data))
+            self._line.send(protocol.encode_channel(protocol.DATA, channel.number, data))
             return
         channel.client_ended = True
-        self._send(protocol.encode_channel(protocol.CLOSE, channel.number))
+        self._line.send(protocol.encode_channel(protocol.CLOSE, channel.number))
         self._close_if_done(channel)
 
     def _write(self, channel: "_Channel") -> None:
@@ -286,7 +283,7 @@ class Forwarding:
         if count and self._flush_until:
             self._flush_until = time.monotonic() + _FLUSH_LIMIT
         if count:
-            self._send(protocol.encode_channel_ack(channel.number, count))
+            self._line.send(protocol.encode_channel_ack(channel.number, count))
         self._close_if_done(channel)
 
     def _break(self, channel: "_Channel", number: int) -> None:
@@ -294,7 +291,7 @@ class Forwarding:
         reason = os.strerror(number)
         if number not in _GONE:
             self._tell(channel, "broke off", reason.lower())
-        self._send(protocol.encode_channel(protocol.RESET, channel.number, reason.encode()))
+        self._line.send(protocol.encode_channel(protocol.RESET, channel.number, reason.encode()))
         self._drop(channel)
 
     def _close_if_done(self, channel: "_Channel") -> None:

@@ -10,6 +10,8 @@ written lies in this host's memory. So the beginning is kept, and the end: the m
 import os
 import time
 
+from vimto.vm.observer import Observer
+
 # A boot with all messages is 100 KiB; a panic with every processor's stack as well.
 HEAD = 1 << 20
 TAIL = 1 << 20
@@ -18,7 +20,7 @@ LIMIT = 4 << 20
 _STEP = 1.0
 
 
-class Log:
+class Log(Observer):
     """The log in the open file `fd`, which stays its owner's and is opened for appending.
 
     `wake_at` is when `check` is due next (time.monotonic).

@@ -8,15 +8,12 @@ its turn would use up the test's time. This one starts with the test.
 
 import signal
 import time
-from typing import TYPE_CHECKING
 
 from vimto.descriptors import write_all
 from vimto.errors import LostVMError
+from vimto.plan.plan import GoTimeout
 from vimto.vm import protocol
-
-if TYPE_CHECKING:
-    from vimto.plan.plan import GoTimeout
-    from vimto.vm.exchange import Exchange
+from vimto.vm.observer import Line, Observer
 
 # A guest that does not report the end of a command that it was told to kill is not asked again.
 _LOST_AFTER = 10.0
@@ -24,24 +21,28 @@ _LOST_AFTER = 10.0
 _NAMES: dict[int, str] = {signal.SIGQUIT: "quit", signal.SIGKILL: "killed"}
 
 
-class Overtime:
-    """Ends the command of `exchange` when it runs longer than go's `limits` allow.
+class Overtime(Observer):
+    """Ends the command when it runs longer than go's `limits` allow.
 
     `wake_at` is when `check` has something to do (time.monotonic), 0 before the command's start.
     """
 
-    def __init__(self, exchange: "Exchange", limits: "GoTimeout") -> None:
-        self.wake_at = 0.0
-        self._exchange = exchange
+    def __init__(self, limits: GoTimeout) -> None:
         self._limits = limits
         self._sent: list[int] = []
+        self._line: Line
 
-    def start(self) -> None:
-        """The command runs from now on."""
+    def join(self, line: Line) -> None:
+        self._line = line
+
+    def started(self) -> None:
         self.wake_at = time.monotonic() + self._limits.kill
 
-    def stop(self) -> None:
-        """The command has ended; what comes after it has no limit of go's."""
+    def noticed(self, notice: protocol.Notice) -> None:
+        if notice.level == "stage":  # the command has ended; what comes after has no limit of go's
+            self.wake_at = 0.0
+
+    def ended(self) -> None:
         self.wake_at = 0.0
 
     def check(self) -> None:
@@ -59,11 +60,11 @@ class Overtime:
 
     def _send(self, number: signal.Signals, patience: float) -> None:
         self._sent.append(number)
-        self._exchange.pass_on(number)
+        self._line.pass_on(number)
         self.wake_at = time.monotonic() + patience
 
-    def report(self, result: protocol.Exit) -> None:
-        """Say on stdout, as go does, that the command with this `result` was ended."""
+    def part(self, result: protocol.Exit) -> None:
+        # As go does, say on stdout that the command was ended.
         if not self._sent:
             return
         text = f"*** Test killed with quit: ran too long ({self._limits.total}).\n"

@@ -3,10 +3,11 @@
 import errno
 import itertools
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vimto import console
@@ -27,14 +28,15 @@ from vimto.qemu.options import NOTHING
 from vimto.vm import cores, likeness, protocol, snapshot, streams
 from vimto.vm import machine as machines
 from vimto.vm.blame import NotRestoredError, diagnose, settle
+from vimto.vm.conversation import Conversation, Limits
 from vimto.vm.crowd import Turn, wait_turn
-from vimto.vm.exchange import Exchange, Limits
 from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Machine
+from vimto.vm.observer import Line, Observer, State
 from vimto.vm.overtime import Overtime
 from vimto.vm.patience import Patience
 from vimto.vm.signals import SignalPipe
-from vimto.vm.waiting import Waiting
+from vimto.vm.waiting import Lifeline, Waiting
 
 if TYPE_CHECKING:  # who has no terminal, as go's tests, loads neither
     from vimto.vm.forward import Forwarding
@@ -47,22 +49,21 @@ _PREPARE_LIMIT = 600.0
 _HIDDEN_ENVIRONMENT = ("TMPDIR=", "VIMTO_")
 
 
-class Companion:
+class Companion(Observer):
     """Somebody at the machine's side while its command runs, such as a debugger; this is nobody.
 
-    `extra` is what QEMU is told besides; with `pauses` the guest waits for `Exchange.resume`
-    before it starts the command. It has `begun` once no other machine can take this one's place.
+    `extra` is what QEMU is told besides. It has `begun` once no other machine can take this one's
+    place.
     """
 
     extra = NOTHING
-    pauses = False
     begun = False
 
-    def join(self, machine: Machine, exchange: Exchange) -> None:
-        """Take part in the conversation that is about to begin."""
+    def meet(self, machine: Machine) -> None:
+        """The conversation with what runs in `machine` is about to begin."""
 
-    def part(self, result: protocol.Exit) -> None:
-        """The guest has reported `result`, and the machine is about to be ended."""
+    def hear(self, event: str) -> None:
+        """QEMU's monitor has told of an event."""
 
 
 class Request(NamedTuple):
@@ -185,9 +186,9 @@ class _Session(NamedTuple):
             closing(self._wait_turn()) as turn,
             machines.boot(self.plan, self.shape, self._directories(), more) as machine,
         ):
-            exchange = self._exchange(machine, turn)
+            conversation = self._conversation(machine, turn, restored=False)
             try:
-                status = self._converse(exchange)
+                status = self._converse(conversation)
             except (BootError, LostVMError) as exc:
                 raise explain(exc, machine, self.plan) from exc
             show_log(machine)
@@ -199,13 +200,10 @@ class _Session(NamedTuple):
             closing(self._wait_turn()) as turn,
             machines.restore(self.plan, self.shape, self._directories(), save, more) as machine,
         ):
-            # Not under a debugger, whose breakpoints a program that nobody started would meet.
-            warm_up = machine.spare and not self.request.companion.extra.options
-            exchange = self._exchange(machine, turn, warm_up=warm_up)
-            exchange.on_accepted = lambda: self._restored(turn)
-            exchange.send_order()
+            conversation = self._conversation(machine, turn, restored=True)
+            conversation.send_order()
             try:
-                status = self._converse(exchange)
+                status = self._converse(conversation)
             except LostVMError as exc:
                 raise explain(exc, machine, self.plan) from exc
             except (BootError, QemuError) as exc:
@@ -213,8 +211,7 @@ class _Session(NamedTuple):
             show_log(machine)
             return status
 
-    def _restored(self, turn: Turn) -> None:
-        turn.close()
+    def _praise(self) -> None:
         verdicts.acquit(self.plan.saves, self.shape.key)
         console.debug("the machine is restored from a snapshot")
 
@@ -231,7 +228,13 @@ class _Session(NamedTuple):
         waiting = self.waiting
         return wait_turn(self.plan.saves, self.plan.memory, waiting.pause, waiting.left)
 
-    def _exchange(self, machine: Machine, turn: Turn, *, warm_up: bool = False) -> Exchange:
+    def _conversation(self, machine: Machine, turn: Turn, *, restored: bool) -> Conversation:
+        companion = self.request.companion
+        if companion.extra.options:
+            turn.close()  # it may be held before its first instruction, for hours
+        # Not under a debugger, whose breakpoints a program that nobody started would meet.
+        warm_up = restored and machine.spare and not companion.extra.options
+        companion.meet(machine)
         limits = Limits(
             boot=self.plan.boot_timeout,
             accept=_ACCEPT_LIMIT,
@@ -239,24 +242,30 @@ class _Session(NamedTuple):
             run=self.plan.timeout,
             stop=self.plan.stop_timeout,
         )
-        exchange = Exchange(
-            machine.port, lambda: self._make_order(warm_up), limits, self.waiting.signals
+        return Conversation(
+            machine.port,
+            lambda: self._make_order(warm_up),
+            limits,
+            self.waiting.signals,
+            self._observers(machine, _Start(turn, self._praise if restored else None)),
+            Patience(machine.pid),
         )
-        exchange.lifeline = self.request.lifeline
-        exchange.patience = Patience(machine.pid)
-        exchange.on_accepted = turn.close
-        if self.request.companion.extra.options:
-            turn.close()  # it may be held before its first instruction, for hours
-        exchange.on_notice = show_notice
-        exchange.log = machine.log
-        watch_monitor(machine, exchange)
-        if self.plan.go_timeout and self.plan.go_timeout.kill:
-            exchange.overtime = Overtime(exchange, self.plan.go_timeout)
-        self.request.companion.join(machine, exchange)
-        return exchange
 
-    def _converse(self, exchange: Exchange) -> int:
-        terminal, forwarding = self.request.terminal, self.request.forwarding
+    def _observers(self, machine: Machine, start: "_Start") -> list[Observer]:
+        request, timeout = self.request, self.plan.go_timeout
+        found: list[Observer] = [
+            start,
+            _Monitor(machine, request.companion),
+            machine.log,
+            Lifeline(request.lifeline),
+            request.companion,
+        ]
+        if timeout and timeout.kill:
+            found.append(Overtime(timeout))
+        return [*found, *filter(None, (request.terminal, request.forwarding))]
+
+    def _converse(self, conversation: Conversation) -> int:
+        terminal = self.request.terminal
         modes = self._modes()
         stdin = None
         if modes["stdin"] == "pipe":
@@ -266,22 +275,13 @@ class _Session(NamedTuple):
             for fd, name in ((1, "stdout"), (2, "stderr"))
             if modes[name] == "pipe"
         }
-        exchange.attach(stdin, dict(outputs))
-        if forwarding:
-            forwarding.join(exchange)
+        conversation.attach(stdin, dict(outputs))
         try:
-            if terminal:
-                with terminal:
-                    terminal.join(exchange)
-                    result = exchange.run()
-            else:
-                result = exchange.run()
-            self.request.companion.part(result)
-            if exchange.overtime:
-                exchange.overtime.report(result)
+            with terminal or nullcontext():
+                result = conversation.run()
+            for observer in conversation.observers:
+                observer.part(result)
             check_streams(result, [*outputs.values(), *([stdin] if stdin else [])])
-            if forwarding:
-                forwarding.verify()
         finally:
             for output in outputs.values():
                 output.close()
@@ -361,14 +361,47 @@ def _on_the_wire(words: Iterable[str]) -> list[str]:
     return [protocol.wire_text(word) for word in words]
 
 
-def watch_monitor(machine: Machine, exchange: Exchange) -> None:
-    """Let `exchange` raise `QemuError` when QEMU refuses to restore `machine`."""
+class _Start(Observer):
+    """Gives the machine's turn to the next one, and shows what the guest program says."""
 
-    def read() -> None:
-        if "" in machine.monitor.read_events():
-            del exchange.watched[machine.monitor.fd]
+    def __init__(self, turn: Turn, accepted: Callable[[], None] | None) -> None:
+        self._turn = turn
+        self._accepted = accepted
 
-    exchange.watched[machine.monitor.fd] = read
+    def accepted(self) -> None:
+        self._turn.close()
+        if self._accepted:
+            self._accepted()
+
+    def noticed(self, notice: protocol.Notice) -> None:
+        show_notice(*notice)
+
+
+class _Monitor(Observer):
+    """Hears what QEMU's monitor says, for the companion.
+
+    Raises `QemuError` when QEMU refuses to restore the machine.
+    """
+
+    def __init__(self, machine: Machine, companion: Companion) -> None:
+        self._monitor = machine.monitor
+        self._companion = companion
+        self._line: Line
+        self._is_open = True
+
+    def join(self, line: Line) -> None:
+        self._line = line
+
+    def interests(self) -> list[tuple[int, int]]:
+        listens = self._is_open and self._line.state != State.EXITED
+        return [(self._monitor.fd, select.POLLIN)] if listens else []
+
+    def handle(self, fd: int, events: int) -> None:
+        for event in self._monitor.read_events():
+            if event:
+                self._companion.hear(event)
+            else:
+                self._is_open = False
 
 
 def check_streams(result: protocol.Exit, ours: Sequence[streams.Output | streams.Input]) -> None:
@@ -390,8 +423,8 @@ def show_notice(level: str, text: str) -> None:
         console.warn(text)
     elif level == "teardown" or (level == "setup" and console.verbosity()):
         console.write(text)
-    elif level == "setup":
-        pass  # what one that fails said is in the error
+    elif level in ("setup", "stage"):
+        pass  # what a setup command that fails said is in the error
     else:
         console.debug(text)
 

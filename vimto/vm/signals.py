@@ -1,4 +1,4 @@
-"""The signals we are sent, as bytes in a pipe that the exchange with the guest polls."""
+"""The signals we are sent, as bytes in a pipe that the conversation with the guest polls."""
 
 import os
 import signal

@@ -14,15 +14,13 @@ import termios
 import time
 import tty
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vimto import console
 from vimto.vm import protocol
+from vimto.vm.observer import Line, Observer
 from vimto.vm.signals import Interrupted
 from vimto.vm.streams import Input, is_behind
-
-if TYPE_CHECKING:
-    from vimto.vm.exchange import Exchange
 
 # Undoes what a program that died with its machine may have asked for: bracketed paste, mouse
 # reports, application keys, a hidden cursor, colours (xterm's control sequences).
@@ -36,12 +34,13 @@ _TYPED_AHEAD = 1 << 20
 _CTRL_C, _CTRL_BACKSLASH = b"\x03", b"\x1c"
 
 
-class Terminal:
+class Terminal(Observer):
     """The terminal that our stdin and stdout are; a context manager that leaves it as it was."""
 
     def __init__(self, fd: int = 0) -> None:
         self._fd = fd
         self._before: list[Any] | None = None
+        self._line: Line
 
     def __enter__(self) -> "Terminal":
         return self
@@ -55,20 +54,20 @@ class Terminal:
             except OSError:
                 pass
 
-    def join(self, exchange: "Exchange") -> None:
-        """Let the terminal be the guest's from the command's start on."""
+    def join(self, line: Line) -> None:
+        self._line = line
 
-        def begin() -> None:
-            if is_behind(self._fd):
-                return  # continued in the background; `Keys` sees us come back
-            self.enter()
-            exchange.send_size()  # it may have changed since the order
+    def started(self) -> None:
+        if is_behind(self._fd):
+            return  # continued in the background; `Keys` sees us come back
+        self.enter()
+        self._line.send_size()  # it may have changed since the order
 
-        exchange.on_start = exchange.on_continue = begin
-        exchange.on_end = self.listen
+    def continued(self) -> None:
+        self.started()
 
     def keys(self) -> "Keys":
-        """Return what is typed here, for the exchange."""
+        """Return what is typed here, for the conversation."""
         return Keys(self._fd, self)
 
     def tell(self, text: str) -> None:
@@ -98,8 +97,8 @@ class Terminal:
         console.set_raw(True)
         self._change(lambda when: tty.setraw(self._fd, when))
 
-    def listen(self) -> None:
-        """The command has ended: Ctrl-C is ours again, should its last output find no reader."""
+    def ended(self) -> None:
+        # Ctrl-C is ours again, should the command's last output find no reader.
         if self._before is None:
             return
         try:

@@ -11,6 +11,7 @@ from fcntl import F_GETFL, F_SETFL, F_SETOWN, fcntl
 from typing import NamedTuple
 
 from vimto.errors import VimtoError
+from vimto.vm.observer import Observer
 from vimto.vm.signals import ENDING, Interrupted, SignalPipe
 
 
@@ -19,6 +20,19 @@ class Abandoned(VimtoError):
 
     def __init__(self) -> None:
         super().__init__("the vimto that started this run is gone")
+
+
+class Lifeline(Observer):
+    """A descriptor that hangs up when the vimto that planned this run is gone; -1 is none."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def interests(self) -> list[tuple[int, int]]:
+        return [(self._fd, 0)] if self._fd >= 0 else []  # POLLHUP is always reported
+
+    def handle(self, fd: int, events: int) -> None:
+        raise Abandoned
 
 
 class Waiting(NamedTuple):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import threading
@@ -11,10 +12,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from vimto.errors import BootError, LostVMError
-from vimto.vm import delivery, exchange, protocol
-from vimto.vm.exchange import Abandoned, Exchange, Limits
+from vimto.vm import conversation, delivery, protocol
+from vimto.vm.conversation import Conversation, Limits
+from vimto.vm.observer import Line, Observer, State
 from vimto.vm.signals import Interrupted, SignalPipe
 from vimto.vm.streams import Input, Output
+from vimto.vm.waiting import Abandoned, Lifeline
 
 LIMITS = Limits(boot=20, accept=20, prepare=20, run=0)
 READY = protocol.encode_json(
@@ -52,14 +55,16 @@ class Guest:
 
 
 class Talk:
-    """An exchange and its guest; `play` runs a guest's part beside the exchange."""
+    """A conversation and its guest; `play` runs a guest's part beside it."""
 
-    def __init__(self, signals: SignalPipe, limits: Limits = LIMITS) -> None:
+    def __init__(self, signals: SignalPipe, limits: Limits = LIMITS, *observers: Observer) -> None:
         here, there = socket.socketpair()
         here.setblocking(False)
         self.here = here
         self.guest = Guest(there)
-        self.exchange = Exchange(here.fileno(), lambda: {"argv": ["x"]}, limits, signals)
+        self.conversation = Conversation(
+            here.fileno(), lambda: {"argv": ["x"]}, limits, signals, observers
+        )
 
     def play(self, part: Callable[[Guest], None]) -> protocol.Exit:
         failure: list[BaseException] = []
@@ -74,13 +79,36 @@ class Talk:
         thread = threading.Thread(target=run)
         thread.start()
         try:
-            return self.exchange.run()
+            return self.conversation.run()
         finally:
             self.here.close()
             thread.join()
             self.guest.end.close()
             if failure:
                 raise failure[0]
+
+
+class Notices(Observer):
+    def __init__(self, found: list[tuple[str, str]]) -> None:
+        self.found = found
+
+    def noticed(self, notice: protocol.Notice) -> None:
+        self.found.append(notice)
+
+
+class Watcher(Observer):
+    """Calls a function when a descriptor can be read."""
+
+    def __init__(self, fd: int, call: Callable[[], object]) -> None:
+        self.fd = fd
+        self.call = call
+
+    def interests(self) -> list[tuple[int, int]]:
+        return [(self.fd, select.POLLIN)]
+
+    def handle(self, fd: int, events: int) -> None:
+        assert (fd, events) == (self.fd, select.POLLIN)
+        self.call()
 
 
 @pytest.fixture
@@ -100,8 +128,7 @@ def start(guest: Guest) -> None:
 
 def test_from_ready_to_exit(signals: SignalPipe) -> None:
     notices: list[tuple[str, str]] = []
-    talk = Talk(signals)
-    talk.exchange.on_notice = lambda level, text: notices.append((level, text))
+    talk = Talk(signals, LIMITS, Notices(notices))
 
     def part(guest: Guest) -> None:
         start(guest)
@@ -116,7 +143,7 @@ def test_from_ready_to_exit(signals: SignalPipe) -> None:
 def test_output_is_written_and_acknowledged(signals: SignalPipe) -> None:
     read, write = os.pipe()
     talk = Talk(signals)
-    talk.exchange.attach(None, {1: Output(1, write)})
+    talk.conversation.attach(None, {1: Output(1, write)})
 
     def part(guest: Guest) -> None:
         start(guest)
@@ -134,7 +161,7 @@ def test_a_reader_that_is_gone_is_reported(signals: SignalPipe) -> None:
     read, write = os.pipe()
     os.close(read)
     talk = Talk(signals)
-    talk.exchange.attach(None, {1: Output(1, write)})
+    talk.conversation.attach(None, {1: Output(1, write)})
 
     def part(guest: Guest) -> None:
         start(guest)
@@ -150,7 +177,7 @@ def test_a_pipe_that_is_never_read_does_not_hold_up_stderr(signals: SignalPipe) 
     full_read, full_write = os.pipe()
     read, write = os.pipe()
     talk = Talk(signals)
-    talk.exchange.attach(None, {1: Output(1, full_write), 2: Output(2, write)})
+    talk.conversation.attach(None, {1: Output(1, full_write), 2: Output(2, write)})
 
     def part(guest: Guest) -> None:
         start(guest)
@@ -171,7 +198,7 @@ def test_a_pipe_that_is_never_read_does_not_hold_up_stderr(signals: SignalPipe) 
 def test_stdin_waits_for_credit(signals: SignalPipe) -> None:
     read, write = os.pipe()
     talk = Talk(signals)
-    talk.exchange.attach(Input(read), {})
+    talk.conversation.attach(Input(read), {})
     feeder = threading.Thread(
         target=lambda: (os.write(write, bytes(protocol.STDIN_WINDOW + 5)), os.close(write))
     )
@@ -266,14 +293,13 @@ def test_an_unkillable_process_ends_the_machine(signals: SignalPipe) -> None:
 
 
 def test_no_grace_period_runs_while_a_debugger_holds_the_machine(signals: SignalPipe) -> None:
-    talk = Talk(signals, LIMITS._replace(stop=0.05))
     read, write = os.pipe()
 
     def hold() -> None:
         os.read(read, 1)
-        talk.exchange.hold_clock()
+        talk.conversation.hold_clock()
 
-    talk.exchange.watched[read] = hold
+    talk = Talk(signals, LIMITS._replace(stop=0.05), Watcher(read, hold))
 
     def part(guest: Guest) -> None:
         start(guest)
@@ -292,7 +318,7 @@ def test_after_a_closed_terminal_the_command_is_killed(
     signals: SignalPipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_terminal = [True]
-    monkeypatch.setattr(exchange, "have_terminal", lambda: open_terminal[0])
+    monkeypatch.setattr(conversation, "have_terminal", lambda: open_terminal[0])
     monkeypatch.setattr(delivery, "_HANG_UP_GRACE", 0.1)
 
     def part(guest: Guest) -> None:
@@ -343,20 +369,18 @@ def test_silence_has_a_limit_in_every_state(signals: SignalPipe) -> None:
 def test_a_limit_that_ends_what_comes_after_the_command(
     signals: SignalPipe, stage: str, said: str
 ) -> None:
-    notices: list[object] = []
-    talk = Talk(signals, LIMITS._replace(run=0.05))
-    talk.exchange.on_notice = lambda *notice: notices.append(notice)
+    notices: list[tuple[str, str]] = []
+    talk = Talk(signals, LIMITS._replace(run=0.05), Notices(notices))
     notice = protocol.encode_json(protocol.NOTICE, {"level": "stage", "text": stage})
 
     with pytest.raises(LostVMError, match=f"the command had ended, but .*{said} after 0.05 s"):
         talk.play(lambda guest: guest.end.sendall(READY + ACCEPTED + STARTED + notice))
-    assert notices == []
+    assert notices == [("stage", stage)]
 
 
 def test_a_lifeline_that_hangs_up_ends_the_run(signals: SignalPipe) -> None:
     read, write = os.pipe()
-    talk = Talk(signals)
-    talk.exchange.lifeline = read
+    talk = Talk(signals, LIMITS, Lifeline(read))
 
     def part(guest: Guest) -> None:
         start(guest)
@@ -390,15 +414,24 @@ def test_garbage_loses_the_machine(signals: SignalPipe, data: bytes) -> None:
         Talk(signals).play(lambda guest: guest.end.sendall(data))
 
 
+class Debugger(Observer):
+    pauses = True
+
+    def __init__(self) -> None:
+        self.seen: list[State] = []
+        self.line: Line
+
+    def join(self, line: Line) -> None:
+        self.line = line
+
+    def paused(self) -> None:
+        self.seen.append(self.line.state)
+        self.line.resume()
+
+
 def test_a_paused_guest_waits_for_whoever_asked(signals: SignalPipe) -> None:
-    talk = Talk(signals)
-    seen: list[int] = []
-
-    def attach() -> None:
-        seen.append(talk.exchange.state)
-        talk.exchange.resume()
-
-    talk.exchange.on_paused = attach
+    debugger = Debugger()
+    talk = Talk(signals, LIMITS, Observer(), debugger)
 
     def part(guest: Guest) -> None:
         guest.end.sendall(READY)
@@ -408,14 +441,21 @@ def test_a_paused_guest_waits_for_whoever_asked(signals: SignalPipe) -> None:
         guest.end.sendall(STARTED + EXIT)
 
     assert talk.play(part) == protocol.Exit(3)
-    assert seen == [exchange.PAUSED]
+    assert debugger.seen == [State.PAUSED]
 
 
-def test_other_descriptors_are_watched(signals: SignalPipe) -> None:
-    talk = Talk(signals)
+def test_a_pause_that_nobody_asked_for_is_no_part_of_the_protocol(signals: SignalPipe) -> None:
+    paused = protocol.encode_json(protocol.PAUSED, {})
+    with pytest.raises(LostVMError, match="unexpected frame"):
+        Talk(signals, LIMITS, Observer()).play(
+            lambda guest: guest.end.sendall(READY + ACCEPTED + paused)
+        )
+
+
+def test_observers_descriptors_are_watched(signals: SignalPipe) -> None:
     read, write = os.pipe()
-    talk.exchange.watched[read] = lambda: seen.append(os.read(read, 10))
     seen: list[bytes] = []
+    talk = Talk(signals, LIMITS, Watcher(read, lambda: seen.append(os.read(read, 10))))
 
     def part(guest: Guest) -> None:
         start(guest)

@@ -13,23 +13,18 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from vimto.errors import BootError, LostVMError
 from vimto.vm import protocol
 from vimto.vm.delivery import Delivery
+from vimto.vm.observer import Observer, State
+from vimto.vm.patience import Patience
 from vimto.vm.signals import ENDING, Interrupted, SignalPipe, have_terminal
 from vimto.vm.streams import Input, Output
-from vimto.vm.waiting import Abandoned
 
-if TYPE_CHECKING:
-    from vimto.vm.forward import Forwarding
-    from vimto.vm.log import Log
-    from vimto.vm.overtime import Overtime
-    from vimto.vm.patience import Patience
-
-BOOTING, ORDERED, PREPARING, PAUSED, RUNNING, EXITED = range(6)
+_WAITING = (State.BOOTING, State.ORDERED, State.PREPARING)
 
 # How long our own reader may take for the rest of the output once a signal asked us to end.
 _FLUSH_LIMIT = 1.0
@@ -54,20 +49,18 @@ class Limits(NamedTuple):
     run: float
     stop: float = 10.0
 
-    def of(self, state: int) -> float:
+    def of(self, state: State) -> float:
         """Return the limit of `state`."""
-        return {BOOTING: self.boot, ORDERED: self.accept, PREPARING: self.prepare}.get(
-            state, self.run if state == RUNNING else 0.0
-        )
+        limits = (self.boot, self.accept, self.prepare, 0.0, self.run, 0.0)
+        return limits[state]
 
 
-class Exchange:
+class Conversation:
     """Pumps frames between the port and our streams until the guest reports the exit.
 
-    `make_order` is called when the order is due, so that its clock is right. `on_notice` gets
-    (level, text). `on_accepted` is called once when the order is taken, `on_start` when the command
-    runs, `on_end` when it has ended. `lifeline` is a descriptor that hangs up when the vimto that
-    planned this run is gone, or -1.
+    `make_order` is called when the order is due, so that its clock is right. The `observers` take
+    part from now on. Where there is `patience`, time that the machine could not use does not count
+    until the command runs.
     """
 
     def __init__(
@@ -76,25 +69,18 @@ class Exchange:
         make_order: Callable[[], dict[str, Any]],
         limits: Limits,
         signals: SignalPipe,
+        observers: Sequence[Observer] = (),
+        patience: Patience | None = None,
     ) -> None:
-        self.state = BOOTING
-        self.on_notice: Callable[[str, str], None] = lambda _level, _text: None
-        self.on_accepted: Callable[[], None] = lambda: None
-        self.on_start: Callable[[], None] = lambda: None
-        self.on_end: Callable[[], None] = lambda: None
-        self.on_paused: Callable[[], None] | None = None  # nobody asked for a pause
-        self.lifeline = -1
-        self.watched: dict[int, Callable[[], object]] = {}  # more descriptors, and who reads them
-        self.on_continue: Callable[[], None] = lambda: None  # after a stop, by SIGCONT
-        self.forwarding: Forwarding | None = None
-        self.overtime: Overtime | None = None
-        self.patience: Patience | None = None  # until the command runs
-        self.log: Log | None = None
+        self.state = State.BOOTING
+        self.signals = signals
         self.result: protocol.Exit | None = None
         self._port = port
         self._make_order = make_order
         self._limits = limits
-        self.signals = signals
+        self.observers = observers
+        self._theirs: dict[int, Observer] = {}  # who handles which descriptor
+        self._patience = patience
         self._reader = protocol.FrameReader()
         self._outbox = bytearray()
         self._input: Input | None = None
@@ -106,6 +92,8 @@ class Exchange:
         self._delivery = Delivery(limits.stop)
         self._had_terminal = have_terminal()
         self._flush_until = 0.0
+        for observer in observers:
+            observer.join(self)
 
     def attach(self, stdin: Input | None, outputs: dict[int, Output]) -> None:
         """Take our streams: stdin if the command shall have it, and outputs by stream number."""
@@ -115,28 +103,29 @@ class Exchange:
     def send_order(self) -> None:
         """Give the order now; called for a restored guest before `run`."""
         self.send(protocol.encode_json(protocol.RUN, self._make_order()))
-        self._enter(ORDERED)
+        self._enter(State.ORDERED)
 
     def run(self) -> protocol.Exit:
         """Return the guest's report once all output is written.
 
         Raises `BootError` when the machine ended or was silent before `accepted`, `LostVMError`
-        after it, `Interrupted` for signals that nobody is left to handle, `Abandoned` when the
-        lifeline hung up.
+        after it, `Interrupted` for signals that nobody is left to handle, and what an observer
+        raises.
         """
         while self.result is None or self._unwritten():
             poller = select.poll()
             for fd, events in self._interests():
                 poller.register(fd, events)
+            self._theirs = {}
+            for observer in self.observers:
+                for fd, events in observer.interests():
+                    poller.register(fd, events)
+                    self._theirs[fd] = observer
             for fd, events in poller.poll(self._poll_limit()):
                 self._handle(fd, events)
             self._check_limits()
-            if self.forwarding:
-                self.forwarding.check_limits(self.state == EXITED)
-            if self.overtime and self.state == RUNNING:
-                self.overtime.check()
-            if self.log:
-                self.log.check()
+            for observer in self.observers:
+                observer.check()
         if self._delivery.has_killed and self.result.signal == signal.SIGKILL:
             raise Interrupted(
                 signal.SIGHUP,
@@ -164,27 +153,22 @@ class Exchange:
 
     def _interests(self) -> list[tuple[int, int]]:
         wanted: list[tuple[int, int]] = [(self.signals.fd, select.POLLIN)]
-        if self.lifeline >= 0:
-            wanted.append((self.lifeline, 0))  # POLLHUP is always reported
-        if self.state != EXITED:
-            wanted += [(fd, select.POLLIN) for fd in self.watched]
+        if self.state != State.EXITED:
             events = select.POLLIN | (select.POLLOUT if self._outbox else 0)
             wanted.append((self._port, events))
-            if self._input and self.state == RUNNING and self._input.wanted:
+            if self._input and self.state == State.RUNNING and self._input.wanted:
                 wanted.append((self._input.fd, select.POLLIN))
-        if self.forwarding:
-            wanted += self.forwarding.interests(self.state == RUNNING)
         wanted += [(o.fd, select.POLLOUT) for o in self._outputs.values() if o.pending]
         return wanted
 
     def _poll_limit(self) -> float | None:
         deadlines = [self._flush_until or self._deadline()]
-        if self.state == RUNNING and not self._held_since:
+        if self.state == State.RUNNING and not self._held_since:
             deadlines.append(self._delivery.wake_at)
             deadlines.append(self._input.wake_at if self._input else 0.0)
-        overtime = self.overtime if self.state == RUNNING else None
-        others = (self.forwarding, overtime, self.log, self._patience())
-        deadlines += [other.wake_at for other in others if other]
+        if patience := self._patient():
+            deadlines.append(patience.wake_at)
+        deadlines += [observer.wake_at for observer in self.observers]
         due = min((deadline for deadline in deadlines if deadline), default=0.0)
         left = min(86400.0, max(0.0, due - time.monotonic()))  # poll(2) takes 24 days at most
         return left * 1000 + 1 if due else None
@@ -193,13 +177,13 @@ class Exchange:
         limit = 0.0 if self._held_since else self._limits.of(self.state)
         return self._entered + limit if limit else 0.0
 
-    def _patience(self) -> "Patience | None":
-        waiting = self.state in (BOOTING, ORDERED, PREPARING) and not self._held_since
-        return self.patience if waiting else None
+    def _patient(self) -> Patience | None:
+        waiting = self.state in _WAITING and not self._held_since
+        return self._patience if waiting else None
 
     def _unwritten(self) -> bool:
-        forwarding = self.forwarding is not None and self.forwarding.pending
-        return forwarding or any(output.pending for output in self._outputs.values())
+        theirs = any(observer.pending for observer in self.observers)
+        return theirs or any(output.pending for output in self._outputs.values())
 
     def _check_limits(self) -> None:
         now = time.monotonic()
@@ -207,12 +191,12 @@ class Exchange:
             for output in self._outputs.values():
                 output.broken = True
             self._outputs = {}
-        if patience := self._patience():
+        if patience := self._patient():
             self._entered += patience.lost()
         deadline = self._deadline()
         if deadline and now > deadline:
             self._give_up()
-        if self.state == RUNNING and not self._held_since:
+        if self.state == State.RUNNING and not self._held_since:
             self._check_delivery(now)
 
     def _check_delivery(self, now: float) -> None:
@@ -226,14 +210,14 @@ class Exchange:
 
     def _give_up(self) -> None:
         limit = f"{self._limits.of(self.state):g} s"
-        if self.state == BOOTING:
+        if self.state == State.BOOTING:
             raise BootError(
                 f"the machine did not boot within {limit}",
                 hint="`-boot-timeout` sets the limit; `-v -v` shows the kernel's log",
             )
-        if self.state == ORDERED:
+        if self.state == State.ORDERED:
             raise BootError(f"the guest did not answer within {limit}")
-        if self.state == PREPARING:
+        if self.state == State.PREPARING:
             raise LostVMError(
                 f"the guest was not prepared within {limit}",
                 hint="a `setup` command may wait for something that does not come",
@@ -254,16 +238,12 @@ class Exchange:
         elif fd == self.signals.fd:
             for number in self.signals.read():
                 self._take_signal(number)
-        elif fd in self.watched:
-            self.watched[fd]()
-        elif fd == self.lifeline:
-            raise Abandoned
+        elif fd in self._theirs:
+            self._theirs[fd].handle(fd, events)
         elif self._input and fd == self._input.fd:
             self.send(self._input.read_some())
             if self._input.hung_up and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
                 self.hang_up()
-        elif self.forwarding and self.forwarding.handle(fd, events):
-            pass
         else:
             for output in list(self._outputs.values()):  # a broken one is dropped
                 if output.fd == fd:
@@ -277,14 +257,14 @@ class Exchange:
         except ConnectionResetError:
             data = b""
         if not data:
-            if self.state in (BOOTING, ORDERED):
+            if self.state in (State.BOOTING, State.ORDERED):
                 raise BootError("the machine ended before the command was started")
             raise LostVMError("the machine ended before the command reported its status")
         if self._input:
             self._input.heard()
         for kind, payload in self._reader.feed(data):
             self._take_frame(kind, payload)
-            if self.state == EXITED:
+            if self.state == State.EXITED:
                 break
 
     def _take_frame(self, kind: int, payload: bytes) -> None:
@@ -303,8 +283,6 @@ class Exchange:
             self.send(self._input.acknowledge(count))
         elif kind == protocol.NOTICE:
             self._take_notice(protocol.decode_notice(payload))
-        elif kind in protocol.CHANNEL_KINDS and self.forwarding:
-            self.forwarding.take_frame(kind, payload)
         elif kind == protocol.SIGNALLED:
             stuck = protocol.decode_signalled(payload)
             if not self._delivery.answered(stuck, time.monotonic()):
@@ -316,39 +294,42 @@ class Exchange:
             self.send(protocol.encode_clock(time.time_ns()))
         elif kind == protocol.EXIT:
             self.result = protocol.decode_exit(payload)
-            self._enter(EXITED)
-            self.on_end()
-        else:
+            self._enter(State.EXITED)
+            for observer in self.observers:
+                observer.ended()
+        elif not any(observer.take_frame(kind, payload) for observer in self.observers):
             self._take_progress(kind, payload)
 
     def _take_notice(self, notice: protocol.Notice) -> None:
-        if notice.level != "stage":
-            self.on_notice(*notice)
-            return
-        self._stage = notice.text
-        if self.overtime:
-            self.overtime.stop()
+        if notice.level == "stage":
+            self._stage = notice.text
+        for observer in self.observers:
+            observer.noticed(notice)
 
     def _take_progress(self, kind: int, payload: bytes) -> None:
-        if kind == protocol.READY and self.state == BOOTING:
+        if kind == protocol.READY and self.state == State.BOOTING:
             check_ready(payload)
             self.send_order()
-        elif kind == protocol.ACCEPTED and self.state == ORDERED:
+        elif kind == protocol.ACCEPTED and self.state == State.ORDERED:
             protocol.decode_empty(kind, payload)
-            self._enter(PREPARING)
-            self.on_accepted()
-        elif kind == protocol.PAUSED and self.state == PREPARING and self.on_paused:
+            self._enter(State.PREPARING)
+            for observer in self.observers:
+                observer.accepted()
+        elif kind == protocol.PAUSED and self.state == State.PREPARING and self._pauses():
             protocol.decode_empty(kind, payload)
-            self._enter(PAUSED)
-            self.on_paused()
-        elif kind == protocol.STARTED and self.state in (PREPARING, PAUSED):
+            self._enter(State.PAUSED)
+            for observer in self.observers:
+                observer.paused()
+        elif kind == protocol.STARTED and self.state in (State.PREPARING, State.PAUSED):
             protocol.decode_started(payload)
-            self._enter(RUNNING)
-            if self.overtime:
-                self.overtime.start()
-            self.on_start()
+            self._enter(State.RUNNING)
+            for observer in self.observers:
+                observer.started()
         else:
             raise LostVMError(f"the guest sent an unexpected frame (kind {kind})")
+
+    def _pauses(self) -> bool:
+        return any(observer.pauses for observer in self.observers)
 
     def _write_output(self, output: Output) -> None:
         count = output.write_some()
@@ -364,13 +345,16 @@ class Exchange:
             return
         if number in ENDING:
             self._asked += 1
-            if self.state < RUNNING or self._asked >= _PATIENCE:
+            if self.state < State.RUNNING or self._asked >= _PATIENCE:
                 raise Interrupted(number)
-            self._flush_until = time.monotonic() + _FLUSH_LIMIT if self.state == EXITED else 0.0
-        if self.state != RUNNING:
+            self._flush_until = (
+                time.monotonic() + _FLUSH_LIMIT if self.state == State.EXITED else 0.0
+            )
+        if self.state != State.RUNNING:
             return
         if number == signal.SIGCONT:
-            self.on_continue()
+            for observer in self.observers:
+                observer.continued()
         elif number == signal.SIGWINCH:
             self.send_size()
         elif number == signal.SIGHUP and self._had_terminal and not have_terminal():
@@ -409,15 +393,15 @@ class Exchange:
 
     # -- sending
 
-    def _enter(self, state: int) -> None:
+    def _enter(self, state: State) -> None:
         self.state = state
         self._entered = time.monotonic()
-        if state == EXITED and self._asked:
+        if state == State.EXITED and self._asked:
             self._flush_until = self._entered + _FLUSH_LIMIT
 
     def send(self, frame: bytes) -> None:
         """Queue a frame for the guest; after its exit nothing is sent any more."""
-        if self.state != EXITED:
+        if self.state != State.EXITED:
             self._outbox += frame
             self._flush_outbox()
 
