@@ -116,8 +116,9 @@ def test_imports_point_upward(module: str) -> None:
         assert RANK[row_of(other)] <= RANK[row_of(module)], f"{module} imports {other}"
 
 
-def test_no_module_imports_itself_in_a_circle() -> None:
-    graph = {name: imports_of(statements(tree_of(name).body)) for name in MODULES}
+def test_modules_can_be_ranked() -> None:
+    """Each stands above all that it imports, whenever it does: no circle, be it for types alone."""
+    graph = {name: imports_of(ast.walk(tree_of(name))) for name in MODULES}
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
