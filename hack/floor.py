@@ -13,6 +13,7 @@ from vimto.qemu.monitor import Monitor
 from vimto.qemu.options import INCOMING, Flag, Option
 from vimto.qemu.process import Qemu
 from vimto.vm import crowd, protocol, run, snapshot
+from vimto.vm.protocol import Kind
 from vimto.vm.signals import SignalPipe
 from vimto.vm.waiting import Waiting
 
@@ -32,7 +33,7 @@ def measure_floor(kernel: str, directory: str) -> float:
         if save is None:
             raise SystemExit("there is no snapshot to restore")
         null = dict.fromkeys(("stdin", "stdout", "stderr"), "null")
-        order = protocol.encode_json(protocol.RUN, session._make_order(True) | null)
+        order = protocol.encode_json(Kind.RUN, session._make_order(True) | null)
         with closing(save), Qemu(plan.qemu) as qemu:
             options = [
                 *shape.options,
@@ -51,13 +52,13 @@ def _run(qemu: Qemu, options: list[Option | Flag], state: int, order: bytes) -> 
     monitor.load(state)
     os.write(port, order)
     reader, kind = protocol.FrameReader(), 0
-    while kind != protocol.EXIT:
+    while kind != Kind.EXIT:
         # A QEMU that refuses the state must not hold up the bench.
         data = select.select([port], [], [], 60)[0] and os.read(port, 1 << 20)
         if not data:
             raise SystemExit("QEMU ended before the command, or was silent")
         for kind, _payload in reader.feed(data):
-            if kind == protocol.CLOCK:
+            if kind == Kind.CLOCK:
                 os.write(port, protocol.encode_clock(time.time_ns()))
     qemu.close()
     return time.perf_counter() - before

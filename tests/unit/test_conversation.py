@@ -15,13 +15,14 @@ from vimto.errors import BootError, LostVMError
 from vimto.vm import conversation, delivery, protocol
 from vimto.vm.conversation import Conversation, Limits
 from vimto.vm.observer import Line, Observer, State
+from vimto.vm.protocol import Kind
 from vimto.vm.signals import Interrupted, SignalPipe
 from vimto.vm.streams import Input, Output
 from vimto.vm.waiting import Abandoned, Lifeline
 
 LIMITS = Limits(boot=20, accept=20, prepare=20, run=0)
 READY = protocol.encode_json(
-    protocol.READY,
+    Kind.READY,
     {
         "protocol": protocol.VERSION,
         "agent": "a",
@@ -31,9 +32,9 @@ READY = protocol.encode_json(
         "filesystems": ["9p"],
     },
 )
-ACCEPTED = protocol.encode_json(protocol.ACCEPTED, {})
-STARTED = protocol.encode_json(protocol.STARTED, {"pid": 1, "mount_ms": 9})
-EXIT = protocol.encode_json(protocol.EXIT, protocol.Exit(3)._asdict())
+ACCEPTED = protocol.encode_json(Kind.ACCEPTED, {})
+STARTED = protocol.encode_json(Kind.STARTED, {"pid": 1, "mount_ms": 9})
+EXIT = protocol.encode_json(Kind.EXIT, protocol.Exit(3)._asdict())
 
 
 class Guest:
@@ -119,11 +120,11 @@ def signals() -> Iterator[SignalPipe]:
 
 def start(guest: Guest) -> None:
     guest.end.sendall(READY)
-    assert json.loads(guest.expect(protocol.RUN)) == {"argv": ["x"]}
-    guest.end.sendall(ACCEPTED + protocol.encode(protocol.CLOCK))
-    assert len(guest.expect(protocol.CLOCK)) == 8
-    guest.end.sendall(STARTED + protocol.encode(protocol.STDERR, b"x"))
-    assert guest.expect(protocol.ACK)  # so the host has seen what came before
+    assert json.loads(guest.expect(Kind.RUN)) == {"argv": ["x"]}
+    guest.end.sendall(ACCEPTED + protocol.encode(Kind.CLOCK))
+    assert len(guest.expect(Kind.CLOCK)) == 8
+    guest.end.sendall(STARTED + protocol.encode(Kind.STDERR, b"x"))
+    assert guest.expect(Kind.ACK)  # so the host has seen what came before
 
 
 def test_from_ready_to_exit(signals: SignalPipe) -> None:
@@ -132,9 +133,7 @@ def test_from_ready_to_exit(signals: SignalPipe) -> None:
 
     def part(guest: Guest) -> None:
         start(guest)
-        guest.end.sendall(
-            protocol.encode_json(protocol.NOTICE, {"level": "info", "text": "t"}) + EXIT
-        )
+        guest.end.sendall(protocol.encode_json(Kind.NOTICE, {"level": "info", "text": "t"}) + EXIT)
 
     assert talk.play(part) == protocol.Exit(3)
     assert notices == [("info", "t")]
@@ -147,8 +146,8 @@ def test_output_is_written_and_acknowledged(signals: SignalPipe) -> None:
 
     def part(guest: Guest) -> None:
         start(guest)
-        guest.end.sendall(protocol.encode(protocol.STDOUT, b"abc"))
-        assert protocol.decode_ack(guest.expect(protocol.ACK)) == (1, 3)
+        guest.end.sendall(protocol.encode(Kind.STDOUT, b"abc"))
+        assert protocol.decode_ack(guest.expect(Kind.ACK)) == (1, 3)
         guest.end.sendall(EXIT)
 
     talk.play(part)
@@ -165,8 +164,8 @@ def test_a_reader_that_is_gone_is_reported(signals: SignalPipe) -> None:
 
     def part(guest: Guest) -> None:
         start(guest)
-        guest.end.sendall(protocol.encode(protocol.STDOUT, b"abc"))
-        assert protocol.decode_ack(guest.expect(protocol.ACK)) == (1, protocol.READER_GONE)
+        guest.end.sendall(protocol.encode(Kind.STDOUT, b"abc"))
+        assert protocol.decode_ack(guest.expect(Kind.ACK)) == (1, protocol.READER_GONE)
         guest.end.sendall(EXIT)
 
     assert talk.play(part).status == 3
@@ -181,8 +180,8 @@ def test_a_pipe_that_is_never_read_does_not_hold_up_stderr(signals: SignalPipe) 
 
     def part(guest: Guest) -> None:
         start(guest)
-        block = protocol.encode(protocol.STDOUT, bytes(protocol.MAX_STREAM))
-        guest.end.sendall(block * 4 + protocol.encode(protocol.STDERR, b"err") + EXIT)
+        block = protocol.encode(Kind.STDOUT, bytes(protocol.MAX_STREAM))
+        guest.end.sendall(block * 4 + protocol.encode(Kind.STDERR, b"err") + EXIT)
         got = b""
         while not got.endswith(b"err"):
             got += os.read(read, 10)
@@ -208,15 +207,15 @@ def test_stdin_waits_for_credit(signals: SignalPipe) -> None:
         feeder.start()
         got = 0
         while got < protocol.STDIN_WINDOW:
-            got += len(guest.expect(protocol.STDIN))
+            got += len(guest.expect(Kind.STDIN))
         assert got == protocol.STDIN_WINDOW
         guest.end.setblocking(False)
         with pytest.raises(BlockingIOError):
             guest.end.recv(1)
         guest.end.setblocking(True)
         guest.end.sendall(protocol.encode_ack(0, 100))
-        assert len(guest.expect(protocol.STDIN)) == 5
-        assert guest.expect(protocol.STDIN) == b""
+        assert len(guest.expect(Kind.STDIN)) == 5
+        assert guest.expect(Kind.STDIN) == b""
         guest.end.sendall(EXIT)
 
     talk.play(part)
@@ -230,7 +229,7 @@ def test_a_signal_is_forwarded(signals: SignalPipe) -> None:
     def part(guest: Guest) -> None:
         start(guest)
         os.kill(os.getpid(), 15)
-        assert guest.expect(protocol.SIGNAL) == b"\x0f"
+        assert guest.expect(Kind.SIGNAL) == b"\x0f"
         guest.end.sendall(EXIT)
 
     talk.play(part)
@@ -239,7 +238,7 @@ def test_a_signal_is_forwarded(signals: SignalPipe) -> None:
 def test_a_signal_before_the_start_ends_us(signals: SignalPipe) -> None:
     def part(guest: Guest) -> None:
         guest.end.sendall(READY)
-        guest.expect(protocol.RUN)
+        guest.expect(Kind.RUN)
         os.kill(os.getpid(), 2)
 
     with pytest.raises(Interrupted) as caught:
@@ -252,7 +251,7 @@ def test_a_command_that_ignores_three_requests_is_ended(signals: SignalPipe) -> 
         start(guest)
         for _ in range(2):
             os.kill(os.getpid(), 15)
-            assert guest.expect(protocol.SIGNAL) == b"\x0f"
+            assert guest.expect(Kind.SIGNAL) == b"\x0f"
         os.kill(os.getpid(), 15)
 
     with pytest.raises(Interrupted) as caught:
@@ -261,14 +260,14 @@ def test_a_command_that_ignores_three_requests_is_ended(signals: SignalPipe) -> 
 
 
 def answer(stuck: str = "") -> bytes:
-    return protocol.encode_json(protocol.SIGNALLED, {"signal": 15, "stuck": stuck})
+    return protocol.encode_json(Kind.SIGNALLED, {"signal": 15, "stuck": stuck})
 
 
 def test_a_guest_that_does_not_acknowledge_a_signal_is_ended(signals: SignalPipe) -> None:
     def part(guest: Guest) -> None:
         start(guest)
         os.kill(os.getpid(), 15)
-        assert guest.expect(protocol.SIGNAL) == b"\x0f"
+        assert guest.expect(Kind.SIGNAL) == b"\x0f"
 
     with pytest.raises(Interrupted, match="does not answer any more") as caught:
         Talk(signals, LIMITS._replace(stop=0.05)).play(part)
@@ -279,11 +278,11 @@ def test_an_unkillable_process_ends_the_machine(signals: SignalPipe) -> None:
     def part(guest: Guest) -> None:
         start(guest)
         os.kill(os.getpid(), 15)
-        assert guest.expect(protocol.SIGNAL) == b"\x0f"
+        assert guest.expect(Kind.SIGNAL) == b"\x0f"
         guest.end.sendall(answer("`dd` sleeps"))
         while True:
             try:
-                assert guest.expect(protocol.SIGNAL) == b"\0"
+                assert guest.expect(Kind.SIGNAL) == b"\0"
                 guest.end.sendall(answer("`dd` sleeps"))
             except (AssertionError, OSError):
                 return
@@ -305,7 +304,7 @@ def test_no_grace_period_runs_while_a_debugger_holds_the_machine(signals: Signal
         start(guest)
         os.write(write, b"x")
         os.kill(os.getpid(), 15)
-        assert guest.expect(protocol.SIGNAL) == b"\x0f"
+        assert guest.expect(Kind.SIGNAL) == b"\x0f"
         time.sleep(0.3)
         guest.end.sendall(answer() + EXIT)
 
@@ -328,11 +327,11 @@ def test_after_a_closed_terminal_the_command_is_killed(
         number = -1
         seen = []
         while number != signal.SIGKILL:
-            number = guest.expect(protocol.SIGNAL)[0]
+            number = guest.expect(Kind.SIGNAL)[0]
             seen.append(number)
             guest.end.sendall(answer())
         assert seen[0] == signal.SIGHUP and set(seen[1:-1]) <= {0}
-        guest.end.sendall(protocol.encode_json(protocol.EXIT, protocol.Exit(137, 9)._asdict()))
+        guest.end.sendall(protocol.encode_json(Kind.EXIT, protocol.Exit(137, 9)._asdict()))
 
     with pytest.raises(Interrupted, match="when the terminal was closed") as caught:
         Talk(signals).play(part)
@@ -371,7 +370,7 @@ def test_a_limit_that_ends_what_comes_after_the_command(
 ) -> None:
     notices: list[tuple[str, str]] = []
     talk = Talk(signals, LIMITS._replace(run=0.05), Notices(notices))
-    notice = protocol.encode_json(protocol.NOTICE, {"level": "stage", "text": stage})
+    notice = protocol.encode_json(Kind.NOTICE, {"level": "stage", "text": stage})
 
     with pytest.raises(LostVMError, match=f"the command had ended, but .*{said} after 0.05 s"):
         talk.play(lambda guest: guest.end.sendall(READY + ACCEPTED + STARTED + notice))
@@ -392,7 +391,7 @@ def test_a_lifeline_that_hangs_up_ends_the_run(signals: SignalPipe) -> None:
 
 
 def test_another_protocol_is_refused(signals: SignalPipe) -> None:
-    frame = protocol.encode_json(protocol.READY, {"protocol": 99})
+    frame = protocol.encode_json(Kind.READY, {"protocol": 99})
     with pytest.raises(BootError, match="version 99"):
         Talk(signals).play(lambda guest: guest.end.sendall(frame))
 
@@ -401,12 +400,12 @@ def test_another_protocol_is_refused(signals: SignalPipe) -> None:
     "data",
     [
         STARTED,
-        protocol.encode(protocol.READY, b"[]"),
-        protocol.encode(protocol.ACK, b"xx"),
-        protocol.encode_json(protocol.SIGNALLED, {"signal": 15, "stuck": ""}),
+        protocol.encode(Kind.READY, b"[]"),
+        protocol.encode(Kind.ACK, b"xx"),
+        protocol.encode_json(Kind.SIGNALLED, {"signal": 15, "stuck": ""}),
         b"\xff\xff\xff\xff\x06",
         bytes(4) + b"\x63",
-        protocol.encode_json(protocol.NOTICE, {"level": "stage", "text": "x"}),
+        protocol.encode_json(Kind.NOTICE, {"level": "stage", "text": "x"}),
     ],
 )
 def test_garbage_loses_the_machine(signals: SignalPipe, data: bytes) -> None:
@@ -435,9 +434,9 @@ def test_a_paused_guest_waits_for_whoever_asked(signals: SignalPipe) -> None:
 
     def part(guest: Guest) -> None:
         guest.end.sendall(READY)
-        guest.expect(protocol.RUN)
-        guest.end.sendall(ACCEPTED + protocol.encode_json(protocol.PAUSED, {}))
-        assert guest.expect(protocol.RESUME) == b""
+        guest.expect(Kind.RUN)
+        guest.end.sendall(ACCEPTED + protocol.encode_json(Kind.PAUSED, {}))
+        assert guest.expect(Kind.RESUME) == b""
         guest.end.sendall(STARTED + EXIT)
 
     assert talk.play(part) == protocol.Exit(3)
@@ -445,8 +444,8 @@ def test_a_paused_guest_waits_for_whoever_asked(signals: SignalPipe) -> None:
 
 
 def test_a_pause_that_nobody_asked_for_is_no_part_of_the_protocol(signals: SignalPipe) -> None:
-    paused = protocol.encode_json(protocol.PAUSED, {})
-    with pytest.raises(LostVMError, match="unexpected frame"):
+    paused = protocol.encode_json(Kind.PAUSED, {})
+    with pytest.raises(LostVMError, match="unexpected `paused` frame"):
         Talk(signals, LIMITS, Observer()).play(
             lambda guest: guest.end.sendall(READY + ACCEPTED + paused)
         )
@@ -461,7 +460,7 @@ def test_observers_descriptors_are_watched(signals: SignalPipe) -> None:
         start(guest)
         os.write(write, b"watched")
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert guest.expect(protocol.SIGNAL) == bytes((signal.SIGUSR1,))
+        assert guest.expect(Kind.SIGNAL) == bytes((signal.SIGUSR1,))
         while not seen:
             time.sleep(0.001)
         guest.end.sendall(EXIT)

@@ -17,6 +17,7 @@ from vimto.vm import forward as forwards
 from vimto.vm import protocol
 from vimto.vm.forward import Forward, Forwarding
 from vimto.vm.observer import State
+from vimto.vm.protocol import Kind
 
 HERE = Address(host="127.0.0.1")
 THERE = Address(host="127.0.0.1", port=80)
@@ -58,9 +59,9 @@ class Guest:
         return payload
 
     def opened(self, error: str = "") -> int:
-        number = int(json.loads(self.expect(protocol.OPEN))["id"])
+        number = int(json.loads(self.expect(Kind.OPEN))["id"])
         answer = json.dumps({"id": number, "error": error}).encode()
-        self.forwarding.take_frame(protocol.OPENED, answer)
+        self.forwarding.take_frame(Kind.OPENED, answer)
         return number
 
     def say(self, kind: int, number: int, data: bytes = b"") -> None:
@@ -82,12 +83,12 @@ def test_both_ways_and_half_closed(guest: Guest) -> None:
     with dial(guest) as client:
         number = guest.opened()
         client.sendall(b"ping")
-        assert guest.expect(protocol.DATA) == struct.pack("<I", number) + b"ping"
+        assert guest.expect(Kind.DATA) == struct.pack("<I", number) + b"ping"
         client.shutdown(socket.SHUT_WR)
-        assert protocol.decode_channel(guest.expect(protocol.CLOSE)) == (number, b"")
-        guest.say(protocol.DATA, number, b"pong")
-        assert protocol.decode_channel_ack(guest.expect(protocol.DATA_ACK)) == (number, 4)
-        guest.say(protocol.CLOSE, number)
+        assert protocol.decode_channel(guest.expect(Kind.CLOSE)) == (number, b"")
+        guest.say(Kind.DATA, number, b"pong")
+        assert protocol.decode_channel_ack(guest.expect(Kind.DATA_ACK)) == (number, 4)
+        guest.say(Kind.CLOSE, number)
         assert client.recv(10) == b"pong"
         assert client.recv(10) == b""
         assert not guest.forwarding.pending
@@ -97,18 +98,18 @@ def test_the_guest_may_end_its_half_first(guest: Guest) -> None:
     with dial(guest) as client:
         client.settimeout(10)
         number = guest.opened()
-        guest.say(protocol.DATA, number, b"bye")
-        guest.say(protocol.CLOSE, number)
+        guest.say(Kind.DATA, number, b"bye")
+        guest.say(Kind.CLOSE, number)
         assert client.recv(10) == b"bye"
         assert client.recv(10) == b""
-        assert protocol.decode_channel_ack(guest.expect(protocol.DATA_ACK)) == (number, 3)
+        assert protocol.decode_channel_ack(guest.expect(Kind.DATA_ACK)) == (number, 3)
         client.sendall(b"more")
-        assert guest.expect(protocol.DATA)[4:] == b"more"
+        assert guest.expect(Kind.DATA)[4:] == b"more"
 
 
 def test_the_order_names_the_target(guest: Guest) -> None:
     with dial(guest):
-        order = json.loads(guest.expect(protocol.OPEN))
+        order = json.loads(guest.expect(Kind.OPEN))
         assert order == {"id": 1, "network": "tcp", "address": "127.0.0.1:80"}
 
 
@@ -125,13 +126,13 @@ def test_a_window_is_kept(guest: Guest) -> None:
                 pass
             guest.turn(1)
             while guest.frames:
-                got += len(guest.expect(protocol.DATA)) - 4
+                got += len(guest.expect(Kind.DATA)) - 4
         for _ in range(3):
             guest.turn(1)
         assert got == WINDOW
         assert not guest.frames
-        guest.forwarding.take_frame(protocol.DATA_ACK, protocol.encode_channel_ack(number, 10)[5:])
-        assert len(guest.expect(protocol.DATA)) - 4 == 10
+        guest.forwarding.take_frame(Kind.DATA_ACK, protocol.encode_channel_ack(number, 10)[5:])
+        assert len(guest.expect(Kind.DATA)) - 4 == 10
 
 
 def test_a_guest_beyond_its_window_is_lost(guest: Guest) -> None:
@@ -139,7 +140,7 @@ def test_a_guest_beyond_its_window_is_lost(guest: Guest) -> None:
         number = guest.opened()
         with pytest.raises(LostVMError, match="more on a connection than its window"):
             for _ in range(100):  # the sockets' own buffers take some
-                guest.say(protocol.DATA, number, bytes(WINDOW - 4))
+                guest.say(Kind.DATA, number, bytes(WINDOW - 4))
 
 
 def test_a_client_that_does_not_read_holds_up_no_other(guest: Guest) -> None:
@@ -149,24 +150,24 @@ def test_a_client_that_does_not_read_holds_up_no_other(guest: Guest) -> None:
         for _ in range(40):  # more than the sockets' buffers
             if guest.forwarding.pending:
                 break
-            guest.say(protocol.DATA, first, bytes(64 << 10))
+            guest.say(Kind.DATA, first, bytes(64 << 10))
         guest.frames.clear()
-        guest.say(protocol.DATA, second, b"here")
+        guest.say(Kind.DATA, second, b"here")
         assert eager.recv(10) == b"here"
         assert lazy.recv(1) == b"\0"
 
 
 def test_resets_pass_in_both_directions(guest: Guest) -> None:
     with dial(guest) as client:
-        guest.say(protocol.RESET, guest.opened(), b"why")
+        guest.say(Kind.RESET, guest.opened(), b"why")
         with pytest.raises(ConnectionResetError):
             client.recv(1)
     client = dial(guest)
     number = guest.opened()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
-    assert protocol.decode_channel(guest.expect(protocol.RESET))[0] == number
-    guest.say(protocol.DATA, number, b"late")  # it crossed our reset
+    assert protocol.decode_channel(guest.expect(Kind.RESET))[0] == number
+    guest.say(Kind.DATA, number, b"late")  # it crossed our reset
 
 
 def test_a_refused_target_resets_the_client_and_is_told_once(
@@ -196,9 +197,9 @@ def test_a_client_that_cannot_be_reached_is_no_reader_that_went_away(
     monkeypatch.setattr(forwards._Channel, "write_some", fail)
     with dial(guest):
         channel = guest.opened()
-        guest.say(protocol.DATA, channel, b"x")
+        guest.say(Kind.DATA, channel, b"x")
         reason = os.strerror(number)
-        assert guest.expect(protocol.RESET)[4:] == reason.encode()
+        assert guest.expect(Kind.RESET)[4:] == reason.encode()
     warning = f"a connection to 127.0.0.1:80 in the machine broke off: {reason.lower()}\n"
     assert (warning in capfd.readouterr().err) == told
 
@@ -212,7 +213,7 @@ def test_patience() -> None:
             assert forwarding.wake_at > 0
             second = guest.opened()
             assert second != first
-            guest.say(protocol.DATA, second, b"at last")
+            guest.say(Kind.DATA, second, b"at last")
             assert client.recv(10) == b"at last"
 
 
@@ -220,7 +221,7 @@ def test_the_rest_is_written_after_the_exit(guest: Guest, monkeypatch: pytest.Mo
     with dial(guest) as client:
         number = guest.opened()
         while not guest.forwarding.pending:
-            guest.say(protocol.DATA, number, bytes(64 << 10))
+            guest.say(Kind.DATA, number, bytes(64 << 10))
         guest.state = State.EXITED
         guest.forwarding.check()
         assert guest.forwarding.pending
@@ -261,7 +262,7 @@ def test_a_socket_with_a_path(tmp_path: Path) -> None:
             Forwarding([Forward(*parse_pair(f"{path}=80"))]).__enter__()
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
-            order = json.loads(guest.expect(protocol.OPEN))
+            order = json.loads(guest.expect(Kind.OPEN))
             assert (order["network"], order["address"]) == ("unix", "/there.sock")
     assert not path.exists()
 
@@ -340,7 +341,7 @@ def test_one_that_calls() -> None:
             client, _ = waiting.accept()
             guest.turn()
             number = guest.opened()
-            guest.say(protocol.DATA, number, b"hello")
+            guest.say(Kind.DATA, number, b"hello")
             assert client.recv(10) == b"hello"
             client.close()
     with pytest.raises(VimtoError, match="cannot connect to"):

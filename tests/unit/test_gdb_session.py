@@ -17,7 +17,7 @@ from vimto.vm import protocol
 from vimto.vm.conversation import Conversation, Limits
 from vimto.vm.machine import Machine
 from vimto.vm.observer import State
-from vimto.vm.protocol import Exit
+from vimto.vm.protocol import Exit, Kind
 from vimto.vm.signals import SignalPipe
 
 STUB = session.private_stub("/a,b")
@@ -82,7 +82,7 @@ def test_the_pause_is_answered_once_gdb_holds_the_machine(stage: Stage) -> None:
     stage.event("STOP")
     stub.read_monitor()
     assert stub.attached and stub.stopped
-    assert stage.guest.recv(100) == protocol.encode(protocol.RESUME), "once"
+    assert stage.guest.recv(100) == protocol.encode(Kind.RESUME), "once"
     stage.qemu.close()
     assert stub.read_monitor(), "the machine is gone"
 

@@ -16,23 +16,24 @@ from vimto.errors import BootError, LostVMError
 from vimto.vm import protocol
 from vimto.vm.conversation import Conversation, Limits
 from vimto.vm.forward import Forward, Forwarding
+from vimto.vm.protocol import Kind
 from vimto.vm.signals import SignalPipe
 
 DECODERS: dict[int, Callable[[bytes], object]] = {
-    protocol.READY: protocol.decode_ready,
-    protocol.STARTED: protocol.decode_started,
-    protocol.NOTICE: protocol.decode_notice,
-    protocol.EXIT: protocol.decode_exit,
-    protocol.OPENED: protocol.decode_opened,
-    protocol.SIGNALLED: protocol.decode_signalled,
-    protocol.ACCEPTED: lambda payload: protocol.decode_empty(protocol.ACCEPTED, payload),
-    protocol.PAUSED: lambda payload: protocol.decode_empty(protocol.PAUSED, payload),
-    protocol.CLOCK: lambda payload: protocol.decode_empty(protocol.CLOCK, payload),
-    protocol.ACK: protocol.decode_ack,
-    protocol.DATA: protocol.decode_channel,
-    protocol.CLOSE: protocol.decode_channel,
-    protocol.RESET: protocol.decode_channel,
-    protocol.DATA_ACK: protocol.decode_channel_ack,
+    Kind.READY: protocol.decode_ready,
+    Kind.STARTED: protocol.decode_started,
+    Kind.NOTICE: protocol.decode_notice,
+    Kind.EXIT: protocol.decode_exit,
+    Kind.OPENED: protocol.decode_opened,
+    Kind.SIGNALLED: protocol.decode_signalled,
+    Kind.ACCEPTED: lambda payload: protocol.decode_empty(Kind.ACCEPTED, payload),
+    Kind.PAUSED: lambda payload: protocol.decode_empty(Kind.PAUSED, payload),
+    Kind.CLOCK: lambda payload: protocol.decode_empty(Kind.CLOCK, payload),
+    Kind.ACK: protocol.decode_ack,
+    Kind.DATA: protocol.decode_channel,
+    Kind.CLOSE: protocol.decode_channel,
+    Kind.RESET: protocol.decode_channel,
+    Kind.DATA_ACK: protocol.decode_channel_ack,
 }
 # What the guest sends, by kind, as it should be.
 GOOD = {
@@ -143,8 +144,8 @@ def test_exits_that_can_be() -> None:
 @pytest.mark.parametrize("kind", [kind for kind in GOOD if kind not in OBJECTS])
 def test_payloads_of_another_size(kind: int) -> None:
     DECODERS[kind](GOOD[kind])
-    wrong = [b"x"] if kind == protocol.CLOCK else [b"", b"123", b"1234567890"]
-    for payload in wrong if kind not in (protocol.DATA, protocol.RESET) else wrong[:2]:
+    wrong = [b"x"] if kind == Kind.CLOCK else [b"", b"123", b"1234567890"]
+    for payload in wrong if kind not in (Kind.DATA, Kind.RESET) else wrong[:2]:
         with pytest.raises(LostVMError):
             frame = len(payload).to_bytes(4, "little") + bytes([kind]) + payload
             for _, found in protocol.FrameReader().feed(frame):
@@ -187,17 +188,17 @@ def frame(kind: int, payload: bytes) -> bytes:
 
 # A whole conversation, as (kind, payload); what the guest need not say is in its middle.
 CALM = [
-    (protocol.READY, GOOD[protocol.READY]),
-    (protocol.ACCEPTED, b"{}"),
-    (protocol.CLOCK, b""),
-    (protocol.STARTED, GOOD[protocol.STARTED]),
-    (protocol.NOTICE, GOOD[protocol.NOTICE]),
-    (protocol.STDOUT, b"abc"),
-    (protocol.OPENED, GOOD[protocol.OPENED]),
-    (protocol.DATA, GOOD[protocol.DATA]),
-    (protocol.DATA_ACK, GOOD[protocol.DATA_ACK]),
-    (protocol.RESET, GOOD[protocol.RESET]),
-    (protocol.EXIT, GOOD[protocol.EXIT]),
+    (Kind.READY, GOOD[Kind.READY]),
+    (Kind.ACCEPTED, b"{}"),
+    (Kind.CLOCK, b""),
+    (Kind.STARTED, GOOD[Kind.STARTED]),
+    (Kind.NOTICE, GOOD[Kind.NOTICE]),
+    (Kind.STDOUT, b"abc"),
+    (Kind.OPENED, GOOD[Kind.OPENED]),
+    (Kind.DATA, GOOD[Kind.DATA]),
+    (Kind.DATA_ACK, GOOD[Kind.DATA_ACK]),
+    (Kind.RESET, GOOD[Kind.RESET]),
+    (Kind.EXIT, GOOD[Kind.EXIT]),
 ]
 
 

@@ -12,6 +12,7 @@ from vimto.plan.plan import GoTimeout
 from vimto.vm import overtime, protocol
 from vimto.vm.observer import State
 from vimto.vm.overtime import Overtime
+from vimto.vm.protocol import Kind
 from vimto.vm.signals import SignalPipe
 
 LIMITS = GoTimeout(value="1s", places=1, total="1m1s", kill=0.05, grace=0.05)
@@ -24,7 +25,7 @@ def talk() -> Iterator[Talk]:
 
 
 def ended_by(number: int) -> bytes:
-    return protocol.encode_json(protocol.EXIT, protocol.Exit(128 + number, number)._asdict())
+    return protocol.encode_json(Kind.EXIT, protocol.Exit(128 + number, number)._asdict())
 
 
 def report(talk: Talk, result: protocol.Exit, capfd: pytest.CaptureFixture[str]) -> str:
@@ -36,7 +37,7 @@ def report(talk: Talk, result: protocol.Exit, capfd: pytest.CaptureFixture[str])
 def test_a_test_that_heeds_the_first_signal(talk: Talk, capfd: pytest.CaptureFixture[str]) -> None:
     def part(guest: Guest) -> None:
         start(guest)
-        assert guest.expect(protocol.SIGNAL) == b"\3"
+        assert guest.expect(Kind.SIGNAL) == b"\3"
         guest.end.sendall(EXIT)
 
     result = talk.play(part)
@@ -47,7 +48,7 @@ def test_a_test_that_heeds_the_first_signal(talk: Talk, capfd: pytest.CaptureFix
 def test_what_comes_after_the_test_is_not_ended(
     talk: Talk, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    notice = protocol.encode_json(protocol.NOTICE, {"level": "stage", "text": "teardown"})
+    notice = protocol.encode_json(Kind.NOTICE, {"level": "stage", "text": "teardown"})
 
     def part(guest: Guest) -> None:
         start(guest)
@@ -62,8 +63,8 @@ def test_what_comes_after_the_test_is_not_ended(
 def test_a_test_that_must_be_killed(talk: Talk, capfd: pytest.CaptureFixture[str]) -> None:
     def part(guest: Guest) -> None:
         start(guest)
-        assert guest.expect(protocol.SIGNAL) == b"\3"
-        assert guest.expect(protocol.SIGNAL) == b"\x09"
+        assert guest.expect(Kind.SIGNAL) == b"\3"
+        assert guest.expect(Kind.SIGNAL) == b"\x09"
         guest.end.sendall(ended_by(9))
 
     said = report(talk, talk.play(part), capfd)
@@ -75,8 +76,8 @@ def test_a_guest_that_does_not_report_the_end(talk: Talk, monkeypatch: pytest.Mo
 
     def part(guest: Guest) -> None:
         start(guest)
-        guest.expect(protocol.SIGNAL)
-        guest.expect(protocol.SIGNAL)
+        guest.expect(Kind.SIGNAL)
+        guest.expect(Kind.SIGNAL)
         assert guest.end.recv(1) == b""
 
     with pytest.raises(LostVMError, match=r"ran too long \(1m1s\)"):

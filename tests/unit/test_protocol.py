@@ -8,7 +8,7 @@ import pytest
 
 from vimto.errors import LostVMError
 from vimto.vm import protocol
-from vimto.vm.protocol import FrameReader
+from vimto.vm.protocol import FrameReader, Kind
 
 GOLDEN = Path(__file__).parents[1] / "golden/wire/frames.txt"
 
@@ -52,7 +52,7 @@ def test_payloads_with_a_shape() -> None:
     assert protocol.encode_ack(0, 65536) == FRAMES["ack-stdin"][2]
     assert protocol.decode_ack(FRAMES["ack-reader-gone"][1]) == (1, protocol.READER_GONE)
     assert protocol.encode_resize(50, 132) == FRAMES["resize"][2]
-    assert protocol.encode_channel(protocol.CLOSE, 7) == FRAMES["close"][2]
+    assert protocol.encode_channel(Kind.CLOSE, 7) == FRAMES["close"][2]
     assert protocol.encode_channel_ack(7, 7) == FRAMES["data-ack"][2]
     assert protocol.decode_channel(FRAMES["data"][1]) == (7, b"GET /\r\n")
     assert protocol.decode_ready(FRAMES["ready"][1]) == protocol.VERSION
@@ -62,21 +62,31 @@ def test_payloads_with_a_shape() -> None:
 def test_the_order_is_written_as_the_guest_reads_it() -> None:
     _, payload, frame = FRAMES["run"]
     order = json.loads(payload)
-    assert json.loads(protocol.encode_json(protocol.RUN, order)[5:]) == order
+    assert json.loads(protocol.encode_json(Kind.RUN, order)[5:]) == order
     path = protocol.host_text(order["argv"][0])
     assert os.fsencode(path) == b"/tmp/p\xe4ckage.test"
     assert protocol.wire_text(path) == order["argv"][0]
     assert protocol.wire_text(b"\xff\xfe") == "\xff\xfe"
-    assert frame[4] == protocol.RUN
+    assert frame[4] == Kind.RUN
 
 
 def test_limits_and_nonsense() -> None:
     with pytest.raises(ValueError, match="cannot hold"):
-        protocol.encode(protocol.STDOUT, bytes(protocol.MAX_STREAM + 1))
-    too_long = (protocol.MAX_STREAM + 1).to_bytes(4, "little") + bytes([protocol.STDOUT])
+        protocol.encode(Kind.STDOUT, bytes(protocol.MAX_STREAM + 1))
+    too_long = (protocol.MAX_STREAM + 1).to_bytes(4, "little") + bytes([Kind.STDOUT])
     with pytest.raises(LostVMError):
         FrameReader().feed(too_long)
     with pytest.raises(LostVMError):
         protocol.decode_ack(b"123")
     with pytest.raises(LostVMError):
         protocol.decode_channel(b"123")
+
+
+def test_a_frame_is_named_and_not_numbered() -> None:
+    assert str(Kind.DATA_ACK) == "`data-ack` frame"
+    with pytest.raises(LostVMError, match="a malformed frame: `signal` frame of 2 bytes"):
+        FrameReader().feed(b"\2\0\0\0\10xx")
+    with pytest.raises(LostVMError, match="a malformed frame: unknown kind 99"):
+        FrameReader().feed(b"\0\0\0\0\x63")
+    with pytest.raises(ValueError, match="a `signal` frame cannot hold 2 bytes"):
+        protocol.encode(Kind.SIGNAL, b"xx")

@@ -21,6 +21,7 @@ from vimto.vm import protocol
 from vimto.vm.delivery import Delivery
 from vimto.vm.observer import Observer, State
 from vimto.vm.patience import Patience
+from vimto.vm.protocol import Kind
 from vimto.vm.signals import ENDING, Interrupted, SignalPipe, have_terminal
 from vimto.vm.streams import Input, Output
 
@@ -102,7 +103,7 @@ class Conversation:
 
     def send_order(self) -> None:
         """Give the order now; called for a restored guest before `run`."""
-        self.send(protocol.encode_json(protocol.RUN, self._make_order()))
+        self.send(protocol.encode_json(Kind.RUN, self._make_order()))
         self._enter(State.ORDERED)
 
     def run(self) -> protocol.Exit:
@@ -135,7 +136,7 @@ class Conversation:
 
     def resume(self) -> None:
         """Let a paused guest start its command."""
-        self.send(protocol.encode(protocol.RESUME))
+        self.send(protocol.encode(Kind.RESUME))
 
     def hold_clock(self) -> None:
         """Let no time count against the limits, for the machine has been stopped."""
@@ -267,32 +268,32 @@ class Conversation:
             if self.state == State.EXITED:
                 break
 
-    def _take_frame(self, kind: int, payload: bytes) -> None:
-        if kind in (protocol.STDOUT, protocol.STDERR):
-            stream = kind - protocol.STDOUT + 1
+    def _take_frame(self, kind: Kind, payload: bytes) -> None:
+        if kind in (Kind.STDOUT, Kind.STDERR):
+            stream = kind - Kind.STDOUT + 1
             output = self._outputs.get(stream)
             if output is None:
                 self.send(protocol.encode_ack(stream, len(payload)))
             else:
                 output.put(payload)
                 self._write_output(output)
-        elif kind == protocol.ACK:
+        elif kind == Kind.ACK:
             stream, count = protocol.decode_ack(payload)
             if stream != 0 or self._input is None:
                 raise LostVMError("the guest acknowledged what was never sent")
             self.send(self._input.acknowledge(count))
-        elif kind == protocol.NOTICE:
+        elif kind == Kind.NOTICE:
             self._take_notice(protocol.decode_notice(payload))
-        elif kind == protocol.SIGNALLED:
+        elif kind == Kind.SIGNALLED:
             stuck = protocol.decode_signalled(payload)
             if not self._delivery.answered(stuck, time.monotonic()):
                 raise LostVMError("the guest answered a signal that it was not sent")
             if self._input:
                 self._input.told(stuck)
-        elif kind == protocol.CLOCK:
+        elif kind == Kind.CLOCK:
             protocol.decode_empty(kind, payload)
             self.send(protocol.encode_clock(time.time_ns()))
-        elif kind == protocol.EXIT:
+        elif kind == Kind.EXIT:
             self.result = protocol.decode_exit(payload)
             self._enter(State.EXITED)
             for observer in self.observers:
@@ -306,27 +307,27 @@ class Conversation:
         for observer in self.observers:
             observer.noticed(notice)
 
-    def _take_progress(self, kind: int, payload: bytes) -> None:
-        if kind == protocol.READY and self.state == State.BOOTING:
+    def _take_progress(self, kind: Kind, payload: bytes) -> None:
+        if kind == Kind.READY and self.state == State.BOOTING:
             check_ready(payload)
             self.send_order()
-        elif kind == protocol.ACCEPTED and self.state == State.ORDERED:
+        elif kind == Kind.ACCEPTED and self.state == State.ORDERED:
             protocol.decode_empty(kind, payload)
             self._enter(State.PREPARING)
             for observer in self.observers:
                 observer.accepted()
-        elif kind == protocol.PAUSED and self.state == State.PREPARING and self._pauses():
+        elif kind == Kind.PAUSED and self.state == State.PREPARING and self._pauses():
             protocol.decode_empty(kind, payload)
             self._enter(State.PAUSED)
             for observer in self.observers:
                 observer.paused()
-        elif kind == protocol.STARTED and self.state in (State.PREPARING, State.PAUSED):
+        elif kind == Kind.STARTED and self.state in (State.PREPARING, State.PAUSED):
             protocol.decode_started(payload)
             self._enter(State.RUNNING)
             for observer in self.observers:
                 observer.started()
         else:
-            raise LostVMError(f"the guest sent an unexpected frame (kind {kind})")
+            raise LostVMError(f"the guest sent an unexpected {kind}")
 
     def _pauses(self) -> bool:
         return any(observer.pauses for observer in self.observers)
@@ -367,7 +368,7 @@ class Conversation:
     def pass_on(self, number: int) -> None:
         """Send the command's process group a signal, which the guest will acknowledge."""
         self._delivery.sent(time.monotonic())
-        self.send(protocol.encode(protocol.SIGNAL, bytes((number,))))
+        self.send(protocol.encode(Kind.SIGNAL, bytes((number,))))
 
     def hang_up(self) -> None:
         """Our terminal was closed: the command is told, and cannot run on.

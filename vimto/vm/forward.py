@@ -22,6 +22,7 @@ from vimto.errors import LostVMError, VimtoError
 from vimto.vm import protocol
 from vimto.vm.listeners import Listener, listen
 from vimto.vm.observer import Line, Observer, State
+from vimto.vm.protocol import Kind
 
 _CHUNK = 64 << 10
 _MOST_CHANNELS = 256
@@ -145,35 +146,35 @@ class Forwarding(Observer):
         if events & ~select.POLLOUT and channel.events & select.POLLIN:
             self._read(channel)
 
-    def take_frame(self, kind: int, payload: bytes) -> bool:
+    def take_frame(self, kind: Kind, payload: bytes) -> bool:
         if kind in protocol.CHANNEL_KINDS:
             self._take_frame(kind, payload)
             return True
         return False
 
-    def _take_frame(self, kind: int, payload: bytes) -> None:
+    def _take_frame(self, kind: Kind, payload: bytes) -> None:
         """Take a frame about a channel; one that is gone may still be spoken of."""
-        if kind == protocol.OPENED:
+        if kind == Kind.OPENED:
             number, error = protocol.decode_opened(payload)
             channel = self._by_number.get(number)
             if channel:
                 self._opened(channel, error)
             return
-        if kind == protocol.DATA_ACK:
+        if kind == Kind.DATA_ACK:
             number, count = protocol.decode_channel_ack(payload)
         else:
             number, data = protocol.decode_channel(payload)
         channel = self._by_number.get(number)
         if channel is None:
             return
-        if kind == protocol.DATA_ACK:
+        if kind == Kind.DATA_ACK:
             channel.acknowledge(count)
-        elif kind == protocol.RESET:
+        elif kind == Kind.RESET:
             reason = data.decode("utf-8", "replace")
             console.debug(f"a connection to {channel.forward.target} was reset: {reason}")
             self._drop(channel, abort=True)
         else:
-            channel.put(data, ended=kind == protocol.CLOSE)
+            channel.put(data, ended=kind == Kind.CLOSE)
             self._write(channel)
 
     def check(self) -> None:
@@ -245,7 +246,7 @@ class Forwarding(Observer):
             "network": target.network,
             "address": protocol.wire_text(str(target)),
         }
-        self._line.send(protocol.encode_json(protocol.OPEN, order))
+        self._line.send(protocol.encode_json(Kind.OPEN, order))
 
     def _opened(self, channel: "_Channel", error: str) -> None:
         if not error:
@@ -268,10 +269,10 @@ class Forwarding(Observer):
             return
         channel.credit -= len(data)
         if data:
-            self._line.send(protocol.encode_channel(protocol.DATA, channel.number, data))
+            self._line.send(protocol.encode_channel(Kind.DATA, channel.number, data))
             return
         channel.client_ended = True
-        self._line.send(protocol.encode_channel(protocol.CLOSE, channel.number))
+        self._line.send(protocol.encode_channel(Kind.CLOSE, channel.number))
         self._close_if_done(channel)
 
     def _write(self, channel: "_Channel") -> None:
@@ -291,7 +292,7 @@ class Forwarding(Observer):
         reason = os.strerror(number)
         if number not in _GONE:
             self._tell(channel, "broke off", reason.lower())
-        self._line.send(protocol.encode_channel(protocol.RESET, channel.number, reason.encode()))
+        self._line.send(protocol.encode_channel(Kind.RESET, channel.number, reason.encode()))
         self._drop(channel)
 
     def _close_if_done(self, channel: "_Channel") -> None:

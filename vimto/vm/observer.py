@@ -3,7 +3,7 @@
 from enum import IntEnum
 from typing import Protocol
 
-from vimto.vm.protocol import Exit, Notice
+from vimto.vm.protocol import Exit, Kind, Notice
 from vimto.vm.signals import SignalPipe
 
 
@@ -96,7 +96,7 @@ class Observer:
     def ended(self) -> None:
         """The guest has reported how the command ended."""
 
-    def take_frame(self, kind: int, payload: bytes) -> bool:
+    def take_frame(self, kind: Kind, payload: bytes) -> bool:
         """Take a frame that is about something of ours; say whether it was."""
         return False
 

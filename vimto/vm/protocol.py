@@ -13,53 +13,73 @@ Whatever a decoder here does not take raises `LostVMError`, for no result can be
 import json
 import os
 import struct
+from enum import IntEnum
 from typing import Any, NamedTuple, NoReturn
 
 from vimto.errors import LostVMError
 
 VERSION = 1
 
-READY = 1
-RUN = 2
-STARTED = 3
-STDIN = 4
-ACK = 5
-STDOUT = 6
-STDERR = 7
-SIGNAL = 8
-RESIZE = 9
-NOTICE = 10
-EXIT = 11
-OPEN = 12
-OPENED = 13
-DATA = 14
-DATA_ACK = 15
-CLOSE = 16
-RESET = 17
-ACCEPTED = 18
-CLOCK = 19
-PAUSED = 20
-RESUME = 21
-SIGNALLED = 22
+
+class Kind(IntEnum):
+    """What a frame is; `guest/internal/wire` has the same numbers."""
+
+    READY = 1
+    RUN = 2
+    STARTED = 3
+    STDIN = 4
+    ACK = 5
+    STDOUT = 6
+    STDERR = 7
+    SIGNAL = 8
+    RESIZE = 9
+    NOTICE = 10
+    EXIT = 11
+    OPEN = 12
+    OPENED = 13
+    DATA = 14
+    DATA_ACK = 15
+    CLOSE = 16
+    RESET = 17
+    ACCEPTED = 18
+    CLOCK = 19
+    PAUSED = 20
+    RESUME = 21
+    SIGNALLED = 22
+
+    def __str__(self) -> str:
+        return f"`{self.name.lower().replace('_', '-')}` frame"
+
 
 JSON_KINDS = frozenset(
-    (READY, RUN, STARTED, NOTICE, EXIT, OPEN, OPENED, ACCEPTED, PAUSED, SIGNALLED)
+    (
+        Kind.READY,
+        Kind.RUN,
+        Kind.STARTED,
+        Kind.NOTICE,
+        Kind.EXIT,
+        Kind.OPEN,
+        Kind.OPENED,
+        Kind.ACCEPTED,
+        Kind.PAUSED,
+        Kind.SIGNALLED,
+    )
 )
 # About forwarded connections; the rest of the kinds are about the command.
-CHANNEL_KINDS = frozenset((OPENED, DATA, DATA_ACK, CLOSE, RESET))
+CHANNEL_KINDS = frozenset((Kind.OPENED, Kind.DATA, Kind.DATA_ACK, Kind.CLOSE, Kind.RESET))
 MAX_STREAM = 256 << 10
 MAX_JSON = 16 << 20
 # The largest payload of each kind; there are no others.
 _LIMITS = {
     **dict.fromkeys(JSON_KINDS, MAX_JSON),
-    **dict.fromkeys((STDIN, STDOUT, STDERR, DATA, RESET), MAX_STREAM),
-    ACK: 5,
-    SIGNAL: 1,
-    RESIZE: 4,
-    CLOSE: 4,
-    DATA_ACK: 8,
-    CLOCK: 8,
-    RESUME: 0,
+    **dict.fromkeys((Kind.STDIN, Kind.STDOUT, Kind.STDERR, Kind.DATA, Kind.RESET), MAX_STREAM),
+    Kind.ACK: 5,
+    Kind.SIGNAL: 1,
+    Kind.RESIZE: 4,
+    Kind.CLOSE: 4,
+    Kind.DATA_ACK: 8,
+    Kind.CLOCK: 8,
+    Kind.RESUME: 0,
 }
 
 # How much of a stream may be under way without the receiver's acknowledgement. A child that does
@@ -78,41 +98,41 @@ _I64 = struct.Struct("<q")
 _SIZE = struct.Struct("<HH")
 
 
-def encode(kind: int, payload: bytes | memoryview = b"") -> bytes:
+def encode(kind: Kind, payload: bytes | memoryview = b"") -> bytes:
     """Return one frame; raises `ValueError` when `payload` is over the kind's limit."""
     if len(payload) > _LIMITS[kind]:
-        raise ValueError(f"a frame of kind {kind} cannot hold {len(payload)} bytes")
+        raise ValueError(f"a {kind} cannot hold {len(payload)} bytes")
     return _HEADER.pack(len(payload), kind) + bytes(payload)
 
 
-def encode_json(kind: int, value: dict[str, Any]) -> bytes:
+def encode_json(kind: Kind, value: dict[str, Any]) -> bytes:
     """Return one JSON frame; its text is ASCII."""
     return encode(kind, json.dumps(value, separators=(",", ":")).encode("ascii"))
 
 
 def encode_ack(stream: int, count: int) -> bytes:
     """Return the frame that gives `count` bytes of credit back to `stream` (0, 1 or 2)."""
-    return encode(ACK, _ACK.pack(stream, count))
+    return encode(Kind.ACK, _ACK.pack(stream, count))
 
 
 def encode_resize(rows: int, columns: int) -> bytes:
     """Return the frame that gives the guest's terminal a new size."""
-    return encode(RESIZE, _SIZE.pack(rows, columns))
+    return encode(Kind.RESIZE, _SIZE.pack(rows, columns))
 
 
-def encode_channel(kind: int, channel: int, data: bytes = b"") -> bytes:
+def encode_channel(kind: Kind, channel: int, data: bytes = b"") -> bytes:
     """Return a `DATA`, `CLOSE` or `RESET` frame of a forwarded connection."""
     return encode(kind, _U32.pack(channel) + data)
 
 
 def encode_channel_ack(channel: int, count: int) -> bytes:
     """Return the frame that gives `count` bytes of credit back to a forwarded connection."""
-    return encode(DATA_ACK, _U32_PAIR.pack(channel, count))
+    return encode(Kind.DATA_ACK, _U32_PAIR.pack(channel, count))
 
 
 def encode_clock(nanoseconds: int) -> bytes:
     """Return the answer to a guest that asks for the time: nanoseconds since the epoch."""
-    return encode(CLOCK, _I64.pack(nanoseconds))
+    return encode(Kind.CLOCK, _I64.pack(nanoseconds))
 
 
 class Notice(NamedTuple):
@@ -172,12 +192,12 @@ def decode_started(payload: bytes) -> int:
     return pid
 
 
-def decode_empty(kind: int, payload: bytes) -> None:
+def decode_empty(kind: Kind, payload: bytes) -> None:
     """Take a frame that says all by its kind: an empty object, or nothing (`CLOCK`)."""
     if kind in JSON_KINDS:
-        _Members(f"(kind {kind})", payload).end()
+        _Members(kind.name.lower(), payload).end()
     elif payload:
-        _refuse(f"frame of kind {kind} and {len(payload)} bytes")
+        _refuse(f"{kind} of {len(payload)} bytes")
 
 
 def decode_notice(payload: bytes) -> Notice:
@@ -335,7 +355,7 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+    def feed(self, data: bytes) -> list[tuple[Kind, bytes]]:
         """Return the frames that `data` completes, as (kind, payload).
 
         Raises `LostVMError` at an unknown kind, and at a length over the limit: the stream cannot
@@ -348,11 +368,12 @@ class FrameReader:
         while len(buffer) - start >= _HEADER.size:
             length, kind = _HEADER.unpack_from(buffer, start)
             if length > _LIMITS.get(kind, -1):
-                _refuse(f"kind {kind} and {length} bytes")
+                known = kind in _LIMITS
+                _refuse(f"{Kind(kind)} of {length} bytes" if known else f"unknown kind {kind}")
             end = start + _HEADER.size + length
             if len(buffer) < end:
                 break
-            frames.append((kind, bytes(memoryview(buffer)[start + _HEADER.size : end])))
+            frames.append((Kind(kind), bytes(memoryview(buffer)[start + _HEADER.size : end])))
             start = end
         if start:
             del buffer[:start]

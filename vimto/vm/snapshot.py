@@ -34,6 +34,7 @@ from vimto.vm.crowd import CROWDED, wait_turn
 from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Backing, Machine, kernel_flags, save, start_machine
 from vimto.vm.patience import Patience
+from vimto.vm.protocol import Kind
 from vimto.vm.waiting import Waiting
 
 # A snapshot of Debian's 6.1 with 1 GiB takes 130 MiB; with less room than this none is tried.
@@ -210,6 +211,6 @@ def wait_ready(machine: Machine, limit: float, waiting: Waiting) -> None:
         if not data:
             raise BootError("the machine ended before it was ready")
         for kind, payload in reader.feed(data):
-            if kind == protocol.READY:
+            if kind == Kind.READY:
                 check_ready(payload)
                 return

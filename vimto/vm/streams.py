@@ -11,6 +11,7 @@ from collections import deque
 from vimto.descriptors import flush, stream_name
 from vimto.errors import LostVMError, StreamError
 from vimto.vm import protocol
+from vimto.vm.protocol import Kind
 
 # What poll(2) promises for a pipe it calls writable, when its description is a blocking one.
 _SAFE_WRITE = 4096
@@ -124,7 +125,7 @@ class Input:
         self._credit -= len(data)
         self._count += len(data)
         self.ended = not data
-        return protocol.encode(protocol.STDIN, data)
+        return protocol.encode(Kind.STDIN, data)
 
     def _read(self, size: int) -> bytes | None:
         """Return what is there, or nothing at the end; None is for nothing now."""

@@ -19,6 +19,7 @@ from typing import Any
 from vimto import console
 from vimto.vm import protocol
 from vimto.vm.observer import Line, Observer
+from vimto.vm.protocol import Kind
 from vimto.vm.signals import Interrupted
 from vimto.vm.streams import Input, is_behind
 
@@ -187,7 +188,7 @@ class Keys(Input):
         if not data:
             self.ended = True
             self.hung_up = not os.isatty(self.fd)
-            return protocol.encode(protocol.STDIN)
+            return protocol.encode(Kind.STDIN)
         passed, orders = self._escape.filter(data)
         if b"." in orders:
             raise Interrupted(signal.SIGINT, "the machine was ended by `~.`")
@@ -204,7 +205,7 @@ class Keys(Input):
         chunk = bytes(self._typed[: self._credit])
         del self._typed[: len(chunk)]
         self._credit -= len(chunk)
-        return protocol.encode(protocol.STDIN, chunk) if chunk else b""
+        return protocol.encode(Kind.STDIN, chunk) if chunk else b""
 
     def acknowledge(self, count: int) -> bytes:
         super().acknowledge(count)
