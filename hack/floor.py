@@ -12,8 +12,10 @@ from vimto.qemu.backends import Ram, accelerator_option
 from vimto.qemu.monitor import Monitor
 from vimto.qemu.options import INCOMING, Flag, Option
 from vimto.qemu.process import Qemu
-from vimto.vm import crowd, protocol, run, snapshot
+from vimto.vm import crowd, protocol, snapshot
+from vimto.vm.order import describe_host, make_order
 from vimto.vm.protocol import Kind
+from vimto.vm.request import Places, Request
 from vimto.vm.signals import SignalPipe
 from vimto.vm.waiting import Waiting
 
@@ -25,21 +27,22 @@ def measure_floor(kernel: str, directory: str) -> float:
     """
     config = load_config({"kernel": kernel}, os.environ, directory)
     with prepare(config) as plan, SignalPipe() as signals:
-        shape, waiting = plan.shapes[0], Waiting(signals, -1)
-        request = run.Request(["sh", "-c", "true"], directory, os.environb)
-        places = run.Places([shares.Share(directory)], [], [])
-        session = run._Session(plan, shape, places, request, waiting)
-        save = snapshot.acquire_snapshot(plan, shape, waiting)
+        shape = plan.shapes[0]
+        request = Request(["sh", "-c", "true"], directory, os.environb)
+        places = Places([shares.Share(directory)], [], [])
+        save = snapshot.acquire_snapshot(plan, shape, Waiting(signals, -1))
         if save is None:
             raise SystemExit("there is no snapshot to restore")
         null = dict.fromkeys(("stdin", "stdout", "stderr"), "null")
-        order = protocol.encode_json(Kind.RUN, session._make_order(True) | null)
+        told = make_order(plan, request, places, describe_host(), null, warm_up=True)
+        order = protocol.encode_json(Kind.RUN, told)
+        directories = places.directories(shape.slots, plan.image)
         with closing(save), Qemu(plan.qemu) as qemu:
             options = [
                 *shape.options,
                 accelerator_option(plan.accelerator, crowd.ALONE),
                 Ram(save.ram).option(plan.memory),
-                *(each.option(tag) for tag, each in session._directories().items()),
+                *(each.option(tag) for tag, each in directories.items()),
                 INCOMING,
             ]
             return _run(qemu, options, save.state, order)

@@ -58,7 +58,8 @@ def _run(place: tuple[str, str, str], words: list[str]) -> int:
     from vimto import console
     from vimto.errors import BootError
     from vimto.plan.plan import load_plan
-    from vimto.vm.run import Request, make_save, run
+    from vimto.vm.request import Request
+    from vimto.vm.run import make_save, run
 
     pid, plan_fd, lifeline_fd = place
     try:

@@ -90,6 +90,8 @@ def test_without_go_no_kernel_is_fetched(tmp_path: Path, monkeypatch: pytest.Mon
     ("words", "message"),
     [
         (["-share", "nothing"], "nothing` cannot be shared: there is no such directory"),
+        (["-share", "/proc"], "`/proc` cannot be shared: the guest has its own"),
+        ([f"-share={n}" for n in range(29)], "29 directories are to be shared, 28 are the most"),
         (["-sysctl", "x"], "`x` is not a sysctl"),
         (["-user", "of-nobody"], "there is no user `of-nobody`"),
         (["-user", "4294967296"], "is not a valid user"),
@@ -104,6 +106,8 @@ def test_what_can_be_known_is_said_before_anything_is_fetched(
     def fetch(*_arguments: object) -> None:
         raise AssertionError("a kernel was looked for")
 
+    for number in range(29):
+        (tmp_path / str(number)).mkdir()
     monkeypatch.setattr(prepare, "resolve_kernel", fetch)
     monkeypatch.setattr(prepare, "probe_qemu", fetch)
     config = configured(tmp_path, *words)

@@ -11,6 +11,7 @@ from vimto.plan.plan import Plan, Shape
 from vimto.vm import run
 from vimto.vm.loss import explain, qemu_lines, show_log
 from vimto.vm.machine import Machine
+from vimto.vm.request import Companion, Request
 
 
 class Ended:
@@ -128,21 +129,21 @@ def test_a_boot_is_tried_twice(faults: int, begun: bool, monkeypatch: pytest.Mon
     """But not where a gdb has been there from the first instruction: that would be two gdbs."""
     tries: list[int] = []
 
-    def boot(_session: object) -> int:
+    def boot(_job: object) -> int:
         tries.append(1)
         if len(tries) <= faults:
             raise EmulatorFaultError("the machine ended")
         return 7
 
-    monkeypatch.setattr(run._Session, "run_booted", boot)
+    monkeypatch.setattr(run._Job, "run_booted", boot)
     shape = Shape([], [], "")
     plan = SimpleNamespace(
         shares=[], shown=[], homes=[], temporary="/tmp", saves="/none", uid=0, gid=0
     )
     plan.shape_for = lambda _count: shape
-    companion = run.Companion()
+    companion = Companion()
     companion.begun = begun
-    request = run.Request(["true"], "/", {}, companion=companion)
+    request = Request(["true"], "/", {}, companion=companion)
     if faults == 1 and not begun:
         assert run.run(cast(Plan, plan), request) == 7
     else:

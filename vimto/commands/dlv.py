@@ -25,7 +25,8 @@ from vimto.plan.users import find_homes, find_user
 from vimto.process import proc
 from vimto.values import whole_number
 from vimto.vm.forward import Forward
-from vimto.vm.run import Request, run
+from vimto.vm.request import Request
+from vimto.vm.run import run
 from vimto.vm.streams import Output
 
 # Those that need no machine: they ask dlv about itself, are the client of a server, or look at

@@ -47,7 +47,8 @@ def run_command(
         # Imported while QEMU loads.
         from vimto.commands.interactive import attended
         from vimto.plan.prepare import prepare
-        from vimto.vm.run import Companion, run
+        from vimto.vm.request import Companion
+        from vimto.vm.run import run
 
         repository = find_repository(os.getcwd())
         shares = [(repository, False)] if repository else []

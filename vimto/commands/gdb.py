@@ -33,7 +33,8 @@ from vimto.plan.prepare import check_settings, prepare
 from vimto.process import proc
 from vimto.vm.forward import Forwarding
 from vimto.vm.listeners import listening
-from vimto.vm.run import Request, run
+from vimto.vm.request import Request
+from vimto.vm.run import run
 
 # The part of a run's private directory that the guest sees, and may write to: the test binary, and
 # what the guest tells of its kernel. gdb, on the host, executes what is in the rest.

@@ -24,7 +24,8 @@ from vimto.plan.prepare import default_temporary, prepare
 from vimto.process import proc
 from vimto.process.spawn import end, spawn
 from vimto.vm.blame import are_off
-from vimto.vm.run import Request, choose_machine
+from vimto.vm.request import Request
+from vimto.vm.run import choose_machine
 
 _DEFAULT_TIMEOUT = "10m"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from vimto.config import Config
-from vimto.vm.run import Request
+from vimto.vm.request import Request
 
 if TYPE_CHECKING:
     from vimto.vm.forward import Forward, Forwarding

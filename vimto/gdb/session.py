@@ -26,7 +26,7 @@ from vimto.quoting import visible
 from vimto.vm.machine import Machine
 from vimto.vm.observer import Line, State
 from vimto.vm.protocol import Exit
-from vimto.vm.run import Companion
+from vimto.vm.request import Companion
 from vimto.vm.signals import ENDING, Interrupted
 
 # QEMU's word when gdb ended the machine, as its `quit` and `kill` do.

@@ -118,16 +118,21 @@ class Plan(NamedTuple):
         for shape in self.shapes:
             if shares <= shape.shares:
                 return shape
-        raise ConfigError(
-            f"{shares} directories are to be shared, {self.shapes[-1].shares} are the most",
-            hint="name a common parent with `-share`: it takes the place of all below it",
-        )
+        raise too_many(shares, self.shapes[-1].shares)
 
     def dump(self) -> bytes:
         """Return the plan as `load_plan` reads it."""
         value = {"version": __version__, **self._asdict()}
         value["go_timeout"] = self.go_timeout and self.go_timeout._asdict()
         return json.dumps(value).encode("ascii")
+
+
+def too_many(shares: int, most: int) -> ConfigError:
+    """Return the error for more directories than there is room for in any machine."""
+    return ConfigError(
+        f"{shares} directories are to be shared, {most} are the most",
+        hint="name a common parent with `-share`: it takes the place of all below it",
+    )
 
 
 def load_plan(data: bytes) -> Plan:

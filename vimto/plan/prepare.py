@@ -1,13 +1,12 @@
 """From the configuration to the plan: the one place that knows kernels and QEMU alike."""
 
 import contextlib
-import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-from vimto import __version__, console
-from vimto.cache.digest import Table, digest
+from vimto import console
+from vimto.cache.digest import Table
 from vimto.cache.entry import make_directory
 from vimto.cache.place import needs_measuring
 from vimto.config import Config
@@ -15,13 +14,12 @@ from vimto.errors import ConfigError
 from vimto.go.outside import find_outside
 from vimto.kernel.reference import KernelReference
 from vimto.plan.kernels import BootParts, resolve_kernel, wanted_kernel
-from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, Plan, Shape, share_tag
-from vimto.plan.shares import Command, Share, refuse_cache
+from vimto.plan.plan import Plan, too_many
+from vimto.plan.shape import ROOMS, Hardware, Origin, shape_machines
+from vimto.plan.shares import Command, Share, collapse, refuse_cache
 from vimto.plan.users import find_homes, resolve_user
 from vimto.plan.views import is_ephemeral
-from vimto.qemu import devices
 from vimto.qemu.find import find_qemu
-from vimto.qemu.options import Option
 from vimto.qemu.probe import (
     Accelerator,
     QemuBinary,
@@ -30,16 +28,8 @@ from vimto.qemu.probe import (
     identify_host_cpu,
     probe_qemu,
 )
-from vimto.qemu.process import ALWAYS
 from vimto.qemu.virtiofsd import find_virtiofsd
 
-# The guest program looks for its port by this name: guest/internal/wire/port.go.
-_PORT = "vimto.agent"
-# Raise it when the same plan would give a machine that an older snapshot does not fit.
-_SNAPSHOT_FORMAT = 2
-# Each 9p device costs a restored machine 6 ms, so most get few: for the repository and go's work
-# directory. The others are for `-share` and for workspaces of many modules.
-_ROOMS = (2, 5, 12, 28)
 BOOT_LIMIT = {"kvm": 60.0, "tcg": 180.0}
 
 
@@ -65,7 +55,7 @@ def prepare(
     reference = check_settings(config)
     started = time.time() - 0.1  # files have the time of the clock's last tick
     shared = [*_configured_shares(config), *shares]
-    refuse_cache([Share(*share) for share in shared], str(config.cache_dir))
+    _check_shares([Share(*share) for share in shared], str(config.cache_dir))
     # One that is full and read-only serves as well. (Path.is_dir raises where it may not look.)
     if not (os.path.isdir(config.cache_dir) and os.access(config.cache_dir, os.X_OK)):
         make_directory(config.cache_dir)
@@ -104,6 +94,14 @@ def check_settings(config: Config) -> KernelReference | None:
     return wanted_kernel(config)
 
 
+def _check_shares(shares: list[Share], cache: str) -> None:
+    """Raise `ConfigError` for what no machine could have, whatever runs in it."""
+    refuse_cache(shares, cache)
+    kept = collapse(shares)
+    if len(kept) > ROOMS[-1]:
+        raise too_many(len(kept), ROOMS[-1])
+
+
 def _tell_of_loss(plan: Plan, directory: str) -> None:
     """Say so where what the command writes beside it does not stay."""
     command = Command([""], directory, homes=plan.homes)
@@ -124,7 +122,8 @@ def _plan(
     parts: BootParts,
 ) -> Plan:
     uid, gid, groups = resolve_user("root" if config.sudo else config.user)
-    append, shapes = _machines(config, qemu, accelerator, parts)
+    origin = _find_origin(config, qemu, accelerator, parts)
+    append, shapes = shape_machines(_hardware(config, accelerator, parts), origin)
     return Plan(
         qemu=qemu.path,
         accelerator=accelerator.name,
@@ -163,70 +162,35 @@ def default_temporary() -> str:
     return os.environ.get("GOTMPDIR") or os.environ.get("TMPDIR") or "/tmp"
 
 
-def _machines(
+def _hardware(config: Config, accelerator: Accelerator, parts: BootParts) -> Hardware:
+    return Hardware(
+        memory=config.memory,
+        processors=config.smp,
+        accelerator=accelerator.name,
+        verbose=config.verbose >= 2,
+        network=config.net == "user",
+        transport=parts.transport,
+        image=bool(parts.image),
+        kernel_args=config.kernel_args,
+    )
+
+
+def _find_origin(
     config: Config, qemu: QemuBinary, accelerator: Accelerator, parts: BootParts
-) -> tuple[str, list[Shape]]:
-    """Return the kernel's command line and the machine of each size."""
-    fixed: list[devices.Device] = [
-        devices.Memory(mebibytes=config.memory),
-        devices.Processors(number=config.smp, accelerator=accelerator.name),
-        devices.SerialConsole(verbose=config.verbose >= 2),
-        devices.AgentPort(name=_PORT),
-        devices.EntropySource(),
-    ]
-    if config.net == "user":
-        fixed.append(devices.UserNetwork())
-    with_snapshots = config.snapshot and parts.transport == "9p"
-    contents = _contents(qemu, parts, Table(config.cache_dir)) if with_snapshots else []
-    cpu = identify_host_cpu(emulated=accelerator.emulated)
-    shapes = []
-    append = ""
-    for count in _ROOMS:
-        fixed_tags = (ROOT_TAG, IMAGE_TAG) if parts.image else (ROOT_TAG,)
-        tags = [*fixed_tags, *map(share_tag, range(count))]
-        slots: devices.Device = (
-            devices.VirtiofsSlots(tags=tags)
-            if parts.transport == "virtiofs"
-            else devices.NinePSlots(tags=tags)
-        )
-        options, append = devices.assemble([*fixed, slots], config.kernel_args)
-        key = ""
-        if with_snapshots:
-            key = snapshot_key(
-                [*ALWAYS, accelerator.name, *options],
-                append,
-                contents=contents,
-                version=qemu.version,
-                cpu=cpu,
-            )
-        shapes.append(Shape(tags, options, key))
-    return append, shapes
-
-
-def _contents(qemu: QemuBinary, parts: BootParts, table: Table) -> list[str]:
-    """Return the digests of QEMU, kernel and initramfs."""
+) -> Origin | None:
+    """Return what snapshots are made with, None where machines are always booted."""
+    if not config.snapshot or parts.transport != "9p":
+        return None
+    table = Table(config.cache_dir)
     try:
         program = table.digest(qemu.path)
     except OSError:  # it may be executed, but not read
         program = qemu.identity
-    return [program, table.digest(parts.kernel), table.digest(parts.initrd)]
-
-
-def snapshot_key(
-    hardware: Sequence[str | Option],
-    append: str,
-    *,
-    contents: Sequence[str],
-    version: Sequence[int],
-    cpu: str,
-) -> str:
-    """Name a machine's snapshot by everything that shaped it, and by nothing that a host adds.
-
-    `contents` are the digests of QEMU, kernel and initramfs, `version` is QEMU's; `cpu` is what
-    the guest has of the host's processor.
-    """
-    shape = [_SNAPSHOT_FORMAT, __version__, *contents, list(version), cpu, hardware, append]
-    return digest(json.dumps(shape).encode())
+    return Origin(
+        contents=[program, table.digest(parts.kernel), table.digest(parts.initrd)],
+        version=qemu.version,
+        cpu=identify_host_cpu(emulated=accelerator.emulated),
+    )
 
 
 def _configured_shares(config: Config) -> list[tuple[str, bool]]:

@@ -6,9 +6,9 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from vimto import console
 from vimto.cache import verdicts
@@ -22,10 +22,9 @@ from vimto.errors import (
     VimtoError,
 )
 from vimto.plan import shares, views
-from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, Plan, Shape, share_tag
+from vimto.plan.plan import Plan, Shape
 from vimto.qemu.backends import Directory
-from vimto.qemu.options import NOTHING
-from vimto.vm import cores, likeness, protocol, snapshot, streams
+from vimto.vm import cores, protocol, snapshot, streams
 from vimto.vm import machine as machines
 from vimto.vm.blame import NotRestoredError, diagnose, settle
 from vimto.vm.conversation import Conversation, Limits
@@ -33,57 +32,16 @@ from vimto.vm.crowd import Turn, wait_turn
 from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Machine
 from vimto.vm.observer import Line, Observer, State
+from vimto.vm.order import describe_host, make_order
 from vimto.vm.overtime import Overtime
 from vimto.vm.patience import Patience
+from vimto.vm.request import Companion, Places, Request
 from vimto.vm.signals import SignalPipe
 from vimto.vm.waiting import Lifeline, Waiting
-
-if TYPE_CHECKING:  # who has no terminal, as go's tests, loads neither
-    from vimto.vm.forward import Forwarding
-    from vimto.vm.terminal import Terminal
 
 # A restored machine answers in a tenth of a second; a host under load deserves patience.
 _ACCEPT_LIMIT = 20.0
 _PREPARE_LIMIT = 600.0
-# Ours, and what points at a directory that the guest does not have.
-_HIDDEN_ENVIRONMENT = ("TMPDIR=", "VIMTO_")
-
-
-class Companion(Observer):
-    """Somebody at the machine's side while its command runs, such as a debugger; this is nobody.
-
-    `extra` is what QEMU is told besides. It has `begun` once no other machine can take this one's
-    place.
-    """
-
-    extra = NOTHING
-    begun = False
-
-    def meet(self, machine: Machine) -> None:
-        """The conversation with what runs in `machine` is about to begin."""
-
-    def hear(self, event: str) -> None:
-        """QEMU's monitor has told of an event."""
-
-
-class Request(NamedTuple):
-    """A command to run: its words, directory and environment.
-
-    `lifeline` hangs up when the vimto that made the plan is gone (-1 for none). With a `terminal`
-    the command gets one of its own; `forwarding` are connections into the guest. `make_output`
-    makes what carries the command's output, given the stream's number and our descriptor. The
-    machine waits for its turn at most `wait_limit` seconds (None: as long as it takes).
-    """
-
-    argv: list[str]
-    cwd: str
-    environment: Mapping[bytes, bytes]
-    lifeline: int = -1
-    terminal: "Terminal | None" = None
-    forwarding: "Forwarding | None" = None
-    make_output: Callable[[int, int], streams.Output] = streams.Output
-    companion: Companion = Companion()
-    wait_limit: float | None = None
 
 
 def run(plan: Plan, request: Request) -> int:
@@ -98,43 +56,35 @@ def run(plan: Plan, request: Request) -> int:
     until = None if request.wait_limit is None else time.monotonic() + request.wait_limit
     with dumps, SignalPipe() as signals:
         waiting = Waiting(signals, request.lifeline, until)
-        session = _Session(plan, shape, places, request, waiting)
-        status = _run_restored(session) if shape.key else None
+        job = _Job(plan, shape, places, request, waiting)
+        status = _run_restored(job) if shape.key else None
         if status is not None:
             return status
         try:
-            return session.run_booted()
+            return job.run_booted()
         except EmulatorFaultError:  # the command was not started
             if request.companion.begun:
                 raise
-            return session.run_booted()
+            return job.run_booted()
 
 
-def _run_restored(session: "_Session") -> int | None:
+def _run_restored(job: "_Job") -> int | None:
     """Run the command in a restored machine and return its status, None where it was not started.
 
     The user has been told why then.
     """
-    plan, shape = session.plan, session.shape
-    found = snapshot.acquire_snapshot(plan, shape, session.waiting)
+    plan, shape = job.plan, job.shape
+    found = snapshot.acquire_snapshot(plan, shape, job.waiting)
     if found is None:
         return None
     with closing(found):
         for tries in itertools.count(1):
             try:
-                return session.run_restored(found)
+                return job.run_restored(found)
             except NotRestoredError as exc:
                 if not settle(plan, shape, found, exc, tries):
                     break
     return None
-
-
-class Places(NamedTuple):
-    """What a machine sees of the host besides its root."""
-
-    shares: list[shares.Share]
-    views: list[views.View]
-    links: list[views.Link]
 
 
 def choose_machine(plan: Plan, request: Request) -> tuple[Places, Shape]:
@@ -173,7 +123,7 @@ def make_save(plan: Plan, shape: Shape, lifeline: int) -> int:
     return 0
 
 
-class _Session(NamedTuple):
+class _Job(NamedTuple):
     plan: Plan
     shape: Shape
     places: Places
@@ -216,13 +166,7 @@ class _Session(NamedTuple):
         console.debug("the machine is restored from a snapshot")
 
     def _directories(self) -> dict[str, Directory]:
-        """Return what is behind each mount tag; unused ones show the root."""
-        found = dict.fromkeys(self.shape.slots, Directory("/"))
-        if self.plan.image:
-            found[IMAGE_TAG] = Directory(self.plan.image)
-        for index, share in enumerate(self.places.shares):
-            found[share_tag(index)] = Directory(share.path, share.readonly)
-        return found
+        return self.places.directories(self.shape.slots, self.plan.image)
 
     def _wait_turn(self) -> Turn:
         waiting = self.waiting
@@ -285,7 +229,7 @@ class _Session(NamedTuple):
         finally:
             for output in outputs.values():
                 output.close()
-        return self._status(result)
+        return settle_status(result)
 
     def _modes(self) -> dict[str, str]:
         """Return what the command's stdin, stdout and stderr are.
@@ -297,68 +241,24 @@ class _Session(NamedTuple):
             modes["stderr"] = "stdout"
         return modes
 
-    def _status(self, result: protocol.Exit) -> int:
-        if result.error:
-            error = VimtoError(result.error, hint=result.hint)
-            if result.stage not in ("start", "command"):
-                raise error
-            console.error(error)
-        return result.status
-
     def _make_order(self, warm_up: bool) -> dict[str, Any]:
-        plan, request = self.plan, self.request
-        hostname = f"vimto-{os.urandom(3).hex()}"
-        return {
-            "protocol": protocol.VERSION,
-            "argv": _on_the_wire(request.argv),
-            "env": _environment(request.environment),
-            "dir": protocol.wire_text(request.cwd),
-            "umask": _umask(),
-            "uid": plan.uid,
-            "gid": plan.gid,
-            "groups": plan.groups,
-            **self._modes(),
-            "pty": request.terminal.size() if request.terminal else None,
-            "hostname": hostname,
-            "hosts": protocol.wire_text(likeness.describe_hosts(hostname)),
-            "links": [
-                {"path": protocol.wire_text(link.path), "target": protocol.wire_text(link.target)}
-                for link in (*likeness.find_links(), *self.places.links)
-            ],
-            "time_ns": time.time_ns(),
-            "entropy": protocol.wire_text(os.urandom(64)),
-            "root": {
-                "fs": plan.fs,
-                "tag": ROOT_TAG,
-                "image": IMAGE_TAG if plan.image else "",
-                "tmpfs_percent": 25,
-                "msize": 512000,
-            },
-            "shares": [
-                {
-                    "fs": plan.fs,
-                    "tag": share_tag(index),
-                    "path": protocol.wire_text(share.path),
-                    "readonly": share.readonly,
-                }
-                for index, share in enumerate(self.places.shares)
-            ],
-            "views": [
-                {"path": protocol.wire_text(view.path), "source": protocol.wire_text(view.source)}
-                for view in self.places.views
-            ],
-            "sysctls": dict(map(_on_the_wire, ({**cores.SYSCTLS, **plan.sysctls}).items())),
-            "rlimits": _limits(),
-            "setup": [_on_the_wire(words) for words in plan.setup],
-            "teardown": [_on_the_wire(words) for words in plan.teardown],
-            "network": plan.network,
-            "warm_up": warm_up,
-            "gdb_pause": request.companion.pauses,
-        }
+        host, modes = describe_host(), self._modes()
+        return make_order(self.plan, self.request, self.places, host, modes, warm_up=warm_up)
 
 
-def _on_the_wire(words: Iterable[str]) -> list[str]:
-    return [protocol.wire_text(word) for word in words]
+def settle_status(result: protocol.Exit) -> int:
+    """Return the status that vimto ends with after `result`.
+
+    What kept the command from being started is told, and has its status (126, 127). Raises
+    `VimtoError` for what failed before or after the command: the status it may have had is no
+    result then.
+    """
+    if result.error:
+        error = VimtoError(result.error, hint=result.hint)
+        if result.stage not in ("start", "command"):
+            raise error
+        console.error(error)
+    return result.status
 
 
 class _Start(Observer):
@@ -427,27 +327,3 @@ def show_notice(level: str, text: str) -> None:
         pass  # what a setup command that fails said is in the error
     else:
         console.debug(text)
-
-
-def _environment(environment: Mapping[bytes, bytes]) -> list[str]:
-    entries = (protocol.wire_text(name + b"=" + value) for name, value in environment.items())
-    return [entry for entry in entries if not entry.startswith(_HIDDEN_ENVIRONMENT)]
-
-
-def _umask() -> int:
-    mask = os.umask(0o77)
-    os.umask(mask)
-    return mask
-
-
-def _limits() -> dict[str, Sequence[int]]:
-    """Return the limits of the command: ours, but core dumps and locked memory without one."""
-    import resource
-
-    return {
-        "core": (-1, -1),
-        "memlock": (-1, -1),
-        "nofile": resource.getrlimit(resource.RLIMIT_NOFILE),
-        "nproc": (-1, -1),
-        "stack": resource.getrlimit(resource.RLIMIT_STACK),
-    }
