@@ -30,22 +30,22 @@ def measure_floor(kernel: str, directory: str) -> float:
         shape = plan.shapes[0]
         request = Request(["sh", "-c", "true"], directory, os.environb)
         places = Places([shares.Share(directory)], [], [])
-        save = snapshot.acquire_snapshot(plan, shape, Waiting(signals, -1))
-        if save is None:
+        found = snapshot.acquire_snapshot(plan, shape, Waiting(signals, -1))
+        if found is None:
             raise SystemExit("there is no snapshot to restore")
         null = dict.fromkeys(("stdin", "stdout", "stderr"), "null")
         told = make_order(plan, request, places, describe_host(), null, warm_up=True)
         order = protocol.encode_json(Kind.RUN, told)
         directories = places.directories(shape.slots, plan.image)
-        with closing(save), Qemu(plan.qemu) as qemu:
+        with closing(found), Qemu(plan.qemu) as qemu:
             options = [
                 *shape.options,
                 accelerator_option(plan.accelerator, crowd.ALONE),
-                Ram(save.ram).option(plan.memory),
+                Ram(found.ram).option(plan.memory),
                 *(each.option(tag) for tag, each in directories.items()),
                 INCOMING,
             ]
-            return _run(qemu, options, save.state, order)
+            return _run(qemu, options, found.state, order)
 
 
 def _run(qemu: Qemu, options: list[Option | Flag], state: int, order: bytes) -> float:

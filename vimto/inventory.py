@@ -59,15 +59,17 @@ def list_items(cache: Path) -> list[Item]:
 
 
 def prune_items(
-    cache: Path, *, before: float, limit: int, saves: int, since: float = math.inf
+    cache: Path, *, before: float, limit: int, snapshot_limit: int, since: float = math.inf
 ) -> Iterator[Item]:
     """Remove what was used last before `before`, then the longest unused.
 
-    Until what is left takes at most `limit` bytes, and its snapshots at most `saves`; but never
-    what is in use, or was used at `since` or later. Yields what was removed.
+    Until what is left takes at most `limit` bytes, and its snapshots at most `snapshot_limit`; but
+    never what is in use, or was used at `since` or later. Yields what was removed.
     """
     sweep(cache)
-    for snapshot in snapshots.prune_snapshots(str(cache / "saves"), saves, since=since):
+    for snapshot in snapshots.prune_snapshots(
+        str(cache / "snapshots"), snapshot_limit, since=since
+    ):
         yield _snapshot_item(cache, snapshot)
     items = list_items(cache)
     total = sum(item.size for item in items)
@@ -99,15 +101,17 @@ def forget(cache: Path, *, before: float) -> None:
                 path.rmdir()
 
 
-def keep_limit(cache: Path, limit: int, saves: int, *, since: float) -> None:
+def keep_limit(cache: Path, limit: int, snapshot_limit: int, *, since: float) -> None:
     """See to it that the cache takes at most `limit` bytes, if what was used since `since` does.
 
     What a run needed it must find again the next time. What fails is left to then.
     """
     with contextlib.suppress(OSError, CacheError):
-        for _ in prune_items(cache, before=0.0, limit=limit, saves=saves, since=since):
+        for _ in prune_items(
+            cache, before=0.0, limit=limit, snapshot_limit=snapshot_limit, since=since
+        ):
             pass
-        note_measured(cache, (limit, saves))
+        note_measured(cache, (limit, snapshot_limit))
 
 
 def _last_uses(cache: Path) -> dict[str, float]:
@@ -195,12 +199,12 @@ def _package_lists(cache: Path) -> Iterator[Item]:
 
 
 def _snapshots(cache: Path) -> Iterator[Item]:
-    for snapshot in snapshots.list_snapshots(str(cache / "saves")):
+    for snapshot in snapshots.list_snapshots(str(cache / "snapshots")):
         yield _snapshot_item(cache, snapshot)
 
 
 def _snapshot_item(cache: Path, snapshot: snapshots.SnapshotInfo) -> Item:
-    path = cache / "saves" / snapshot.key
+    path = cache / "snapshots" / snapshot.key
     kernel = snapshot.kernel.partition(" (`")[0]  # without its place
     what = f"snapshot of {kernel}, {snapshot.memory} MiB"
     names = _key_names("snapshot", snapshot.key)

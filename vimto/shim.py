@@ -1,13 +1,13 @@
 """What `go test -exec` runs, once per test binary: the hot path.
 
     python -I -S shim.py PID PLAN LIFELINE QEMU WORDS…
-    python -I -S shim.py PID PLAN LIFELINE "" --save SHARES
+    python -I -S shim.py PID PLAN LIFELINE "" --snapshot SHARES
 
 PID is the `vimto go test` that waits for go, PLAN and LIFELINE are descriptors of it: the plan in
 memory, and a pipe that hangs up when it is gone. So no file has to be cleaned up, however either
 of us ends. WORDS run in a machine; QEMU is the program that becomes it, empty where it is to be
-booted. `--save` makes the snapshot of the machine with room for that many shares. Imports are the
-standard library's light ones and our own; a test pins the set.
+booted. `--snapshot` makes the snapshot of the machine with room for that many shares. Imports are
+the standard library's light ones and our own; a test pins the set.
 """
 
 import os
@@ -59,7 +59,7 @@ def _run(place: tuple[str, str, str], words: list[str]) -> int:
     from vimto.errors import BootError
     from vimto.plan.plan import load_plan
     from vimto.vm.request import Request
-    from vimto.vm.run import make_save, run
+    from vimto.vm.run import make_snapshot, run
 
     pid, plan_fd, lifeline_fd = place
     try:
@@ -69,8 +69,8 @@ def _run(place: tuple[str, str, str], words: list[str]) -> int:
     except OSError as exc:
         raise BootError("the vimto that started this run is gone") from exc
     console.set_verbosity(plan.verbose)
-    if words[0] == "--save":
-        return make_save(plan, plan.shape_for(int(words[1])), lifeline)
+    if words[0] == "--snapshot":
+        return make_snapshot(plan, plan.shape_for(int(words[1])), lifeline)
     if plan.go_timeout:
         words = plan.go_timeout.told(words)
     return run(plan, Request(words, os.getcwd(), os.environb, lifeline))

@@ -16,7 +16,7 @@ STRANGER = 12345
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     found = tmp_path / "home/cache"
-    for name in ("saves", "apt/index", "images/tags"):
+    for name in ("snapshots", "apt/index", "images/tags"):
         (found / name).mkdir(parents=True, mode=0o755)
     Path(local_directory(found), "resolved").mkdir(parents=True)
     return found
@@ -29,7 +29,7 @@ def test_one_s_own_is_used(cache: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "where", ["..", ".", "saves", "apt/index", "images/tags", "local", "local/HOST/resolved"]
+    "where", ["..", ".", "snapshots", "apt/index", "images/tags", "local", "local/HOST/resolved"]
 )
 def test_others_must_not_be_able_to_write(cache: Path, where: str) -> None:
     path = Path(
@@ -47,7 +47,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give fi
 
 
 @needs_root
-@pytest.mark.parametrize("where", ["..", ".", "saves"])
+@pytest.mark.parametrize("where", ["..", ".", "snapshots"])
 def test_nor_may_it_be_somebody_else_s(cache: Path, where: str) -> None:
     path = Path(os.path.normpath(cache / where))
     os.chown(path, STRANGER, STRANGER)

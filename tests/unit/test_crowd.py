@@ -182,10 +182,10 @@ def test_memory_that_never_comes_is_not_waited_for_for_ever(
     assert "no longer waiting: 100 MiB of memory are free" in capfd.readouterr().err
 
 
-def count_waits(saves: Path) -> int:
+def count_waits(snapshots: Path) -> int:
     """Wait for a turn, and return how often it was looked for."""
     waits: list[float] = []
-    wait_turn(str(saves), 128, waits.append).close()
+    wait_turn(str(snapshots), 128, waits.append).close()
     return len(waits)
 
 

@@ -42,7 +42,9 @@ def cache(tmp_path: Path) -> Path:
     (found / "apt/index/apt%3Alinux-image-amd64-x86_64.json").write_text(
         json.dumps({"directory": PACKAGE})
     )
-    with new_snapshot(str(found / "saves"), KEY, {"kernel": "Linux (`/x`)", "memory": 64}) as aside:
+    with new_snapshot(
+        str(found / "snapshots"), KEY, {"kernel": "Linux (`/x`)", "memory": 64}
+    ) as aside:
         Path(aside, "ram").write_bytes(b"x" * 9000)
         Path(aside, "state").write_bytes(b"devices")
     pull(ImageConfig(cache_dir=found), make_image(make_tar(member("boot/vmlinuz", b"kernel"))))
@@ -162,10 +164,12 @@ def test_the_longest_unused_are_removed_past_the_limit(cache: Path) -> None:
         assert item.used <= time.time()
         assert age or item.used == min(other.used for other in items)
     total = sum(item.size for item in items)
-    removed = list(inventory.prune_items(cache, before=0.0, limit=total - 1, saves=1 << 30))
+    removed = list(
+        inventory.prune_items(cache, before=0.0, limit=total - 1, snapshot_limit=1 << 30)
+    )
     assert [item.names[0] for item in removed] == [items[-1].names[0]]
-    assert list(inventory.prune_items(cache, before=0.0, limit=total, saves=1 << 30)) == []
-    removed = list(inventory.prune_items(cache, before=0.0, limit=total, saves=0))
+    assert list(inventory.prune_items(cache, before=0.0, limit=total, snapshot_limit=1 << 30)) == []
+    removed = list(inventory.prune_items(cache, before=0.0, limit=total, snapshot_limit=0))
     assert [item.names[0] for item in removed] == [f"snapshot:{KEY[:12]}"]
 
 
@@ -181,7 +185,7 @@ def test_the_limit_is_looked_at_when_something_was_made(cache: Path) -> None:
     with entry.new_file(cache / "vmlinux/another") as path:
         path.write_bytes(b"x" * 5000)
     assert needs_measuring(cache, limits)
-    os.utime(cache / "saves" / KEY, (1, 1))
+    os.utime(cache / "snapshots" / KEY, (1, 1))
     inventory.keep_limit(cache, 0, 0, since=2)
     assert sorted({*NAMES, "vmlinux:another"} - set(shown(cache))) == [f"snapshot:{KEY[:12]}"]
     inventory.keep_limit(cache, 0, 0, since=math.inf)
@@ -189,10 +193,12 @@ def test_the_limit_is_looked_at_when_something_was_made(cache: Path) -> None:
 
 
 def test_leftovers_of_all_kinds_are_swept(cache: Path) -> None:
-    places = [cache / kind / ".x.01234567~" for kind in ("vmlinux", "apt", "images", "saves")]
+    places = [cache / kind / ".x.01234567~" for kind in ("vmlinux", "apt", "images", "snapshots")]
     for place in places:
         place.mkdir()
-    assert list(inventory.prune_items(cache, before=0.0, limit=1 << 40, saves=1 << 40)) == []
+    assert (
+        list(inventory.prune_items(cache, before=0.0, limit=1 << 40, snapshot_limit=1 << 40)) == []
+    )
     assert not any(place.exists() for place in places)
 
 

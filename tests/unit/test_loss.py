@@ -138,7 +138,7 @@ def test_a_boot_is_tried_twice(faults: int, begun: bool, monkeypatch: pytest.Mon
     monkeypatch.setattr(run._Job, "run_booted", boot)
     shape = Shape([], [], "")
     plan = SimpleNamespace(
-        shares=[], shown=[], homes=[], temporary="/tmp", saves="/none", uid=0, gid=0
+        shares=[], shown=[], homes=[], temporary="/tmp", snapshots="/none", uid=0, gid=0
     )
     plan.shape_for = lambda _count: shape
     companion = Companion()

@@ -31,7 +31,7 @@ PLAN: Any = Plan(
     shapes=[
         Shape([ROOT_TAG, IMAGE_TAG, *map(share_tag, range(room))], [], str(room)) for room in (1, 3)
     ],
-    saves="/cache/saves",
+    snapshots="/cache/snapshots",
     snapshot_limit=0,
     boot_timeout=1.0,
     timeout=0.0,

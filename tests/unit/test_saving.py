@@ -23,9 +23,9 @@ TIER: Any = SimpleNamespace(key=KEY)
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Any:
-    saves = tmp_path / "cache/saves"
-    saves.mkdir(parents=True)
-    return SimpleNamespace(saves=str(saves))
+    snapshots = tmp_path / "cache/snapshots"
+    snapshots.mkdir(parents=True)
+    return SimpleNamespace(snapshots=str(snapshots))
 
 
 def fail(plan: Any, exc: Exception, monkeypatch: pytest.MonkeyPatch) -> verdicts.Verdict | None:
@@ -37,7 +37,7 @@ def fail(plan: Any, exc: Exception, monkeypatch: pytest.MonkeyPatch) -> verdicts
     monkeypatch.setattr(snapshot, "_make", make)
     waiting: Any = None
     assert not snapshot._try_make(plan, TIER, waiting)
-    return verdicts.find_verdict(plan.saves, KEY)
+    return verdicts.find_verdict(plan.snapshots, KEY)
 
 
 def unusable(number: int) -> CacheError:
@@ -54,7 +54,7 @@ def test_a_full_disk_passes(
         assert fail(plan, exc, monkeypatch) is None
         assert capfd.readouterr().err == (
             "warning: the machine was not saved, so it boots: the disk that holds"
-            f" `{plan.saves}` is full: {os.strerror(number)}\n"
+            f" `{plan.snapshots}` is full: {os.strerror(number)}\n"
         )
 
 
@@ -99,7 +99,7 @@ def test_a_maker_that_was_stopped_is_not_waited_for_for_ever(
     waiting: Any = SimpleNamespace(
         lifeline=-1, left=math.inf, pause=time.sleep, raising=nullcontext
     )
-    with entry.locked(f"{plan.saves}/{KEY}", waiting=""):
+    with entry.locked(f"{plan.snapshots}/{KEY}", waiting=""):
         assert snapshot.acquire_snapshot(plan, TIER, waiting) is None
     assert capfd.readouterr().err == (
         "vimto: given up after 0 s: another vimto makes the snapshot of this machine; booting\n"

@@ -80,7 +80,7 @@ def test_a_snapshot_that_is_being_looked_for_or_made_is_given_up(
         return False
 
     monkeypatch.setattr(snapshot, "are_off", look)
-    place: Any = SimpleNamespace(saves="saves", key="key")
+    place: Any = SimpleNamespace(snapshots="snapshots", key="key")
     with SignalPipe() as signals, pytest.raises(Interrupted):
         waiting = Waiting(signals, -1)
         snapshot.acquire_snapshot(place, place, waiting)

@@ -277,7 +277,7 @@ def anyone(request: pytest.FixtureRequest) -> Vimto:
 
 @pytest.fixture(params=["restored", "cold"])
 def either(request: pytest.FixtureRequest, vimto: Vimto) -> Vimto:
-    """The same vimto twice: with saves, and with every machine booted."""
+    """The same vimto twice: with snapshots, and with every machine booted."""
     if request.param == "cold":
         vimto.flags = (*vimto.flags, "-no-snapshot")
     return vimto

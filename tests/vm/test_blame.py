@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.conftest import Vimto
-from tests.vm.test_snapshot import saves_of
+from tests.vm.test_snapshot import snapshots_of
 
 # Seconds that a restored machine may be silent here, in the place of 20.
 _SILENCE = 2.0
@@ -49,7 +49,7 @@ def is_restored(vimto: Vimto) -> bool:
 def test_what_happens_to_qemu_does_not_cost_the_snapshot(
     vimto: Vimto, cache: Path, fault: Path
 ) -> None:
-    (kept,) = saves_of(cache)
+    (kept,) = snapshots_of(cache)
     identity = kept.stat().st_ino
     with socket.create_server(("127.0.0.1", 0)) as busy:
         listen = f"-gdb tcp:127.0.0.1:{busy.getsockname()[1]}"
@@ -70,7 +70,7 @@ def test_what_happens_to_qemu_does_not_cost_the_snapshot(
             else:
                 assert outcome.errors == ""
             assert not fault.exists()
-    assert [path.stat().st_ino for path in saves_of(cache)] == [identity]
+    assert [path.stat().st_ino for path in snapshots_of(cache)] == [identity]
     assert is_restored(vimto)
 
 
@@ -100,16 +100,16 @@ def test_two_machines_that_stay_silent_cost_the_snapshot(
         assert outcome.stdout == b"right\n"
         assert f"the guest did not answer within {_SILENCE:g} s; {words}" in outcome.errors
         assert outcome.errors.count("\n") == 1
-    assert saves_of(cache) == []
+    assert snapshots_of(cache) == []
     # For a while machines boot, and say so.
     told = vimto("exec", "true").check().errors
     assert told.startswith("vimto: snapshots of this machine are off until ")
     assert "the guest did not answer" in told and "`vimto kernel prune`" in told
     assert told.count("\n") == 1
-    assert saves_of(cache) == []
+    assert snapshots_of(cache) == []
     vimto("kernel", "prune").check()
     assert vimto("exec", "true").check().errors == ""
-    assert len(saves_of(cache)) == 1
+    assert len(snapshots_of(cache)) == 1
 
 
 def test_two_crashes_in_a_row_cost_the_snapshot(
@@ -122,4 +122,4 @@ def test_two_crashes_in_a_row_cost_the_snapshot(
     assert outcome.stdout == b"right\n"
     assert "QEMU was ended by SIGSEGV; the snapshot is dropped\n" in outcome.errors
     assert outcome.errors.count("\n") == 1
-    assert saves_of(cache) == []
+    assert snapshots_of(cache) == []

@@ -28,10 +28,10 @@ def test_a_cache_in_the_repository_is_refused(vimto: Vimto) -> None:
 def test_another_user_s_cache_is_not_used(vimto: Vimto, tmp_path: Path) -> None:
     """Nor one in which a single directory is theirs; and each user has their own."""
     theirs, own = tmp_path / "theirs", tmp_path / "xdg/vimto"
-    (theirs / "saves").mkdir(parents=True)
+    (theirs / "snapshots").mkdir(parents=True)
     vimto.variables = {"VIMTO_CACHE_DIR": str(theirs), "XDG_CACHE_HOME": str(own.parent)}
     assert vimto("kernel", "ls").check().stderr == b""
-    for foreign in (theirs / "saves", theirs):
+    for foreign in (theirs / "snapshots", theirs):
         os.chown(foreign, _OTHER, _OTHER)
         outcome = vimto("kernel", "ls").check()
         assert outcome.text.splitlines()[-1].endswith(f" in {own}")

@@ -53,7 +53,7 @@ def queue(vimto: Vimto, cache: Path) -> Iterator[ExitStack]:
     vimto.program, vimto.flags = sys.executable, ("-c", code, *vimto.flags)
     with ExitStack() as stack:
         for _ in os.sched_getaffinity(0):
-            stack.enter_context(closing(Turn(str(cache / "saves")))).take()
+            stack.enter_context(closing(Turn(str(cache / "snapshots")))).take()
         yield stack
 
 

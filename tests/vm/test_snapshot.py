@@ -1,4 +1,4 @@
-"""Boot once, restore for ever: a restored machine is fresh, and a bad save costs only time."""
+"""Boot once, restore for ever: a restored machine is fresh, and a bad snapshot costs only time."""
 
 import json
 import os
@@ -20,26 +20,26 @@ from vimto.vm.crowd import Seat
 _LIMIT = 120.0
 
 
-def saves_of(cache: Path) -> list[Path]:
-    return sorted(path for path in (cache / "saves").glob("[!.]*") if path.is_dir())
+def snapshots_of(cache: Path) -> list[Path]:
+    return sorted(path for path in (cache / "snapshots").glob("[!.]*") if path.is_dir())
 
 
 @pytest.fixture
-def save(vimto: Vimto, cache: Path) -> Path:
+def snapshot(vimto: Vimto, cache: Path) -> Path:
     """The one snapshot in the cache."""
     outcome = vimto("exec", "echo", "made").check()
     assert outcome.stdout == b"made\n"
-    (found,) = saves_of(cache)
+    (found,) = snapshots_of(cache)
     return found
 
 
 @pytest.fixture
 def small_disk(cache: Path) -> Iterator[Path]:
-    """A file system of 40 MiB for saves."""
-    place = cache / "saves"
+    """A file system of 40 MiB for snapshots."""
+    place = cache / "snapshots"
     place.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=40M", "saves", place], check=False
+        ["mount", "-t", "tmpfs", "-o", "size=40M", "snapshots", place], check=False
     )
     if mounted.returncode:
         pytest.skip("this user cannot mount a file system")
@@ -54,7 +54,7 @@ test ! -e /tmp/mine -a ! -e /etc/mine || echo used; touch /tmp/mine /etc/mine
 """
 
 
-def test_two_machines_of_one_save_have_nothing_in_common(vimto: Vimto, save: Path) -> None:
+def test_two_machines_of_one_snapshot_have_nothing_in_common(vimto: Vimto, snapshot: Path) -> None:
     processes = [vimto.start("exec", "sh", "-c", IDENTITY) for _ in range(2)]
     first, second = (process.communicate(timeout=_LIMIT)[0].split() for process in processes)
     assert len(first) == len(second) == 4 + 16
@@ -62,10 +62,10 @@ def test_two_machines_of_one_save_have_nothing_in_common(vimto: Vimto, save: Pat
     assert first[4:] != second[4:]
     third = vimto.script(IDENTITY).check().stdout.split()
     assert len(third) == 4 + 16
-    assert len(saves_of(save.parents[1])) == 1
+    assert len(snapshots_of(snapshot.parents[1])) == 1
 
 
-def test_the_clock_is_right_to_fifty_milliseconds(vimto: Vimto, save: Path) -> None:
+def test_the_clock_is_right_to_fifty_milliseconds(vimto: Vimto, snapshot: Path) -> None:
     talk = "while read line; do echo $EPOCHREALTIME; done"
     process = vimto.start("exec", "bash", "-c", talk, stdin=subprocess.PIPE)
     assert process.stdin and process.stdout
@@ -87,7 +87,7 @@ def test_the_clock_is_right_to_fifty_milliseconds(vimto: Vimto, save: Path) -> N
     assert abs(offset) < 0.05 + uncertainty / 2
 
 
-def test_memory_and_processors_are_as_asked(vimto: Vimto, save: Path) -> None:
+def test_memory_and_processors_are_as_asked(vimto: Vimto, snapshot: Path) -> None:
     script = "nproc; grep MemTotal /proc/meminfo"
     default = vimto.script(script).check().text.split()
     vimto.flags = (*vimto.flags, "-memory", "512M", "-smp", "1")
@@ -95,10 +95,10 @@ def test_memory_and_processors_are_as_asked(vimto: Vimto, save: Path) -> None:
     assert (default[0], small[0]) == ("2", "1")
     assert 900_000 < int(default[2]) <= 1 << 20
     assert 400_000 < int(small[2]) <= 1 << 19
-    assert len(saves_of(save.parents[1])) == 2
+    assert len(snapshots_of(snapshot.parents[1])) == 2
 
 
-def test_machines_that_crowd_the_host_get_one_thread_each(vimto: Vimto, save: Path) -> None:
+def test_machines_that_crowd_the_host_get_one_thread_each(vimto: Vimto, snapshot: Path) -> None:
     """Another one needs the host's processors too; the snapshot is the same."""
     host = len(os.sched_getaffinity(0))
     vimto.flags = (*vimto.flags, "-smp", str(host), "-v")
@@ -112,7 +112,7 @@ def test_machines_that_crowd_the_host_get_one_thread_each(vimto: Vimto, save: Pa
     assert b"tcg,thread=multi" in vimto("exec", "true").check().stderr
 
 
-def test_a_processor_to_spare_warms_the_machine_up(vimto: Vimto, save: Path) -> None:
+def test_a_processor_to_spare_warms_the_machine_up(vimto: Vimto, snapshot: Path) -> None:
     """A program is started and ended before the command's, where the host has room for it."""
 
     def faults_of_ended_children() -> int:
@@ -120,7 +120,7 @@ def test_a_processor_to_spare_warms_the_machine_up(vimto: Vimto, save: Path) -> 
         return int(stat.rpartition(")")[2].split()[8])
 
     alone = faults_of_ended_children()
-    with closing(Seat(str(save.parent), len(os.sched_getaffinity(0)))):
+    with closing(Seat(str(snapshot.parent), len(os.sched_getaffinity(0)))):
         crowded = [faults_of_ended_children() for _ in range(2)]
     assert alone > crowded[0] == crowded[1]
     vimto.flags = (*vimto.flags, "-smp", "1")
@@ -129,7 +129,7 @@ def test_a_processor_to_spare_warms_the_machine_up(vimto: Vimto, save: Path) -> 
 
 
 def test_more_shares_than_slots_take_a_larger_machine(
-    vimto: Vimto, save: Path, tmp_path: Path
+    vimto: Vimto, snapshot: Path, tmp_path: Path
 ) -> None:
     places = [tmp_path / f"share {index},x" for index in range(7)]
     for place in places:
@@ -141,11 +141,11 @@ def test_more_shares_than_slots_take_a_larger_machine(
         assert [(place / "f").read_text() for place in places] == [f"{i}\n" for i in range(7)]
         for place in places:
             (place / "f").unlink()
-    assert len(saves_of(save.parents[1])) == 2
+    assert len(snapshots_of(snapshot.parents[1])) == 2
 
 
 @pytest.mark.parametrize("shares", [0, 1])
-def test_the_save_made_beside_go_is_the_one_that_its_tests_need(
+def test_the_snapshot_made_beside_go_is_the_one_that_its_tests_need(
     vimto: Vimto, cache: Path, module: Module, tmp_path: Path, shares: int
 ) -> None:
     module.test("m_test.go", "func TestNothing(t *testing.T) {}")
@@ -153,11 +153,11 @@ def test_the_save_made_beside_go_is_the_one_that_its_tests_need(
         (tmp_path / f"share{index}").mkdir()
         vimto.flags = (*vimto.flags, "-share", str(tmp_path / f"share{index}"))
     vimto.go(".").check()
-    assert len(saves_of(cache)) == 1
+    assert len(snapshots_of(cache)) == 1
 
 
 def test_what_cannot_be_told_to_a_loaded_qemu_starts_another(
-    vimto: Vimto, save: Path, tmp_path: Path
+    vimto: Vimto, snapshot: Path, tmp_path: Path
 ) -> None:
     """QEMU loads before it is known what it is to be, and its files have no quotes."""
     place = tmp_path / 'say "x", or not'
@@ -179,62 +179,62 @@ def test_more_shares_than_any_machine_has_are_refused(vimto: Vimto, tmp_path: Pa
     assert "hint:" in outcome.errors
 
 
-def forge(save: Path) -> None:
+def forge(snapshot: Path) -> None:
     """Make the snapshot's description fit what its files have become."""
-    info = json.loads((save / "info").read_text())
+    info = json.loads((snapshot / "info").read_text())
     for name in ("ram", "state"):
-        with open(save / name, "rb") as file:
+        with open(snapshot / name, "rb") as file:
             info[name] = [file.seek(0, os.SEEK_END), digest_file(file.fileno())]
-    (save / "info").write_text(json.dumps(info))
+    (snapshot / "info").write_text(json.dumps(info))
 
 
 @pytest.mark.parametrize("damage", ["truncated ram", "altered ram", "truncated state", "no info"])
-def test_a_damaged_save_is_made_anew(vimto: Vimto, save: Path, damage: str) -> None:
-    held = open(save / "ram", "rb")  # noqa: SIM115 (so that no other file gets its inode)
+def test_a_damaged_snapshot_is_made_anew(vimto: Vimto, snapshot: Path, damage: str) -> None:
+    held = open(snapshot / "ram", "rb")  # noqa: SIM115 (so that no other file gets its inode)
     if damage == "truncated ram":
-        os.truncate(save / "ram", 4096)
+        os.truncate(snapshot / "ram", 4096)
     elif damage == "altered ram":
-        before = (save / "ram").stat()
-        with open(save / "ram", "r+b") as file:
+        before = (snapshot / "ram").stat()
+        with open(snapshot / "ram", "r+b") as file:
             file.seek(32 << 20)
             file.write(b"x" * 4096)
-        os.utime(save / "ram", ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.utime(snapshot / "ram", ns=(before.st_atime_ns, before.st_mtime_ns))
     elif damage == "truncated state":
-        os.truncate(save / "state", 1000)
+        os.truncate(snapshot / "state", 1000)
     else:
-        (save / "info").unlink()
+        (snapshot / "info").unlink()
     outcome = vimto.script("echo once >>count; cat count").check()
     assert outcome.stdout == b"once\n"
     assert outcome.stderr.count(b"\n") <= 1
-    assert not os.path.samestat((save / "ram").stat(), os.fstat(held.fileno()))
+    assert not os.path.samestat((snapshot / "ram").stat(), os.fstat(held.fileno()))
     held.close()
-    assert sorted(path.name for path in save.iterdir()) == ["info", "ram", "state"]
+    assert sorted(path.name for path in snapshot.iterdir()) == ["info", "ram", "state"]
 
 
-def test_a_save_that_does_not_come_back_is_dropped(vimto: Vimto, save: Path) -> None:
+def test_a_snapshot_that_does_not_come_back_is_dropped(vimto: Vimto, snapshot: Path) -> None:
     # The description is forged, so that nothing but the silence of the machine gives it away.
-    size = (save / "ram").stat().st_size
-    os.truncate(save / "ram", 0)
-    os.truncate(save / "ram", size)
-    forge(save)
+    size = (snapshot / "ram").stat().st_size
+    os.truncate(snapshot / "ram", 0)
+    os.truncate(snapshot / "ram", size)
+    forge(snapshot)
     outcome = vimto.script("echo once >>count; cat count").check()
     assert outcome.stdout == b"once\n"
     assert outcome.errors.startswith("warning: the machine was not restored, booting: ")
     assert outcome.errors.endswith("; the snapshot is dropped\n")
     assert outcome.stderr.count(b"\n") == 1
-    assert not save.exists()
+    assert not snapshot.exists()
 
 
-def test_a_state_that_qemu_refuses_is_dropped(vimto: Vimto, save: Path, module: Module) -> None:
-    data = bytearray((save / "state").read_bytes())
+def test_a_state_that_qemu_refuses_is_dropped(vimto: Vimto, snapshot: Path, module: Module) -> None:
+    data = bytearray((snapshot / "state").read_bytes())
     data[:64] = bytes(64)
-    (save / "state").write_bytes(data)
-    forge(save)
+    (snapshot / "state").write_bytes(data)
+    forge(snapshot)
     outcome = vimto("exec", "echo", "hi").check()
     assert outcome.stdout == b"hi\n"
     assert outcome.stderr.count(b"\n") == 1
     assert "load of migration failed: Invalid argument" in outcome.errors, "QEMU's own reason"
-    assert not save.exists()
+    assert not snapshot.exists()
     # For a while machines boot, without another try, and say so; tests leave that to who runs go.
     module.test("m_test.go", "func TestNothing(t *testing.T) {}")
     for words in (("exec", "true"), ("go", "test", ".")):
@@ -243,7 +243,7 @@ def test_a_state_that_qemu_refuses_is_dropped(vimto: Vimto, save: Path, module: 
         assert "load of migration failed" in outcome.errors
         assert outcome.errors.count("\n") == 1
     assert b"snapshots" not in outcome.stdout
-    assert not save.exists()
+    assert not snapshot.exists()
 
 
 def qemu_of(vimto: Vimto) -> int:
@@ -261,7 +261,7 @@ def qemu_of(vimto: Vimto) -> int:
     raise AssertionError("no QEMU runs")
 
 
-def test_a_machine_lost_after_the_start_is_never_run_again(vimto: Vimto, save: Path) -> None:
+def test_a_machine_lost_after_the_start_is_never_run_again(vimto: Vimto, snapshot: Path) -> None:
     script = "echo once >>count; echo started; sleep 1000"
     with vimto.start("exec", "sh", "-c", script) as process:
         assert process.stdout and process.stderr
@@ -271,7 +271,7 @@ def test_a_machine_lost_after_the_start_is_never_run_again(vimto: Vimto, save: P
         assert process.wait(_LIMIT) == 125
     assert "ended before the command reported its status" in errors
     assert (vimto.directory / "count").read_text() == "once\n"
-    assert save.exists()
+    assert snapshot.exists()
 
 
 @pytest.mark.parametrize("step", ["", "empty", "ram", "state"])
@@ -279,14 +279,16 @@ def test_a_killed_maker_leaves_nothing_that_lasts(vimto: Vimto, cache: Path, ste
     process = vimto.start("exec", "true")
     deadline = time.monotonic() + _LIMIT
     # Kill it as soon as the step has begun; the last one may be over by then, which is fine.
-    while not list(cache.glob(f"saves/.*~/*/{step}")) and not saves_of(cache):
+    while not list(cache.glob(f"snapshots/.*~/*/{step}")) and not snapshots_of(cache):
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.kill()
     process.communicate()
     vimto.wait_gone()
     assert vimto("exec", "echo", "hi").check().stdout == b"hi\n"
-    names = [path.name for path in (cache / "saves").iterdir() if not path.name.endswith(".lock")]
+    names = [
+        path.name for path in (cache / "snapshots").iterdir() if not path.name.endswith(".lock")
+    ]
     assert len(names) == 1
     assert not names[0].startswith(".")
 
@@ -335,7 +337,7 @@ def test_root_s_cache_serves_others_who_cannot_write_to_it(stranger: Vimto, publ
     shutil.rmtree(cache)
 
 
-def test_removing_saves_never_hurts_a_running_machine(vimto: Vimto, save: Path) -> None:
+def test_removing_snapshots_never_hurts_a_running_machine(vimto: Vimto, snapshot: Path) -> None:
     with vimto.start("exec", "cat", stdin=subprocess.PIPE) as process:
         assert process.stdin and process.stdout
         process.stdin.write(b"one\n")
@@ -343,16 +345,16 @@ def test_removing_saves_never_hurts_a_running_machine(vimto: Vimto, save: Path) 
         assert process.stdout.readline() == b"one\n"
         vimto("kernel", "prune", "-all").check()
         vimto("flush-cache").check()
-        assert save.exists()
+        assert snapshot.exists()
         process.stdin.write(b"two\n")
         process.stdin.close()
         assert process.stdout.read() == b"two\n"
         assert process.wait(_LIMIT) == 0
     vimto("kernel", "prune", "-all").check()
-    assert not save.exists()
+    assert not snapshot.exists()
 
 
-def test_one_makes_the_save_and_the_others_wait(vimto: Vimto, cache: Path) -> None:
+def test_one_makes_the_snapshot_and_the_others_wait(vimto: Vimto, cache: Path) -> None:
     """One of them as in another container: it sees none of the others' processes."""
     vimto.flags = (*vimto.flags, "-v")
     processes = [vimto.start("exec", "echo", str(index)) for index in range(2)]
@@ -366,29 +368,29 @@ def test_one_makes_the_save_and_the_others_wait(vimto: Vimto, cache: Path) -> No
     commands = b"".join(stderr for _, stderr in outputs)
     assert commands.count(b" -kernel /") == 1, "more than one machine was booted"
     assert commands.count(b" -incoming defer") == 3
-    assert len(saves_of(cache)) == 1
+    assert len(snapshots_of(cache)) == 1
 
 
-def test_the_oldest_saves_are_removed_past_the_limit(vimto: Vimto, save: Path) -> None:
+def test_the_oldest_snapshots_are_removed_past_the_limit(vimto: Vimto, snapshot: Path) -> None:
     vimto.flags = (*vimto.flags, "-snapshot-limit", "1M", "-memory", "600M")
     vimto("exec", "true").check()
-    (left,) = saves_of(save.parents[1])
-    assert left != save
+    (left,) = snapshots_of(snapshot.parents[1])
+    assert left != snapshot
     listing = vimto("kernel", "ls").check().text
     assert "600" in listing
     vimto("-no-snapshot", "-cache-limit", "1M", "exec", "true").check()
-    assert saves_of(save.parents[1]) == []
+    assert snapshots_of(snapshot.parents[1]) == []
 
 
-def test_saves_can_be_turned_off(vimto: Vimto, cache: Path) -> None:
+def test_snapshots_can_be_turned_off(vimto: Vimto, cache: Path) -> None:
     vimto("-no-snapshot", "exec", "true").check()
     (vimto.directory / ".vimto.toml").write_text("snapshot = false\n")
     vimto("exec", "true").check()
-    assert saves_of(cache) == []
+    assert snapshots_of(cache) == []
 
 
-def test_a_ram_file_is_sparse(save: Path) -> None:
-    status = (save / "ram").stat()
+def test_a_ram_file_is_sparse(snapshot: Path) -> None:
+    status = (snapshot / "ram").stat()
     assert status.st_size == 1 << 30
     assert status.st_blocks * 512 < 300 << 20
 
@@ -407,7 +409,7 @@ def test_a_cache_in_an_archive_restores_elsewhere(
     used = [Path(name) for name in json.loads(resolved.read_bytes())["entries"]]
     # The modules' index is looked at to resolve a kernel, and not needed by what runs.
     names = [
-        "saves",
+        "snapshots",
         "modules",
         *(path.relative_to(cache) for path in used if path.is_relative_to(cache)),
     ]

@@ -23,7 +23,7 @@ KINDS = (
     "images",
     "initramfs",
     "modules",
-    "saves",
+    "snapshots",
     "vmlinux",
 )
 # Directories of files that are read without a lock; entries are looked at when they are held.

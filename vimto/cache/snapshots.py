@@ -1,8 +1,8 @@
 """Snapshots on disk: machines that wait for their first order, kept as files and restored for ever.
 
-    CACHE/saves/KEY/ram          the guest's RAM, sparse; restored machines map it privately
-    CACHE/saves/KEY/state        the devices
-    CACHE/saves/KEY/info         JSON: digests of the two, and what the snapshot is for people
+    CACHE/snapshots/KEY/ram          the guest's RAM, sparse; restored machines map it privately
+    CACHE/snapshots/KEY/state        the devices
+    CACHE/snapshots/KEY/info         JSON: digests of the two, and what the snapshot is for people
 
 KEY stands for all that shaped the machine, as contents: the same machine has the same key on
 another host. A snapshot is used by whoever holds it, and one that is not what `info` says is as
@@ -51,12 +51,12 @@ class Snapshot:
         entry.remove(self.path)
 
 
-def find_snapshot(saves: str, key: str) -> Snapshot | None:
+def find_snapshot(snapshots: str, key: str) -> Snapshot | None:
     """Return the snapshot `key`, held, or None when there is none that can be trusted.
 
     One that is damaged, or that somebody else could have written, is removed.
     """
-    path = os.path.join(saves, key)
+    path = os.path.join(snapshots, key)
     try:
         lock = entry.hold(path)
     except entry.UntrustedError:
@@ -65,7 +65,7 @@ def find_snapshot(saves: str, key: str) -> Snapshot | None:
     except OSError:
         return None
     try:
-        if _is_whole(path, Table(os.path.dirname(saves))):
+        if _is_whole(path, Table(os.path.dirname(snapshots))):
             state = os.open(os.path.join(path, "state"), os.O_RDONLY | os.O_CLOEXEC)
         else:
             os.close(lock)
@@ -106,20 +106,20 @@ def _is_whole(path: str, table: Table) -> bool:
     return True
 
 
-def have_snapshot(saves: str, key: str) -> bool:
+def have_snapshot(snapshots: str, key: str) -> bool:
     """Say whether there is a snapshot `key`, without a closer look."""
-    return os.path.exists(os.path.join(saves, key, "info"))
+    return os.path.exists(os.path.join(snapshots, key, "info"))
 
 
 @contextmanager
-def new_snapshot(saves: str, key: str, about: dict[str, object]) -> Iterator[str]:
+def new_snapshot(snapshots: str, key: str, about: dict[str, object]) -> Iterator[str]:
     """Give a directory in which to make `ram` and `state`, which becomes the snapshot `key`.
 
     Nothing is left when the body raises. `about` goes into `info`. Raises `OSError`, or
     `CacheError` where the cache cannot be written.
     """
-    path = os.path.join(saves, key)
-    table = Table(os.path.dirname(saves))
+    path = os.path.join(snapshots, key)
+    table = Table(os.path.dirname(snapshots))
     with entry.new_directory(path) as aside:
         yield aside
         info = {**about, "created": int(time.time())}
@@ -148,11 +148,11 @@ class SnapshotInfo(NamedTuple):
     busy: bool
 
 
-def list_snapshots(saves: str) -> list[SnapshotInfo]:
-    """Return the snapshots in `saves`, the one used last first."""
+def list_snapshots(snapshots: str) -> list[SnapshotInfo]:
+    """Return the snapshots in `snapshots`, the one used last first."""
     found = []
-    for key in entry.entries(saves):
-        path = os.path.join(saves, key)
+    for key in entry.entries(snapshots):
+        path = os.path.join(snapshots, key)
         try:
             with open(f"{path}/info", "rb") as file:
                 info = json.load(file)
@@ -166,15 +166,15 @@ def list_snapshots(saves: str) -> list[SnapshotInfo]:
 
 
 def prune_snapshots(
-    saves: str, limit: int, *, keep: str = "", since: float = math.inf
+    snapshots: str, limit: int, *, keep: str = "", since: float = math.inf
 ) -> list[SnapshotInfo]:
     """Remove the longest unused snapshots until all take at most `limit` bytes.
 
     Those stay that are in use, that were used at `since` or later, and `keep`. Returns what was
     removed. What killed makers left is removed as well.
     """
-    entry.sweep(saves)
-    found = list_snapshots(saves)
+    entry.sweep(snapshots)
+    found = list_snapshots(snapshots)
     total = sum(snapshot.size for snapshot in found)
     removed = []
     for snapshot in reversed(found):
@@ -182,7 +182,7 @@ def prune_snapshots(
             break
         if snapshot.key == keep or snapshot.used >= since:
             continue
-        if entry.remove(os.path.join(saves, snapshot.key)):
+        if entry.remove(os.path.join(snapshots, snapshot.key)):
             total -= snapshot.size
             removed.append(snapshot)
     return removed

@@ -35,10 +35,10 @@ class Verdict(NamedTuple):
         return time.time() < self.until
 
 
-def find_verdict(saves: str, key: str) -> Verdict | None:
+def find_verdict(snapshots: str, key: str) -> Verdict | None:
     """Return what is held against the snapshot `key`, or None."""
     try:
-        with open(_place(saves, key), "rb") as file:
+        with open(_place(snapshots, key), "rb") as file:
             value = json.load(file)
             at = os.fstat(file.fileno()).st_mtime
         until = at + _OFF if value["off"] else 0.0
@@ -47,36 +47,36 @@ def find_verdict(saves: str, key: str) -> Verdict | None:
         return None
 
 
-def turn_off(saves: str, key: str, kind: str, reason: str) -> None:
+def turn_off(snapshots: str, key: str, kind: str, reason: str) -> None:
     """Let nobody use or make the snapshot `key` for a while."""
-    _write(saves, key, {"kind": kind, "reason": reason, "off": True})
+    _write(snapshots, key, {"kind": kind, "reason": reason, "off": True})
 
 
-def suspect(saves: str, key: str, kind: str, reason: str) -> bool:
+def suspect(snapshots: str, key: str, kind: str, reason: str) -> bool:
     """Hold a failure of the kind `kind` against the snapshot `key`; a second in a row turns it off.
 
     Returns whether it did.
     """
-    before = find_verdict(saves, key)
+    before = find_verdict(snapshots, key)
     second = before is not None and before.kind == kind
-    _write(saves, key, {"kind": kind, "reason": reason, "off": second})
+    _write(snapshots, key, {"kind": kind, "reason": reason, "off": second})
     return second
 
 
-def acquit(saves: str, key: str) -> None:
+def acquit(snapshots: str, key: str) -> None:
     """Hold nothing against the snapshot `key` any more: it could be made, or restored."""
     with suppress(OSError):
-        os.unlink(_place(saves, key))
+        os.unlink(_place(snapshots, key))
 
 
-def acquit_all(saves: str) -> None:
-    """Hold nothing against any snapshot in `saves`."""
-    for key in entry.entries(os.path.dirname(_place(saves, "x"))):
-        acquit(saves, key)
+def acquit_all(snapshots: str) -> None:
+    """Hold nothing against any snapshot in `snapshots`."""
+    for key in entry.entries(os.path.dirname(_place(snapshots, "x"))):
+        acquit(snapshots, key)
 
 
-def _write(saves: str, key: str, value: dict[str, object]) -> None:
-    path = _place(saves, key)
+def _write(snapshots: str, key: str, value: dict[str, object]) -> None:
+    path = _place(snapshots, key)
     aside = f"{path}.{os.urandom(4).hex()}"
     with suppress(OSError):
         os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
@@ -89,5 +89,5 @@ def _write(saves: str, key: str, value: dict[str, object]) -> None:
                 os.unlink(aside)
 
 
-def _place(saves: str, key: str) -> str:
-    return os.path.join(local_directory(os.path.dirname(saves)), "failed", key)
+def _place(snapshots: str, key: str) -> str:
+    return os.path.join(local_directory(os.path.dirname(snapshots)), "failed", key)

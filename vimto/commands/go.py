@@ -77,7 +77,7 @@ def run_go(config: Config, argv: list[str]) -> int:
     with (
         prepare(config, shares=shares, temporary=temporary, directory=directory) as plan,
         hand_over(plan._replace(go_timeout=timeout)) as handover,
-        background_save(plan, handover, [f"{temporary}/go-build/b001/test"], directory),
+        background_snapshot(plan, handover, [f"{temporary}/go-build/b001/test"], directory),
     ):
         return proc.foreground(command.with_exec(handover.shim(), timeless=bool(timeout)))
 
@@ -129,7 +129,7 @@ def hand_over(plan: Plan) -> Iterator[Handover]:
 
 
 @contextlib.contextmanager
-def background_save(
+def background_snapshot(
     plan: Plan, handover: Handover, argv: Sequence[str], cwd: str
 ) -> Iterator[None]:
     """Let the kernel boot, and be saved, beside what the context does; shims wait for it.
@@ -138,10 +138,10 @@ def background_save(
     """
     _, shape = choose_machine(plan, Request(list(argv), cwd, os.environb))
     off = shape.key and are_off(plan, shape, told=False)  # once, and not in each test's output
-    if not shape.key or off or have_snapshot(plan.saves, shape.key):
+    if not shape.key or off or have_snapshot(plan.snapshots, shape.key):
         yield
         return
-    pid = spawn(handover.shim("--save", str(shape.shares)), log=2)
+    pid = spawn(handover.shim("--snapshot", str(shape.shares)), log=2)
     try:
         yield
     finally:

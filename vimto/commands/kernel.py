@@ -185,14 +185,14 @@ def prune(config: Config, words: Sequence[str]) -> None:
         config.cache_dir,
         before=before,
         limit=0 if everything else config.cache_limit,
-        saves=0 if everything else config.snapshot_limit,
+        snapshot_limit=0 if everything else config.snapshot_limit,
     )
     freed = 0
     for item in removed:
         freed += item.size
         _say_removed(item)
     inventory.forget(config.cache_dir, before=before)
-    verdicts.acquit_all(str(config.cache_dir / "saves"))
+    verdicts.acquit_all(str(config.cache_dir / "snapshots"))
     _say(f"{show_bytes(freed)} freed")
     for item in inventory.list_items(config.cache_dir) if everything else ():
         console.note(f"`{item.names[0]}` {_why_kept(item)}")

@@ -94,7 +94,7 @@ class Plan(NamedTuple):
     memory: int
     smp: int
     shapes: list[Shape]
-    saves: str
+    snapshots: str
     snapshot_limit: int
     boot_timeout: float
     timeout: float

@@ -137,7 +137,7 @@ def _plan(
         memory=config.memory,
         smp=config.smp,
         shapes=shapes,
-        saves=str(config.cache_dir / "saves"),
+        snapshots=str(config.cache_dir / "snapshots"),
         snapshot_limit=config.snapshot_limit,
         boot_timeout=config.boot_timeout or BOOT_LIMIT[accelerator.name],
         timeout=config.timeout,

@@ -97,7 +97,7 @@ def settle(plan: Plan, shape: Shape, snapshot: Snapshot, exc: NotRestoredError, 
 
     Otherwise the user is told, in one line.
     """
-    place, reason = (plan.saves, shape.key), exc.message
+    place, reason = (plan.snapshots, shape.key), exc.message
     if exc.fault == STATE:
         verdicts.turn_off(*place, STATE, reason)
         off = True
@@ -120,7 +120,7 @@ def settle(plan: Plan, shape: Shape, snapshot: Snapshot, exc: NotRestoredError, 
 
 def are_off(plan: Plan, shape: Shape, *, told: bool) -> bool:
     """Say whether snapshots of this machine are off for a while; the user is told unless `told`."""
-    found = verdicts.find_verdict(plan.saves, shape.key)
+    found = verdicts.find_verdict(plan.snapshots, shape.key)
     if found is None or not found.is_off:
         return False
     until = time.strftime("%H:%M:%S", time.localtime(found.until))

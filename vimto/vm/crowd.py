@@ -48,16 +48,16 @@ _PLACE_PATIENCE = 5.0
 
 
 class _Place:
-    """Bytes of the directory `saves` that are ours until `close`, and a view of the others'.
+    """Bytes of the directory `snapshots` that are ours until `close`, and a view of the others'.
 
     Where the directory cannot be locked, the machine is not seen, and sees nobody.
     """
 
-    def __init__(self, saves: str, start: int, length: int) -> None:
+    def __init__(self, snapshots: str, start: int, length: int) -> None:
         self._fd = -1
         self.start = start
         try:
-            self._fd = os.open(saves, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._fd = os.open(snapshots, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._ask(fcntl.F_OFD_SETLK, fcntl.F_RDLCK, start, length)
         except OSError:
             pass
@@ -97,9 +97,9 @@ class _Place:
 class Seat(_Place):
     """The place in the crowd of a machine with `processors`, while it runs."""
 
-    def __init__(self, saves: str, processors: int) -> None:
+    def __init__(self, snapshots: str, processors: int) -> None:
         self._processors = processors
-        super().__init__(saves, _SEATS + int.from_bytes(os.urandom(7), "big"), processors)
+        super().__init__(snapshots, _SEATS + int.from_bytes(os.urandom(7), "big"), processors)
 
     def threads(self) -> str:
         """Return how QEMU shall emulate: each processor in a thread, or all of them in one.
@@ -116,10 +116,10 @@ class Turn(_Place):
     `close` lets the next one come.
     """
 
-    def __init__(self, saves: str) -> None:
+    def __init__(self, snapshots: str) -> None:
         with suppress(OSError):
-            os.makedirs(saves, mode=0o755, exist_ok=True)
-        super().__init__(saves, _QUEUE + time.monotonic_ns(), 1)
+            os.makedirs(snapshots, mode=0o755, exist_ok=True)
+        super().__init__(snapshots, _QUEUE + time.monotonic_ns(), 1)
 
     def take(self) -> None:
         """Be one of those that start, not of those that wait for it."""
@@ -163,7 +163,7 @@ def obstacle(ahead: int, running: int, memory: int, available: Callable[[], int]
 
 
 def wait_turn(
-    saves: str, memory: int, pause: Callable[[float], None], limit: float = math.inf
+    snapshots: str, memory: int, pause: Callable[[float], None], limit: float = math.inf
 ) -> Turn:
     """Return once a machine with `memory` MiB may start; the caller closes its turn then.
 
@@ -171,7 +171,7 @@ def wait_turn(
     all the same after `limit` seconds, and when a minute has brought no memory, nor any other
     machine's start or end; goes past others that were stopped.
     """
-    turn = Turn(saves)
+    turn = Turn(snapshots)
     try:
         _wait(turn, memory, pause, limit)
         turn.take()

@@ -88,7 +88,7 @@ def start_machine(plan: Plan, shape: Shape, backing: Backing, extra: Extra, qemu
     """
     with ExitStack() as stack:
         stack.callback(qemu.close)
-        seat = Seat(plan.saves, plan.smp)
+        seat = Seat(plan.snapshots, plan.smp)
         stack.callback(seat.close)
         threads = backing.threads or seat.threads()
         behind = [accelerator_option(plan.accelerator, threads), backing.ram.option(plan.memory)]

@@ -96,7 +96,7 @@ def choose_machine(plan: Plan, request: Request) -> tuple[Places, Shape]:
     wanted = [shares.Share(path, readonly) for path, readonly in plan.shares]
     wanted += shares.find_shares(command)
     shared = shares.collapse(wanted)
-    shares.refuse_cache(shared, os.path.dirname(plan.saves))
+    shares.refuse_cache(shared, os.path.dirname(plan.snapshots))
     named = [*plan.shown, *(share.path for share in wanted)]
     places = Places(shared, *views.find_views(command, named, shared))
     return places, plan.shape_for(len(shared))
@@ -107,7 +107,7 @@ def _command(plan: Plan, request: Request) -> shares.Command:
     return shares.Command(request.argv, request.cwd, environment, plan.temporary, plan.homes)
 
 
-def make_save(plan: Plan, shape: Shape, lifeline: int) -> int:
+def make_snapshot(plan: Plan, shape: Shape, lifeline: int) -> int:
     """Make the snapshot of `shape` if there is none; returns a status.
 
     Runs beside go's compiling. Whoever needs it waits for its lock; a failure is left for
@@ -115,11 +115,11 @@ def make_save(plan: Plan, shape: Shape, lifeline: int) -> int:
     """
     with SignalPipe() as signals:
         try:
-            save = snapshot.acquire_snapshot(plan, shape, Waiting(signals, lifeline))
+            found = snapshot.acquire_snapshot(plan, shape, Waiting(signals, lifeline))
         except VimtoError:
             return 1
-        if save is not None:
-            save.close()
+        if found is not None:
+            found.close()
     return 0
 
 
@@ -144,11 +144,11 @@ class _Job(NamedTuple):
             show_log(machine)
             return status
 
-    def run_restored(self, save: Snapshot) -> int:
+    def run_restored(self, found: Snapshot) -> int:
         more = self.request.companion.extra
         with (
             closing(self._wait_turn()) as turn,
-            machines.restore(self.plan, self.shape, self._directories(), save, more) as machine,
+            machines.restore(self.plan, self.shape, self._directories(), found, more) as machine,
         ):
             conversation = self._conversation(machine, turn, restored=True)
             conversation.send_order()
@@ -162,7 +162,7 @@ class _Job(NamedTuple):
             return status
 
     def _praise(self) -> None:
-        verdicts.acquit(self.plan.saves, self.shape.key)
+        verdicts.acquit(self.plan.snapshots, self.shape.key)
         console.debug("the machine is restored from a snapshot")
 
     def _directories(self) -> dict[str, Directory]:
@@ -170,7 +170,7 @@ class _Job(NamedTuple):
 
     def _wait_turn(self) -> Turn:
         waiting = self.waiting
-        return wait_turn(self.plan.saves, self.plan.memory, waiting.pause, waiting.left)
+        return wait_turn(self.plan.snapshots, self.plan.memory, waiting.pause, waiting.left)
 
     def _conversation(self, machine: Machine, turn: Turn, *, restored: bool) -> Conversation:
         companion = self.request.companion

@@ -67,12 +67,12 @@ def _acquire(plan: Plan, shape: Shape, waiting: Waiting) -> Snapshot | None:
     planned = waiting.lifeline >= 0
     if are_off(plan, shape, told=planned):
         return None
-    found = find_snapshot(plan.saves, shape.key)
+    found = find_snapshot(plan.snapshots, shape.key)
     if found is not None:
         return found
     try:
         with locked(
-            f"{plan.saves}/{shape.key}",
+            f"{plan.snapshots}/{shape.key}",
             waiting="another vimto makes the snapshot of this machine",
             limit=min(waiting.left, _MAKER_LIMIT),
             say=console.debug if planned else console.note,
@@ -80,9 +80,9 @@ def _acquire(plan: Plan, shape: Shape, waiting: Waiting) -> Snapshot | None:
         ):
             if are_off(plan, shape, told=True):  # the one before has said why
                 return None
-            found = find_snapshot(plan.saves, shape.key)
+            found = find_snapshot(plan.snapshots, shape.key)
             if found is None and _try_make(plan, shape, waiting):
-                found = find_snapshot(plan.saves, shape.key)
+                found = find_snapshot(plan.snapshots, shape.key)
             return found
     except CacheBusyError as exc:
         why = ", for go's own timer has started" if waiting.left <= 0 else ""
@@ -98,7 +98,7 @@ def _try_make(plan: Plan, shape: Shape, waiting: Waiting) -> bool:
     One that is likely to repeat turns snapshots off, so that those who come next do not each boot
     twice.
     """
-    place = plan.saves, shape.key
+    place = plan.snapshots, shape.key
     try:
         try:
             _make(plan, shape, waiting)
@@ -108,7 +108,7 @@ def _try_make(plan: Plan, shape: Shape, waiting: Waiting) -> bool:
         reason = exc.message if isinstance(exc, VimtoError) else str(exc.strerror)
         number = _find_errno(exc)
         if number in _FULL:
-            reason = f"the disk that holds `{plan.saves}` is full: {os.strerror(number)}"
+            reason = f"the disk that holds `{plan.snapshots}` is full: {os.strerror(number)}"
         console.warn(f"the machine was not saved, so it boots: {reason}")
         if isinstance(exc, QemuSilentError):
             verdicts.suspect(*place, "saving", reason)
@@ -132,10 +132,10 @@ def _check_full(directory: str) -> None:
     os.unlink(f"{directory}/room")
 
 
-def _check_room(saves: str) -> None:
-    room = os.statvfs(saves)
+def _check_room(snapshots: str) -> None:
+    room = os.statvfs(snapshots)
     if room.f_bavail * room.f_frsize < _ROOM_NEEDED:
-        raise _PassingError(f"less than {_ROOM_NEEDED >> 20} MiB are free in `{saves}`")
+        raise _PassingError(f"less than {_ROOM_NEEDED >> 20} MiB are free in `{snapshots}`")
 
 
 def _make(plan: Plan, shape: Shape, waiting: Waiting) -> None:
@@ -144,10 +144,10 @@ def _make(plan: Plan, shape: Shape, waiting: Waiting) -> None:
     A failure leaves nothing. Raises `OSError`, `QemuError` or `CacheError` when the machine cannot
     be saved, and `BootError` for one that does not boot.
     """
-    sweep(plan.saves)
+    sweep(plan.snapshots)
     about = {"kernel": plan.kernel_name, "memory": plan.memory}
-    _check_room(plan.saves)
-    with new_snapshot(plan.saves, shape.key, about) as aside:
+    _check_room(plan.snapshots)
+    with new_snapshot(plan.snapshots, shape.key, about) as aside:
         empty = f"{aside}/empty"
         os.mkdir(empty)
         backing = Backing(
@@ -157,7 +157,7 @@ def _make(plan: Plan, shape: Shape, waiting: Waiting) -> None:
         )
         extra = Extra(kernel_flags(plan))
         with (
-            closing(wait_turn(plan.saves, plan.memory, waiting.pause, waiting.left)),
+            closing(wait_turn(plan.snapshots, plan.memory, waiting.pause, waiting.left)),
             start_machine(plan, shape, backing, extra, Qemu(plan.qemu)) as machine,
         ):
             try:
@@ -172,7 +172,7 @@ def _make(plan: Plan, shape: Shape, waiting: Waiting) -> None:
                 raise
             show_log(machine)
         os.rmdir(empty)
-    prune_snapshots(plan.saves, plan.snapshot_limit, keep=shape.key)
+    prune_snapshots(plan.snapshots, plan.snapshot_limit, keep=shape.key)
 
 
 def _not_booted(exc: BootError, machine: Machine, plan: Plan) -> VimtoError:
