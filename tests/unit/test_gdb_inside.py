@@ -26,7 +26,7 @@ def test_gdb_needs_nothing_of_vimto(name: str) -> None:
 
 def test_a_session_that_cannot_start_ends_gdb(tmp_path: Path) -> None:
     script = tmp_path / "start.gdb"
-    settings = session.Settings(
+    settings = session.GdbConfig(
         target="nowhere",
         directory="",
         result="",

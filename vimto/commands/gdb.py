@@ -335,9 +335,9 @@ class _Run:
                 finally:
                     os.close(descriptor)
 
-    def _settings(self, address: Path, output: Path) -> session.Settings:
+    def _settings(self, address: Path, output: Path) -> session.GdbConfig:
         where = "before its first instruction" if self.options.from_boot else "before it starts"
-        return session.Settings(
+        return session.GdbConfig(
             target=os.fspath(address),
             directory=os.fspath(self.directory),
             result=os.fspath(self.directory / "result"),
@@ -356,7 +356,7 @@ class _Run:
             batch=self.options.is_batch,
         )
 
-    def _gdb_words(self, settings: session.Settings) -> list[str]:
+    def _gdb_words(self, settings: session.GdbConfig) -> list[str]:
         """Return gdb's command line, once the machine is there to be looked at."""
         vmlinux = self.symbols.vmlinux
         if not self.options.from_boot:

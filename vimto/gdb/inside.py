@@ -1,7 +1,7 @@
 """What runs inside gdb, in gdb's own Python: connect, symbols of modules, and how it all ended.
 
 gdb imports this file by its path, so it imports nothing of ours; `gdb` is handed in, so that it can
-be read, and tested, without one. Settings come as JSON, see `vimto.gdb.session`.
+be read, and tested, without one. Its configuration comes as JSON, see `vimto.gdb.session`.
 """
 
 import importlib.util

@@ -121,7 +121,7 @@ class Listener(Stub):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class GdbConfig:
     """What `vimto.gdb.inside` is told; paths are absolute.
 
     `machine` is QEMU's pid, `directory` a private place for files, `result` where to read how the
@@ -159,7 +159,7 @@ class Gdb(Stub):
         extra: Extra,
         make_argv: Callable[[int], list[str]],
         fds: tuple[int, int, int],
-        settings: Settings,
+        settings: GdbConfig,
         *,
         from_boot: bool = False,
     ) -> None:
@@ -269,7 +269,7 @@ def describe(result: Exit) -> str:
     return f"the command has ended, status {status}" + ("" if status else ": passed")
 
 
-def write_script(settings: Settings, path: Path) -> None:
+def write_script(settings: GdbConfig, path: Path) -> None:
     """Write the file that gdb is started with (`-x`)."""
     values = path.with_suffix(".json")
     shown = [visible(line, keep="") for line in settings.greeting]
