@@ -212,4 +212,4 @@ def test_the_processor_is_identified(cpuinfo: Path) -> None:
 
 @pytest.mark.parametrize(("version", "can"), [((7, 2, 22), False), ((10, 0, 13), True)])
 def test_which_qemu_makes_special_files(version: tuple[int, int, int], can: bool) -> None:
-    assert probe.Qemu("/q", version, "").makes_special_files is can
+    assert probe.QemuBinary("/q", version, "").makes_special_files is can
