@@ -12,7 +12,7 @@ from vimto.qemu.backends import Ram, accelerator_option
 from vimto.qemu.monitor import Monitor
 from vimto.qemu.options import INCOMING, Flag, Option
 from vimto.qemu.process import Qemu
-from vimto.vm import crowd, protocol, snapshot
+from vimto.vm import claims, protocol, snapshot
 from vimto.vm.order import describe_host, make_order
 from vimto.vm.protocol import Kind
 from vimto.vm.request import Places, Request
@@ -40,7 +40,7 @@ def measure_floor(kernel: str, directory: str) -> float:
         with closing(found), Qemu(plan.qemu) as qemu:
             options = [
                 *shape.options,
-                accelerator_option(plan.accelerator, crowd.ALONE),
+                accelerator_option(plan.accelerator, claims.ALONE),
                 Ram(found.ram).option(plan.memory),
                 *(each.option(tag) for tag, each in directories.items()),
                 INCOMING,

@@ -1,7 +1,7 @@
 """Everything that can go wrong with vimto itself, as opposed to the test it runs.
 
 Only `cli` and `shim` catch these; each ends vimto with `VimtoError.status`, so that a caller can
-tell "the VM was lost" from "the test failed".
+tell "the machine was lost" from "the test failed".
 """
 
 import errno
@@ -85,7 +85,7 @@ class EmulatorFaultError(BootError):
     """The machine did not come up for a fault of the emulator that another try may not meet."""
 
 
-class LostVMError(VimtoError):
+class LostMachineError(VimtoError):
     """The machine ended, or fell silent, before the command's status was known."""
 
 

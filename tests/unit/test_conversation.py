@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from vimto.errors import BootError, LostVMError
+from vimto.errors import BootError, LostMachineError
 from vimto.vm import conversation, delivery, protocol
 from vimto.vm.conversation import Conversation, Limits
 from vimto.vm.observer import Line, Observer, State
@@ -345,7 +345,9 @@ def test_the_end_of_the_machine_is_no_status(signals: SignalPipe, started: bool)
             start(guest)
         guest.end.close()
 
-    with pytest.raises(LostVMError if started else BootError, match="the machine ended before"):
+    with pytest.raises(
+        LostMachineError if started else BootError, match="the machine ended before"
+    ):
         Talk(signals).play(part)
 
 
@@ -355,9 +357,9 @@ def test_silence_has_a_limit_in_every_state(signals: SignalPipe) -> None:
         Talk(signals, quick).play(lambda _guest: None)
     with pytest.raises(BootError, match="did not answer within"):
         Talk(signals, quick).play(lambda guest: guest.end.sendall(READY))
-    with pytest.raises(LostVMError, match="not prepared within"):
+    with pytest.raises(LostMachineError, match="not prepared within"):
         Talk(signals, quick).play(lambda guest: guest.end.sendall(READY + ACCEPTED))
-    with pytest.raises(LostVMError, match="still running after"):
+    with pytest.raises(LostMachineError, match="still running after"):
         Talk(signals, quick).play(lambda guest: guest.end.sendall(READY + ACCEPTED + STARTED))
 
 
@@ -372,7 +374,7 @@ def test_a_limit_that_ends_what_comes_after_the_command(
     talk = Talk(signals, LIMITS._replace(run=0.05), Notices(notices))
     notice = protocol.encode_json(Kind.NOTICE, {"level": "stage", "text": stage})
 
-    with pytest.raises(LostVMError, match=f"the command had ended, but .*{said} after 0.05 s"):
+    with pytest.raises(LostMachineError, match=f"the command had ended, but .*{said} after 0.05 s"):
         talk.play(lambda guest: guest.end.sendall(READY + ACCEPTED + STARTED + notice))
     assert notices == [("stage", stage)]
 
@@ -409,7 +411,7 @@ def test_another_protocol_is_refused(signals: SignalPipe) -> None:
     ],
 )
 def test_garbage_loses_the_machine(signals: SignalPipe, data: bytes) -> None:
-    with pytest.raises(LostVMError):
+    with pytest.raises(LostMachineError):
         Talk(signals).play(lambda guest: guest.end.sendall(data))
 
 
@@ -445,7 +447,7 @@ def test_a_paused_guest_waits_for_whoever_asked(signals: SignalPipe) -> None:
 
 def test_a_pause_that_nobody_asked_for_is_no_part_of_the_protocol(signals: SignalPipe) -> None:
     paused = protocol.encode_json(Kind.PAUSED, {})
-    with pytest.raises(LostVMError, match="unexpected `paused` frame"):
+    with pytest.raises(LostMachineError, match="unexpected `paused` frame"):
         Talk(signals, LIMITS, Observer()).play(
             lambda guest: guest.end.sendall(READY + ACCEPTED + paused)
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vimto.addresses import Address, parse_pair
-from vimto.errors import LostVMError, VimtoError
+from vimto.errors import LostMachineError, VimtoError
 from vimto.vm import forward as forwards
 from vimto.vm import protocol
 from vimto.vm.forward import Forward, Forwarding
@@ -138,7 +138,7 @@ def test_a_window_is_kept(guest: Guest) -> None:
 def test_a_guest_beyond_its_window_is_lost(guest: Guest) -> None:
     with dial(guest):
         number = guest.opened()
-        with pytest.raises(LostVMError, match="more on a connection than its window"):
+        with pytest.raises(LostMachineError, match="more on a connection than its window"):
             for _ in range(100):  # the sockets' own buffers take some
                 guest.say(Kind.DATA, number, bytes(WINDOW - 4))
 

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from vimto import console
-from vimto.errors import BootError, EmulatorFaultError, LostVMError, VimtoError
+from vimto.errors import BootError, EmulatorFaultError, LostMachineError, VimtoError
 from vimto.plan.plan import Plan, Shape
 from vimto.vm import run
 from vimto.vm.loss import explain, qemu_lines, show_log
@@ -38,8 +38,8 @@ PANIC = "[    1.298113] Kernel panic - not syncing: sysrq triggered crash"
 def test_a_panic_is_named_with_its_time_and_its_own_lines() -> None:
     before = [f"[    1.0] line {number}" for number in range(30)]
     after = [f"[    1.3] trace {number}" for number in range(40)]
-    error = told(LostVMError("the machine ended"), [*before, PANIC, *after])
-    assert isinstance(error, LostVMError)
+    error = told(LostMachineError("the machine ended"), [*before, PANIC, *after])
+    assert isinstance(error, LostMachineError)
     assert error.message.startswith("the machine ended: kernel panic 1.3 s after boot\n")
     assert "no failure of the test" in error.message
     assert error.lines[0] == "(20 of 71 console lines; `-v -v` shows all)"
@@ -49,15 +49,15 @@ def test_a_panic_is_named_with_its_time_and_its_own_lines() -> None:
 
 def test_the_last_lines_are_shown_where_no_cause_is_known() -> None:
     lines = [f"line {number}" for number in range(50)]
-    error = told(LostVMError("the machine ended", hint="h"), lines)
+    error = told(LostMachineError("the machine ended", hint="h"), lines)
     assert error.lines == ("(last 20 of 50 console lines; `-v -v` shows all)", *lines[-20:])
     assert (error.hint, error.message.count("\n")) == ("h", 1)
-    assert told(LostVMError("m"), ["only"]).lines == ("only",)
+    assert told(LostMachineError("m"), ["only"]).lines == ("only",)
 
 
 def test_all_lines_with_two_v(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "_verbosity", [2])
-    assert len(told(LostVMError("m"), ["x"] * 100).lines) == 100
+    assert len(told(LostMachineError("m"), ["x"] * 100).lines) == 100
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_a_fault_of_the_emulator_is_worth_another_boot_but_not_another_run() -> 
     assert isinstance(booting, EmulatorFaultError)
     assert "a fault of QEMU's emulation 2.0 s after boot" in booting.message
     assert booting.hint == "`-smp 1` rules it out"
-    running = told(LostVMError("the machine ended"), [STALE, PANIC])
-    assert type(running) is LostVMError
+    running = told(LostMachineError("the machine ended"), [STALE, PANIC])
+    assert type(running) is LostMachineError
 
 
 @pytest.mark.parametrize(("faults", "begun"), [(1, False), (2, False), (1, True)])

@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.test_protocol import FRAMES
 from vimto.addresses import Address
-from vimto.errors import BootError, LostVMError
+from vimto.errors import BootError, LostMachineError
 from vimto.vm import protocol
 from vimto.vm.conversation import Conversation, Limits
 from vimto.vm.forward import Forward, Forwarding
@@ -81,7 +81,7 @@ VALUES: dict[str, str] = {
 @pytest.mark.parametrize("kind", OBJECTS)
 def test_what_is_no_object_of_ours(kind: int, name: str) -> None:
     DECODERS[kind](GOOD[kind])
-    with pytest.raises(LostVMError, match="the guest sent a malformed frame"):
+    with pytest.raises(LostMachineError, match="the guest sent a malformed frame"):
         DECODERS[kind](NO_OBJECT[name])
 
 
@@ -94,7 +94,7 @@ def test_a_value_of_another_kind(kind: int, name: str) -> None:
             f"{json.dumps(other)}:{VALUES[name] if other == key else json.dumps(value)}"
             for other, value in members.items()
         ]
-        with pytest.raises(LostVMError):
+        with pytest.raises(LostMachineError):
             DECODERS[kind](("{" + ",".join(parts) + "}").encode())
 
 
@@ -102,9 +102,9 @@ def test_a_value_of_another_kind(kind: int, name: str) -> None:
 def test_a_member_that_is_missing_or_one_too_many(kind: int) -> None:
     members = json.loads(GOOD[kind])
     for key in members:
-        with pytest.raises(LostVMError):
+        with pytest.raises(LostMachineError):
             DECODERS[kind](json.dumps({k: v for k, v in members.items() if k != key}).encode())
-    with pytest.raises(LostVMError):
+    with pytest.raises(LostMachineError):
         DECODERS[kind](json.dumps({**members, "more": 1}).encode())
 
 
@@ -127,7 +127,7 @@ def test_a_member_that_is_missing_or_one_too_many(kind: int) -> None:
     ids=str,
 )
 def test_an_exit_that_cannot_be(members: dict[str, Any]) -> None:
-    with pytest.raises(LostVMError):
+    with pytest.raises(LostMachineError):
         protocol.decode_exit(json.dumps({**protocol.Exit(3)._asdict(), **members}).encode())
 
 
@@ -146,7 +146,7 @@ def test_payloads_of_another_size(kind: int) -> None:
     DECODERS[kind](GOOD[kind])
     wrong = [b"x"] if kind == Kind.CLOCK else [b"", b"123", b"1234567890"]
     for payload in wrong if kind not in (Kind.DATA, Kind.RESET) else wrong[:2]:
-        with pytest.raises(LostVMError):
+        with pytest.raises(LostMachineError):
             frame = len(payload).to_bytes(4, "little") + bytes([kind]) + payload
             for _, found in protocol.FrameReader().feed(frame):
                 DECODERS[kind](found)
@@ -242,7 +242,7 @@ def test_no_fault_gives_a_traceback_or_a_status_out_of_range(
         stream = mutate(chance)
         try:
             report = converse(signals, stream)
-        except (LostVMError, BootError):
+        except (LostMachineError, BootError):
             lost += 1
         else:
             assert 0 <= report.status <= 255 and 0 <= report.signal <= 64, stream

@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.test_conversation import EXIT, Guest, Talk, start
 from tests.unit.test_conversation import LIMITS as TALK_LIMITS
-from vimto.errors import LostVMError
+from vimto.errors import LostMachineError
 from vimto.plan.plan import GoTimeout
 from vimto.vm import overtime, protocol
 from vimto.vm.observer import State
@@ -80,7 +80,7 @@ def test_a_guest_that_does_not_report_the_end(talk: Talk, monkeypatch: pytest.Mo
         guest.expect(Kind.SIGNAL)
         assert guest.end.recv(1) == b""
 
-    with pytest.raises(LostVMError, match=r"ran too long \(1m1s\)"):
+    with pytest.raises(LostMachineError, match=r"ran too long \(1m1s\)"):
         talk.play(part)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vimto.errors import LostVMError
+from vimto.errors import LostMachineError
 from vimto.vm import protocol
 from vimto.vm.protocol import FrameReader, Kind
 
@@ -74,19 +74,19 @@ def test_limits_and_nonsense() -> None:
     with pytest.raises(ValueError, match="cannot hold"):
         protocol.encode(Kind.STDOUT, bytes(protocol.MAX_STREAM + 1))
     too_long = (protocol.MAX_STREAM + 1).to_bytes(4, "little") + bytes([Kind.STDOUT])
-    with pytest.raises(LostVMError):
+    with pytest.raises(LostMachineError):
         FrameReader().feed(too_long)
-    with pytest.raises(LostVMError):
+    with pytest.raises(LostMachineError):
         protocol.decode_ack(b"123")
-    with pytest.raises(LostVMError):
+    with pytest.raises(LostMachineError):
         protocol.decode_channel(b"123")
 
 
 def test_a_frame_is_named_and_not_numbered() -> None:
     assert str(Kind.DATA_ACK) == "`data-ack` frame"
-    with pytest.raises(LostVMError, match="a malformed frame: `signal` frame of 2 bytes"):
+    with pytest.raises(LostMachineError, match="a malformed frame: `signal` frame of 2 bytes"):
         FrameReader().feed(b"\2\0\0\0\10xx")
-    with pytest.raises(LostVMError, match="a malformed frame: unknown kind 99"):
+    with pytest.raises(LostMachineError, match="a malformed frame: unknown kind 99"):
         FrameReader().feed(b"\0\0\0\0\x63")
     with pytest.raises(ValueError, match="a `signal` frame cannot hold 2 bytes"):
         protocol.encode(Kind.SIGNAL, b"xx")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.conftest import Module, Vimto
-from vimto.vm.crowd import Turn
+from vimto.vm.claims import Turn
 
 # However long it takes; this only keeps a machine that is stuck from holding up everything.
 _LIMIT = 3000.0
@@ -47,7 +47,7 @@ def queue(vimto: Vimto, cache: Path) -> Iterator[ExitStack]:
     """As many machines as may start at once, that never do; a wait is told of at once."""
     vimto("exec", "true").check()
     code = (
-        "import vimto.vm.crowd as c, vimto.commands.exec as e; c._SAID_AFTER = e._GO_WAIT = 0.0\n"
+        "import vimto.vm.claims as c, vimto.commands.exec as e; c._SAID_AFTER = e._GO_WAIT = 0.0\n"
         "import vimto.__main__; vimto.__main__.main()"
     )
     vimto.program, vimto.flags = sys.executable, ("-c", code, *vimto.flags)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.vm.conftest import STABLE, Module, Vimto, unpacked
 from vimto.cache.digest import digest_file
-from vimto.vm.crowd import Seat
+from vimto.vm.claims import Claim
 
 _LIMIT = 120.0
 
@@ -120,7 +120,7 @@ def test_a_processor_to_spare_warms_the_machine_up(vimto: Vimto, snapshot: Path)
         return int(stat.rpartition(")")[2].split()[8])
 
     alone = faults_of_ended_children()
-    with closing(Seat(str(snapshot.parent), len(os.sched_getaffinity(0)))):
+    with closing(Claim(str(snapshot.parent), len(os.sched_getaffinity(0)))):
         crowded = [faults_of_ended_children() for _ in range(2)]
     assert alone > crowded[0] == crowded[1]
     vimto.flags = (*vimto.flags, "-smp", "1")

@@ -149,7 +149,7 @@ def loaded_size(vmlinux: Path) -> int:
 def strip_vmlinux(vmlinux: Path, out: Path) -> None:
     """Write the part of the ELF `vmlinux` that a loader needs to `out`, atomically.
 
-    QEMU reads the symbol table of whatever it loads, at every start of a VM, for its own
+    QEMU reads the symbol table of whatever it loads, at every start of a machine, for its own
     disassembler's sake (include/hw/elf_ops.h, load_symbols). Of Debian's 6.1 with debug
     information (633 MB) 65 MB are left, and QEMU 7.2 is ready in 0.12 instead of 0.15 s.
     """

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from vimto.errors import BootError, LostVMError
+from vimto.errors import BootError, LostMachineError
 from vimto.vm import protocol
 from vimto.vm.delivery import Delivery
 from vimto.vm.observer import Observer, State
@@ -109,9 +109,9 @@ class Conversation:
     def run(self) -> protocol.Exit:
         """Return the guest's report once all output is written.
 
-        Raises `BootError` when the machine ended or was silent before `accepted`, `LostVMError`
-        after it, `Interrupted` for signals that nobody is left to handle, and what an observer
-        raises.
+        Raises `BootError` when the machine ended or was silent before `accepted`,
+        `LostMachineError` after it, `Interrupted` for signals that nobody is left to handle, and
+        what an observer raises.
         """
         while self.result is None or self._unwritten():
             poller = select.poll()
@@ -219,11 +219,11 @@ class Conversation:
         if self.state == State.ORDERED:
             raise BootError(f"the guest did not answer within {limit}")
         if self.state == State.PREPARING:
-            raise LostVMError(
+            raise LostMachineError(
                 f"the guest was not prepared within {limit}",
                 hint="a `setup` command may wait for something that does not come",
             )
-        raise LostVMError(
+        raise LostMachineError(
             f"{_DOING[self._stage]} after {limit}, vimto's own `-timeout`",
             hint="the machine has been ended; this is no result of the test",
         )
@@ -260,7 +260,7 @@ class Conversation:
         if not data:
             if self.state in (State.BOOTING, State.ORDERED):
                 raise BootError("the machine ended before the command was started")
-            raise LostVMError("the machine ended before the command reported its status")
+            raise LostMachineError("the machine ended before the command reported its status")
         if self._input:
             self._input.heard()
         for kind, payload in self._reader.feed(data):
@@ -280,14 +280,14 @@ class Conversation:
         elif kind == Kind.ACK:
             stream, count = protocol.decode_ack(payload)
             if stream != 0 or self._input is None:
-                raise LostVMError("the guest acknowledged what was never sent")
+                raise LostMachineError("the guest acknowledged what was never sent")
             self.send(self._input.acknowledge(count))
         elif kind == Kind.NOTICE:
             self._take_notice(protocol.decode_notice(payload))
         elif kind == Kind.SIGNALLED:
             stuck = protocol.decode_signalled(payload)
             if not self._delivery.answered(stuck, time.monotonic()):
-                raise LostVMError("the guest answered a signal that it was not sent")
+                raise LostMachineError("the guest answered a signal that it was not sent")
             if self._input:
                 self._input.told(stuck)
         elif kind == Kind.CLOCK:
@@ -327,7 +327,7 @@ class Conversation:
             for observer in self.observers:
                 observer.started()
         else:
-            raise LostVMError(f"the guest sent an unexpected {kind}")
+            raise LostMachineError(f"the guest sent an unexpected {kind}")
 
     def _pauses(self) -> bool:
         return any(observer.pauses for observer in self.observers)

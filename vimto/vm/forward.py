@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from vimto import console
 from vimto.addresses import Address
-from vimto.errors import LostVMError, VimtoError
+from vimto.errors import LostMachineError, VimtoError
 from vimto.vm import protocol
 from vimto.vm.listeners import Listener, listen
 from vimto.vm.observer import Line, Observer, State
@@ -329,15 +329,15 @@ class _Channel:
         return (select.POLLIN if reading else 0) | (select.POLLOUT if self.queue else 0)
 
     def acknowledge(self, count: int) -> None:
-        """Take credit back; raises `LostVMError` for bytes that were never sent."""
+        """Take credit back; raises `LostMachineError` for bytes that were never sent."""
         self.credit += count
         if self.credit > protocol.CHANNEL_WINDOW:
-            raise LostVMError("the guest acknowledged what was never sent")
+            raise LostMachineError("the guest acknowledged what was never sent")
 
     def put(self, data: bytes, *, ended: bool) -> None:
-        """Queue what the guest sent; raises `LostVMError` beyond the window."""
+        """Queue what the guest sent; raises `LostMachineError` beyond the window."""
         if len(self.queue) + len(data) > protocol.CHANNEL_WINDOW:
-            raise LostVMError("the guest sent more on a connection than its window allows")
+            raise LostMachineError("the guest sent more on a connection than its window allows")
         self.queue += data
         self.guest_ended = self.guest_ended or ended
 

@@ -16,22 +16,22 @@ from vimto.qemu.backends import Directory, Ram, accelerator_option
 from vimto.qemu.monitor import Monitor
 from vimto.qemu.options import INCOMING, NOTHING, Extra, Flag, Option
 from vimto.qemu.process import Qemu, take
-from vimto.vm.crowd import ALONE, Seat
+from vimto.vm.claims import ALONE, Claim
 from vimto.vm.log import Log
 
 
 class Machine:
-    """A running QEMU. Owns it, and its seat; `close` ends it.
+    """A running QEMU. Owns it, and its claim; `close` ends it.
 
     `spare` says that QEMU emulates each processor in a thread, for which this host has room.
     """
 
-    def __init__(self, qemu: Qemu, seat: Seat, spare: bool = False) -> None:
+    def __init__(self, qemu: Qemu, claim: Claim, spare: bool = False) -> None:
         self.spare = spare
         self.monitor = Monitor(qemu.monitor)
         self.log = Log(qemu.console)
         self._qemu = qemu
-        self._seat = seat
+        self._claim = claim
 
     def __enter__(self) -> "Machine":
         return self
@@ -57,7 +57,7 @@ class Machine:
     def close(self) -> None:
         """Kill QEMU, wait for its end and close the descriptors. Idempotent."""
         self._qemu.close()
-        self._seat.close()
+        self._claim.close()
 
     def wait(self, limit: float) -> bool:
         """Wait up to `limit` seconds for QEMU to end by itself; say whether it did."""
@@ -88,9 +88,9 @@ def start_machine(plan: Plan, shape: Shape, backing: Backing, extra: Extra, qemu
     """
     with ExitStack() as stack:
         stack.callback(qemu.close)
-        seat = Seat(plan.snapshots, plan.smp)
-        stack.callback(seat.close)
-        threads = backing.threads or seat.threads()
+        claim = Claim(plan.snapshots, plan.smp)
+        stack.callback(claim.close)
+        threads = backing.threads or claim.threads()
         behind = [accelerator_option(plan.accelerator, threads), backing.ram.option(plan.memory)]
         if plan.virtiofsd:
             behind += qemu.serve(plan.virtiofsd, backing.directories)
@@ -98,7 +98,7 @@ def start_machine(plan: Plan, shape: Shape, backing: Backing, extra: Extra, qemu
             behind += [each.option(tag) for tag, each in backing.directories.items()]
         qemu.become([*shape.options, *behind, *extra.options], extra.descriptors)
         os.set_blocking(qemu.port, False)
-        machine = Machine(qemu, seat, plan.accelerator == "tcg" and threads == ALONE)
+        machine = Machine(qemu, claim, plan.accelerator == "tcg" and threads == ALONE)
         stack.pop_all()
         return machine
 

@@ -10,7 +10,7 @@ import signal
 import time
 
 from vimto.descriptors import write_all
-from vimto.errors import LostVMError
+from vimto.errors import LostMachineError
 from vimto.plan.plan import GoTimeout
 from vimto.vm import protocol
 from vimto.vm.observer import Line, Observer
@@ -46,7 +46,7 @@ class Overtime(Observer):
         self.wake_at = 0.0
 
     def check(self) -> None:
-        """Take the next step if it is due; raises `LostVMError` after the last one."""
+        """Take the next step if it is due; raises `LostMachineError` after the last one."""
         if not self.wake_at or time.monotonic() < self.wake_at:
             return
         if not self._sent:
@@ -54,7 +54,7 @@ class Overtime(Observer):
         elif len(self._sent) == 1:
             self._send(signal.SIGKILL, _LOST_AFTER)
         else:
-            raise LostVMError(
+            raise LostMachineError(
                 f"the test ran too long ({self._limits.total}), and the guest could not kill it"
             )
 

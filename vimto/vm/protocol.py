@@ -7,7 +7,7 @@ Bytes that Linux does not promise to be UTF-8 (paths, arguments, environment) tr
 Latin-1, one code point a byte: see `wire_text`.
 
 What the guest sends is not believed: it may run anything, and its kernel is the user's experiment.
-Whatever a decoder here does not take raises `LostVMError`, for no result can be read from it.
+Whatever a decoder here does not take raises `LostMachineError`, for no result can be read from it.
 """
 
 import json
@@ -16,7 +16,7 @@ import struct
 from enum import IntEnum
 from typing import Any, NamedTuple, NoReturn
 
-from vimto.errors import LostVMError
+from vimto.errors import LostMachineError
 
 VERSION = 1
 
@@ -249,7 +249,7 @@ def decode_opened(payload: bytes) -> tuple[int, str]:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise LostVMError(f"the guest sent a malformed frame: {what}")
+    raise LostMachineError(f"the guest sent a malformed frame: {what}")
 
 
 class _Members:
@@ -326,7 +326,7 @@ def _no_number(text: str) -> NoReturn:
 
 
 def decode_ack(payload: bytes) -> tuple[int, int]:
-    """Return (stream, count); raises `LostVMError` for a payload of another size."""
+    """Return (stream, count); raises `LostMachineError` for a payload of another size."""
     return _unpack(_ACK, payload)
 
 
@@ -338,7 +338,7 @@ def decode_channel(payload: bytes) -> tuple[int, bytes]:
 
 
 def decode_channel_ack(payload: bytes) -> tuple[int, int]:
-    """Return (channel, count); raises `LostVMError` for a payload of another size."""
+    """Return (channel, count); raises `LostMachineError` for a payload of another size."""
     return _unpack(_U32_PAIR, payload)
 
 
@@ -358,8 +358,8 @@ class FrameReader:
     def feed(self, data: bytes) -> list[tuple[Kind, bytes]]:
         """Return the frames that `data` completes, as (kind, payload).
 
-        Raises `LostVMError` at an unknown kind, and at a length over the limit: the stream cannot
-        be trusted after that.
+        Raises `LostMachineError` at an unknown kind, and at a length over the limit: the stream
+        cannot be trusted after that.
         """
         buffer = self._buffer
         buffer += data

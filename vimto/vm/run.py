@@ -16,7 +16,7 @@ from vimto.cache.snapshots import Snapshot
 from vimto.errors import (
     BootError,
     EmulatorFaultError,
-    LostVMError,
+    LostMachineError,
     QemuError,
     StreamError,
     VimtoError,
@@ -27,8 +27,8 @@ from vimto.qemu.backends import Directory
 from vimto.vm import cores, protocol, snapshot, streams
 from vimto.vm import machine as machines
 from vimto.vm.blame import NotRestoredError, diagnose, settle
+from vimto.vm.claims import Turn, wait_turn
 from vimto.vm.conversation import Conversation, Limits
-from vimto.vm.crowd import Turn, wait_turn
 from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Machine
 from vimto.vm.observer import Line, Observer, State
@@ -48,7 +48,8 @@ def run(plan: Plan, request: Request) -> int:
     """Run the command in a machine of its own and return its status (128+N after signal N).
 
     A snapshot that does not come back to life costs a line and a boot, never the result. Raises
-    `BootError` when there is no machine, `LostVMError` when it was lost with the command in it.
+    `BootError` when there is no machine, `LostMachineError` when it was lost with the command in
+    it.
     """
     places, shape = choose_machine(plan, request)
     shares.admit(places.shares, _command(plan, request), plan.uid, plan.gid)
@@ -139,7 +140,7 @@ class _Job(NamedTuple):
             conversation = self._conversation(machine, turn, restored=False)
             try:
                 status = self._converse(conversation)
-            except (BootError, LostVMError) as exc:
+            except (BootError, LostMachineError) as exc:
                 raise explain(exc, machine, self.plan) from exc
             show_log(machine)
             return status
@@ -154,7 +155,7 @@ class _Job(NamedTuple):
             conversation.send_order()
             try:
                 status = self._converse(conversation)
-            except LostVMError as exc:
+            except LostMachineError as exc:
                 raise explain(exc, machine, self.plan) from exc
             except (BootError, QemuError) as exc:
                 raise diagnose(exc, machine, self.plan) from exc

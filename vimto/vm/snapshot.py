@@ -29,8 +29,8 @@ from vimto.qemu.options import Extra
 from vimto.qemu.process import Qemu
 from vimto.vm import protocol
 from vimto.vm.blame import are_off
+from vimto.vm.claims import CROWDED, wait_turn
 from vimto.vm.conversation import check_ready
-from vimto.vm.crowd import CROWDED, wait_turn
 from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Backing, Machine, kernel_flags, save, start_machine
 from vimto.vm.patience import Patience

@@ -9,7 +9,7 @@ import time
 from collections import deque
 
 from vimto.descriptors import flush, stream_name
-from vimto.errors import LostVMError, StreamError
+from vimto.errors import LostMachineError, StreamError
 from vimto.vm import protocol
 from vimto.vm.protocol import Kind
 
@@ -46,12 +46,12 @@ class Output:
     def put(self, data: bytes) -> None:
         """Queue bytes; those of a broken stream are dropped.
 
-        Raises `LostVMError` beyond what the guest may send before we acknowledge it.
+        Raises `LostMachineError` beyond what the guest may send before we acknowledge it.
         """
         if not self.broken:
             self._waiting += len(data)
             if self._waiting > protocol.OUTPUT_WINDOW:
-                raise LostVMError("the guest sent more than its window allows")
+                raise LostMachineError("the guest sent more than its window allows")
             self._queue.append(memoryview(data))
 
     @property
@@ -158,11 +158,11 @@ class Input:
     def acknowledge(self, count: int) -> bytes:
         """Take back credit for bytes that the command has been given; return more frames for it.
 
-        Raises `LostVMError` for bytes that were never sent.
+        Raises `LostMachineError` for bytes that were never sent.
         """
         self._credit += count
         if self._credit > protocol.STDIN_WINDOW:
-            raise LostVMError("the guest acknowledged what was never sent")
+            raise LostMachineError("the guest acknowledged what was never sent")
         return b""
 
     @property

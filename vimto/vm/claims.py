@@ -3,7 +3,7 @@
 Every machine holds locks on bytes of the snapshots' directory, so that whoever asks for the locks
 (fcntl(2), F_OFD_GETLK) sees all of them, and the kernel frees them however the machine ends:
 
-    _SEATS + random        as many bytes as it has processors, while it runs
+    _CLAIMS + random       as many bytes as it has processors, while it runs
     _QUEUE + time          one byte, from when it wants to start until its turn comes
     _STARTS + time         one byte, from then until it has started
 
@@ -31,7 +31,7 @@ ALONE, CROWDED = "multi", "single"
 
 # struct flock of a 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = "hhqqi4x"
-_SEATS, _QUEUE, _STARTS, _END = 0, 1 << 61, 3 << 60, 1 << 62
+_CLAIMS, _QUEUE, _STARTS, _END = 0, 1 << 61, 3 << 60, 1 << 62
 
 # Nobody can be woken when a lock of another process goes: those who are next look more often.
 _NEXT_STEP, _STEP = 0.02, 0.1
@@ -94,19 +94,19 @@ class _Place:
             self._fd = -1
 
 
-class Seat(_Place):
-    """The place in the crowd of a machine with `processors`, while it runs."""
+class Claim(_Place):
+    """What a machine with `processors` takes of this host, while it runs."""
 
     def __init__(self, snapshots: str, processors: int) -> None:
         self._processors = processors
-        super().__init__(snapshots, _SEATS + int.from_bytes(os.urandom(7), "big"), processors)
+        super().__init__(snapshots, _CLAIMS + int.from_bytes(os.urandom(7), "big"), processors)
 
     def threads(self) -> str:
         """Return how QEMU shall emulate: each processor in a thread, or all of them in one.
 
         Threads of their own are for a host that has a processor for each one of every machine.
         """
-        wanted = self._processors + self.others(_SEATS, _QUEUE)
+        wanted = self._processors + self.others(_CLAIMS, _QUEUE)
         return ALONE if wanted <= host_processors() else CROWDED
 
 
@@ -138,7 +138,7 @@ class Turn(_Place):
 
     def running(self) -> int:
         """Return the number of processors of all machines that run."""
-        return self.others(_SEATS, _QUEUE)
+        return self.others(_CLAIMS, _QUEUE)
 
 
 def host_processors() -> int:
@@ -183,7 +183,7 @@ def wait_turn(
 
 def _wait(turn: Turn, memory: int, pause: Callable[[float], None], limit: float) -> None:
     begun = changed = full = time.monotonic()
-    crowd, said, passed = (-1, -1, -1), False, 0
+    seen, said, passed = (-1, -1, -1), False, 0
     while True:
         most = 2 * host_processors()
         now = turn.starting(), turn.before(_END if passed else most), turn.running()
@@ -192,8 +192,8 @@ def _wait(turn: Turn, memory: int, pause: Callable[[float], None], limit: float)
         if not reason:
             return
         at = time.monotonic()
-        if now != crowd:
-            crowd, changed = now, at
+        if now != seen:
+            seen, changed = now, at
         if at - begun >= limit:
             console.note(f"no longer waiting, for go's own timer has started: {reason}")
             return

@@ -9,28 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from vimto.vm import crowd
-from vimto.vm.crowd import ALONE, CROWDED, Seat, Turn, available_memory, obstacle, wait_turn
+from vimto.vm import claims
+from vimto.vm.claims import ALONE, CROWDED, Claim, Turn, available_memory, obstacle, wait_turn
 from vimto.vm.signals import Interrupted
 
 HOST = len(os.sched_getaffinity(0))
 
 
 @pytest.fixture
-def seats(tmp_path: Path) -> Iterator[list[Seat]]:
+def made(tmp_path: Path) -> Iterator[list[Claim]]:
     """As many machines as the host has processors."""
     with ExitStack() as stack:
-        yield [stack.enter_context(closing(Seat(str(tmp_path), 1))) for _ in range(HOST)]
+        yield [stack.enter_context(closing(Claim(str(tmp_path), 1))) for _ in range(HOST)]
 
 
-def test_a_processor_for_each_of_every_machine(seats: list[Seat]) -> None:
-    assert seats[-1].threads() == ALONE
+def test_a_processor_for_each_of_every_machine(made: list[Claim]) -> None:
+    assert made[-1].threads() == ALONE
 
 
-def test_one_machine_too_many(seats: list[Seat], tmp_path: Path) -> None:
-    late = Seat(str(tmp_path), 1)
+def test_one_machine_too_many(made: list[Claim], tmp_path: Path) -> None:
+    late = Claim(str(tmp_path), 1)
     assert late.threads() == CROWDED
-    seats[0].close()
+    made[0].close()
     assert late.threads() == ALONE
     late.close()
     late.close()
@@ -38,22 +38,22 @@ def test_one_machine_too_many(seats: list[Seat], tmp_path: Path) -> None:
 
 def test_more_processors_than_the_host_has(tmp_path: Path) -> None:
     for processors, threads in ((HOST, ALONE), (HOST + 1, CROWDED)):
-        seat = Seat(str(tmp_path), processors)
-        assert seat.threads() == threads
-        seat.close()
+        claim = Claim(str(tmp_path), processors)
+        assert claim.threads() == threads
+        claim.close()
 
 
-def test_machines_of_other_processes_count(seats: list[Seat], tmp_path: Path) -> None:
-    seats.pop().close()
+def test_machines_of_other_processes_count(made: list[Claim], tmp_path: Path) -> None:
+    made.pop().close()
     script = (
-        "import sys; from vimto.vm.crowd import Seat; seat = Seat(sys.argv[1], 1);"
+        "import sys; from vimto.vm.claims import Claim; claim = Claim(sys.argv[1], 1);"
         " print(flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdin and other.stdout
         other.stdout.readline()
-        late = Seat(str(tmp_path), 1)
+        late = Claim(str(tmp_path), 1)
         assert late.threads() == CROWDED
         other.stdin.close()
         other.wait(10)
@@ -62,9 +62,9 @@ def test_machines_of_other_processes_count(seats: list[Seat], tmp_path: Path) ->
 
 
 def test_no_directory_is_no_crowd(tmp_path: Path) -> None:
-    seat = Seat(str(tmp_path / "none"), 1)
-    assert seat.threads() == ALONE
-    seat.close()
+    claim = Claim(str(tmp_path / "none"), 1)
+    assert claim.threads() == ALONE
+    claim.close()
 
 
 def turns(directory: Path, number: int, stack: ExitStack) -> list[Turn]:
@@ -83,15 +83,15 @@ def test_turns_come_in_their_order(tmp_path: Path) -> None:
         assert (third.before(), third.starting()) == (0, 0)
 
 
-def test_turns_and_seats_are_not_confused(tmp_path: Path) -> None:
-    with closing(Seat(str(tmp_path), HOST)) as seat, closing(Turn(str(tmp_path))) as turn:
-        assert seat.threads() == ALONE
+def test_turns_and_claims_are_not_confused(tmp_path: Path) -> None:
+    with closing(Claim(str(tmp_path), HOST)) as claim, closing(Turn(str(tmp_path))) as turn:
+        assert claim.threads() == ALONE
         assert (turn.before(), turn.starting(), turn.running()) == (0, 0, HOST)
 
 
 def test_a_turn_ends_with_its_process(tmp_path: Path) -> None:
     script = (
-        "import sys; from vimto.vm.crowd import Turn; turn = Turn(sys.argv[1]);"
+        "import sys; from vimto.vm.claims import Turn; turn = Turn(sys.argv[1]);"
         " print(flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
@@ -130,7 +130,7 @@ def test_the_memory_that_there_is() -> None:
 def test_a_wait_ends_when_the_turn_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(crowd, "_SAID_AFTER", 0.0)
+    monkeypatch.setattr(claims, "_SAID_AFTER", 0.0)
     waits = []
     with ExitStack() as stack:
         others = turns(tmp_path, HOST, stack)
@@ -173,10 +173,10 @@ def test_under_go_a_wait_has_a_limit(tmp_path: Path, capfd: pytest.CaptureFixtur
 def test_memory_that_never_comes_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(crowd, "available_memory", lambda: 100)
-    monkeypatch.setattr(crowd, "_MEMORY_PATIENCE", 0.0)
+    monkeypatch.setattr(claims, "available_memory", lambda: 100)
+    monkeypatch.setattr(claims, "_MEMORY_PATIENCE", 0.0)
     waits: list[float] = []
-    with closing(Seat(str(tmp_path), 1)):
+    with closing(Claim(str(tmp_path), 1)):
         wait_turn(str(tmp_path), 128, waits.append).close()
     assert len(waits) == 1
     assert "no longer waiting: 100 MiB of memory are free" in capfd.readouterr().err
@@ -195,7 +195,7 @@ def test_one_that_was_stopped_while_it_started_holds_up_nobody_for_ever(
     with ExitStack() as stack:
         for turn in turns(tmp_path, HOST, stack):
             turn.take()
-        monkeypatch.setattr(crowd, "_START_PATIENCE", 0.05)
+        monkeypatch.setattr(claims, "_START_PATIENCE", 0.05)
         assert count_waits(tmp_path) > 0
         assert count_waits(tmp_path) == 0
 
@@ -203,7 +203,7 @@ def test_one_that_was_stopped_while_it_started_holds_up_nobody_for_ever(
 def test_nor_does_one_that_was_stopped_before_its_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crowd, "_PLACE_PATIENCE", 0.01)
+    monkeypatch.setattr(claims, "_PLACE_PATIENCE", 0.01)
     with ExitStack() as stack:
         turns(tmp_path, HOST + 3, stack)
         assert count_waits(tmp_path) > 0
@@ -213,9 +213,9 @@ def test_whoever_waits_for_memory_is_not_overtaken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of a crowd would start together once that has taken a while."""
-    monkeypatch.setattr(crowd, "_PLACE_PATIENCE", 1e-6)
-    monkeypatch.setattr(crowd, "_MEMORY_PATIENCE", 1e-6)
-    monkeypatch.setattr(crowd, "available_memory", lambda: 100)
+    monkeypatch.setattr(claims, "_PLACE_PATIENCE", 1e-6)
+    monkeypatch.setattr(claims, "_MEMORY_PATIENCE", 1e-6)
+    monkeypatch.setattr(claims, "available_memory", lambda: 100)
     waits = []
 
     def pause(limit: float) -> None:
@@ -224,7 +224,7 @@ def test_whoever_waits_for_memory_is_not_overtaken(
             raise Interrupted(2)
 
     with ExitStack() as stack:
-        stack.enter_context(closing(Seat(str(tmp_path), 1)))
+        stack.enter_context(closing(Claim(str(tmp_path), 1)))
         turns(tmp_path, HOST, stack)
         with pytest.raises(Interrupted):
             wait_turn(str(tmp_path), 128, pause)
