@@ -34,6 +34,10 @@ def test_frames_are_written_and_read_as_the_guest_does(name: str) -> None:
     assert FrameReader().feed(frame) == [(kind, payload)]
 
 
+def test_each_kind_of_frame_has_a_limit_and_an_example() -> None:
+    assert set(protocol._LIMITS) == {kind for kind, _, _ in FRAMES.values()} == set(protocol.Kind)
+
+
 def test_a_stream_may_be_cut_anywhere() -> None:
     stream = b"".join(frame for _, _, frame in FRAMES.values())
     whole = [(kind, payload) for kind, payload, _ in FRAMES.values()]
