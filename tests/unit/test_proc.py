@@ -53,6 +53,8 @@ def test_what_cannot_be_started_is_explained(argv: list[str], cwd: str | None, r
     for start in (proc.run, proc.foreground):
         with pytest.raises(CommandError, match=f"`{argv[0]}` cannot be started: {reason}"):
             start(argv, cwd=cwd)
+        with pytest.raises(ChildProcessError):  # none is left
+            os.waitpid(-1, os.WNOHANG)
 
 
 def test_a_grandchild_does_not_outlast_the_limit() -> None:

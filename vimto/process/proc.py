@@ -190,9 +190,17 @@ def _failures_told(argv: Sequence[str], limit: float | None) -> Iterator[None]:
     except sh.TimeoutException:
         raise CommandError(f"`{quoting.show(argv)}` has not ended within {limit:g} s") from None
     except sh.ForkException as exc:  # a traceback from between fork(2) and execve(2), as text
+        _reap_failed()
         last = str(exc).strip().splitlines()[-1]
         reason = re.sub(r"^\s*[\w.]+: (\[Errno \d+\] )?", "", last)
         raise CommandError(f"`{argv[0]}` cannot be started: {reason}") from exc
+
+
+def _reap_failed() -> None:
+    """Reap the child that could not call execve(2): sh 2.4 leaves it, and it ends with 255."""
+    ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    if ended and (ended.si_code, ended.si_status) == (os.CLD_EXITED, 255):
+        os.waitpid(ended.si_pid, 0)
 
 
 def _status(code: int) -> int:
