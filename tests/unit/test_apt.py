@@ -14,7 +14,7 @@ import kernel_parts as parts
 import pytest
 
 from vimto.errors import KernelError
-from vimto.kernel import apt, boot
+from vimto.kernel import apt, boot, packages
 from vimto.kernel.modules import read_module
 from vimto.kernel.reference import AptKernel
 from vimto.process import proc
@@ -113,9 +113,9 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("archive")
 def test_a_metapackage_leads_to_a_kernel_that_resolves(cache: Path) -> None:
-    assert apt.find_package(META, cache=cache) is None
+    assert packages.find_package(META, cache=cache) is None
     found = apt.fetch_package(META, cache=cache)
-    assert found == apt.UnpackedPackage(
+    assert found == packages.UnpackedPackage(
         directory=cache / "apt/linux-image-7.1-made_7.1-1_amd64",
         package="linux-image-7.1-made",
         version="7.1-1",
@@ -134,12 +134,12 @@ def test_what_was_found_is_remembered_for_a_while(
 ) -> None:
     found = apt.fetch_package(META, cache=cache)
     monkeypatch.setattr(proc, "run", None)
-    assert apt.find_package(META, cache=cache) == found
+    assert packages.find_package(META, cache=cache) == found
     assert apt.fetch_package(META, cache=cache) == found
-    later = time.time() + apt.DAY + 1
+    later = time.time() + packages.DAY + 1
     monkeypatch.setattr(time, "time", lambda: later)
-    assert apt.find_package(META, cache=cache) is None
-    assert apt.find_package(META, cache=cache, fresh=math.inf) == found
+    assert packages.find_package(META, cache=cache) is None
+    assert packages.find_package(META, cache=cache, fresh=math.inf) == found
 
 
 def test_a_new_version_is_noticed(archive: Archive, cache: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_new_version_is_noticed(archive: Archive, cache: Path) -> None:
     pinned = AptKernel(package="linux-image-amd64", version="7.1-1")
     # The old metapackage leads to the old image by its name.
     assert apt.fetch_package(pinned, cache=cache).package == "linux-image-7.1-made"
-    assert apt.find_package(pinned, cache=cache, fresh=-1) is not None
+    assert packages.find_package(pinned, cache=cache, fresh=-1) is not None
 
 
 @pytest.mark.usefixtures("archive")
@@ -176,15 +176,15 @@ def test_without_the_archive_what_is_there_serves_on(
 @pytest.mark.usefixtures("archive")
 def test_of_the_debug_package_the_kernel_and_its_modules_are_kept(cache: Path) -> None:
     found = apt.fetch_package(META, cache=cache)
-    assert apt.find_debug(found, cache=cache) is None
+    assert packages.find_debug(found, cache=cache) is None
     root = cache / "apt/linux-image-7.1-made-dbg_7.1-1_amd64"
     root.mkdir()
     (root / "vmlinux-7.1-made").write_text("of an earlier version, which kept nothing else")
-    assert apt.find_debug(found, cache=cache) == root
+    assert packages.find_debug(found, cache=cache) == root
     assert apt.fetch_debug(found, META, cache=cache) == root
-    assert apt.find_vmlinux(root).read_bytes() == parts.make_vmlinux(debug=True)
+    assert packages.find_vmlinux(root).read_bytes() == parts.make_vmlinux(debug=True)
     vmlinux, module = sorted(path for path in root.rglob("usr/**/*") if path.is_file())
-    assert vmlinux == apt.find_vmlinux(root)
+    assert vmlinux == packages.find_vmlinux(root)
     assert str(module).endswith("usr/lib/debug/lib/modules/7.1-made/kernel/fs/9p/9p.ko.zst")
     assert read_module(module) == b"its debug information"
     inode = vmlinux.stat().st_ino
@@ -232,7 +232,7 @@ def test_many_at_once_fetch_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -
         return run(argv, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(proc, "run", spy)
-    found: list[apt.UnpackedPackage] = []
+    found: list[packages.UnpackedPackage] = []
     threads = [
         threading.Thread(target=lambda: found.append(apt.fetch_package(META, cache=cache)))
         for _ in range(40)

@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import builtin_kernel
 from vimto import elf
 from vimto.config import load_config
-from vimto.kernel import apt, boot, bzimage, modules
+from vimto.kernel import boot, bzimage, modules, packages
 from vimto.kernel.reference import AptKernel
 from vimto.plan.agent import Agent
 from vimto.plan.initramfs import build_initramfs
@@ -25,7 +25,7 @@ KERNELS = {
 @pytest.fixture(params=KERNELS)
 def package(request: pytest.FixtureRequest) -> tuple[str, Path]:
     cache = load_config({}, os.environ, os.sep).cache_dir
-    found = apt.find_package(KERNELS[request.param], cache=cache, fresh=float("inf"))
+    found = packages.find_package(KERNELS[request.param], cache=cache, fresh=float("inf"))
     if found is None:
         pytest.skip("`hack/kernels` has not been run")
     return request.param, found.directory

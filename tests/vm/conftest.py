@@ -21,7 +21,7 @@ import pytest
 
 from tests.conftest import need, without_own_config
 from vimto.config import load_config
-from vimto.kernel import apt
+from vimto.kernel import apt, packages
 from vimto.kernel.reference import AptKernel, parse_kernel
 from vimto.plan.agent import source_directory
 
@@ -39,7 +39,9 @@ def unpacked(kernel: str) -> Path:
     reference = parse_kernel(kernel, directories=[Path("/")])
     assert isinstance(reference, AptKernel)
     cache = load_config({}, os.environ, "/").cache_dir
-    found = apt.find_package(reference, cache=cache) or apt.fetch_package(reference, cache=cache)
+    found = packages.find_package(reference, cache=cache) or apt.fetch_package(
+        reference, cache=cache
+    )
     return found.directory
 
 
@@ -187,7 +189,7 @@ def public() -> Iterator[Path]:
         cache = load_config({}, os.environ, "/").cache_dir
         release = NEWEST.rpartition("/")[2]
         reference = AptKernel(package="linux-image-amd64", release=release)
-        found = apt.find_package(reference, cache=cache)
+        found = packages.find_package(reference, cache=cache)
         if found is None:
             found = apt.fetch_package(reference, cache=cache)
         shutil.copytree(found.directory, top / "kernel", symlinks=True)

@@ -17,7 +17,7 @@ from tests.conftest import need
 from tests.vm.conftest import NEWEST, OLDEST, STABLE, Module, Outcome, Vimto
 from tests.vm.test_failures import machines
 from vimto.config import load_config
-from vimto.kernel import apt
+from vimto.kernel import packages
 from vimto.kernel.reference import AptKernel, parse_kernel
 
 SYSCALL = """
@@ -49,7 +49,7 @@ def have_debug(kernel: str) -> bool:
     cache = load_config({}, os.environ, "/").cache_dir
     reference = parse_kernel(kernel, directories=[Path("/")])
     assert isinstance(reference, AptKernel)
-    found = apt.find_package(reference, cache=cache, fresh=1e9)
+    found = packages.find_package(reference, cache=cache, fresh=1e9)
     name = found.directory.name.replace("_", "-dbg_", 1) if found else "-"
     return (cache / "apt" / name).is_dir()
 

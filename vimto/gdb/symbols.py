@@ -9,7 +9,7 @@ from pathlib import Path
 from vimto import elf
 from vimto.errors import KernelError
 from vimto.files import open_file
-from vimto.kernel import apt, boot, bzimage, tree
+from vimto.kernel import apt, boot, bzimage, packages, tree
 from vimto.kernel.reference import AptKernel
 
 # Below this there are a process's own addresses, and offsets into per-CPU areas.
@@ -66,7 +66,7 @@ def find_symbols(place: Path, *, cache: Path, package: AptKernel | None, fetch: 
     debug_root: Path | None = root
     if package is not None and (vmlinux is None or fetch):
         debug_root = _package_debug(package, cache, fetch)
-        vmlinux = vmlinux or (apt.find_vmlinux(debug_root) if debug_root else None)
+        vmlinux = vmlinux or (packages.find_vmlinux(debug_root) if debug_root else None)
         hint = "`vimto gdb-kernel -fetch-debug` downloads the debug information of this package"
     if vmlinux is None and package is None:
         hint = "`-vmlinux FILE` names the kernel's ELF file with debug information"
@@ -155,12 +155,12 @@ def write_kallsyms(listing: str, target: Path) -> tuple[Path, ...]:
 
 
 def _package_debug(package: AptKernel, cache: Path, fetch: bool) -> Path | None:
-    found = apt.find_package(package, cache=cache, fresh=float("inf"))
+    found = packages.find_package(package, cache=cache, fresh=float("inf"))
     if found is None:
         return None
     if fetch:
         return apt.fetch_debug(found, package, cache=cache)
-    return apt.find_debug(found, cache=cache)
+    return packages.find_debug(found, cache=cache)
 
 
 def _root_of(image: Path) -> Path:

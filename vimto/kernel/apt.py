@@ -5,12 +5,9 @@ the cache directory, so that it needs no root and no earlier `apt-get update`, a
 machine's own lists alone:
 
     apt/state/SUITE/          lists, configuration, downloads under way; one user at a time (lock)
-    apt/index/REFERENCE.json  what a reference was found to be, and when
-    apt/NAME_VERSION_ARCH/    usr/lib/modules/… and boot/…, immutable
 """
 
 import contextlib
-import json
 import math
 import os
 import platform
@@ -18,7 +15,6 @@ import re
 import shutil
 import tempfile
 import time
-import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +23,15 @@ from vimto import console
 from vimto.cache import entry
 from vimto.errors import CommandError, KernelError
 from vimto.kernel import deb, sources
+from vimto.kernel.packages import (
+    DAY,
+    UnpackedPackage,
+    debug_directory,
+    find_package,
+    note_package,
+)
 from vimto.kernel.reference import AptKernel
 from vimto.process import proc
-
-DAY = 24 * 3600.0
 
 # A second reference to the same suite needs no second look at the mirror.
 _LISTS_FRESH = 600.0
@@ -40,18 +41,6 @@ _DOWNLOADS = "download-"
 # The packages that a kernel is made of. Debian's image package holds everything up to 6.x; 7.x
 # and Ubuntu split it. `linux-base`, without a dash behind it, is something else.
 _PARTS = re.compile(r"linux-(image|modules|binary|base)-[a-z0-9+.-]+")
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnpackedPackage:
-    """A kernel package's files in `directory`, which is laid out like `/` and never changes.
-
-    `package` is the one with the kernel's version in its name, whatever metapackage led there.
-    """
-
-    directory: Path
-    package: str
-    version: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,29 +57,6 @@ class Package:
         # apt writes an epoch's colon in the same way; it would also end an overlay's directory.
         version = self.version.replace(":", "%3a")
         return f"{self.name}_{version}_{self.architecture}"
-
-
-def find_package(
-    reference: AptKernel, *, cache: Path, fresh: float = DAY
-) -> UnpackedPackage | None:
-    """Return what `reference` was found to be at most `fresh` seconds ago, if it's still there.
-
-    A reference with a version never grows stale. Nothing is fetched and no process is started.
-    """
-    path = _index_file(reference, cache)
-    try:
-        known = json.loads(path.read_text())
-        found = UnpackedPackage(
-            directory=cache / "apt" / known["directory"],
-            package=known["package"],
-            version=known["version"],
-        )
-        age = time.time() - known["checked"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if not found.directory.is_dir() or not (reference.version or abs(age) <= fresh):
-        return None
-    return found
 
 
 def fetch_package(reference: AptKernel, *, cache: Path, fresh: float = DAY) -> UnpackedPackage:
@@ -113,19 +79,8 @@ def fetch_package(reference: AptKernel, *, cache: Path, fresh: float = DAY) -> U
                 raise
             console.warn(f"`{reference}` may have a newer version than the one here: {exc.message}")
             return stale
-        _write_index(found, reference, cache)
+        note_package(found, reference, cache)
     return found
-
-
-def find_debug(package: UnpackedPackage, *, cache: Path) -> Path | None:
-    """Return the directory of `package`'s debug information, None if it was not fetched."""
-    directory = cache / "apt" / package.directory.name.replace("_", "-dbg_", 1)
-    return directory if directory.is_dir() else None
-
-
-def find_vmlinux(debug: Path) -> Path:
-    """Return the `vmlinux` in a directory that `fetch_debug` made."""
-    return next(path for path in sorted(debug.rglob("vmlinux*")) if path.is_file())
 
 
 def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) -> Path:
@@ -136,7 +91,7 @@ def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) 
     """
     apt = Apt(reference.release, cache)
     with apt.locked():
-        directory = cache / "apt" / package.directory.name.replace("_", "-dbg_", 1)
+        directory = debug_directory(package, cache)
         # An earlier version kept `vmlinux` alone.
         marker = directory / "with-modules"
         if directory.is_dir() and not marker.exists():
@@ -210,22 +165,6 @@ def _check_kernel(directory: Path, image: Package) -> None:
             f"the package `{image.name}` holds no kernel",
             hint="a kernel's package is called linux-image-…, as `apt-cache search` shows",
         )
-
-
-def _index_file(reference: AptKernel, cache: Path) -> Path:
-    name = urllib.parse.quote(f"{reference}-{platform.machine()}", safe="")
-    return cache / "apt" / "index" / f"{name}.json"
-
-
-def _write_index(found: UnpackedPackage, reference: AptKernel, cache: Path) -> None:
-    known = {
-        "directory": found.directory.name,
-        "package": found.package,
-        "version": found.version,
-        "checked": time.time(),
-    }
-    with entry.new_file(_index_file(reference, cache)) as temporary:
-        temporary.write_text(json.dumps(known))
 
 
 # With less than this apt cannot keep its lists.

@@ -23,6 +23,7 @@ from vimto.cache import entry
 from vimto.cache.digest import digest, local_directory, signature
 from vimto.config import Config
 from vimto.errors import CacheError, ImageError, KernelError, VimtoError
+from vimto.kernel.packages import find_package
 from vimto.kernel.reference import (
     AptKernel,
     DirectoryKernel,
@@ -161,9 +162,7 @@ def _find(reference: KernelReference, config: Config, stack: contextlib.ExitStac
 
             return boot.find_host_kernel()
         case AptKernel():
-            from vimto.kernel import apt
-
-            package = apt.find_package(reference, cache=config.cache_dir)
+            package = find_package(reference, cache=config.cache_dir)
             if package and _hold(config.cache_dir, [str(package.directory)], stack):
                 return package.directory
             return None
