@@ -116,6 +116,15 @@ def test_imports_point_upward(module: str) -> None:
         assert RANK[row_of(other)] <= RANK[row_of(module)], f"{module} imports {other}"
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_what_meets_in_the_plan_alone_stays_apart(module: str) -> None:
+    for room, apart in {"vm": {"go", "kernel", "oci"}, "qemu": {"kernel", "oci"}}.items():
+        if module.startswith(f"vimto.{room}."):
+            assert {row_of(other) for other in imports_of(ast.walk(tree_of(module)))}.isdisjoint(
+                apart
+            )
+
+
 def test_modules_can_be_ranked() -> None:
     """Each stands above all that it imports, whenever it does: no circle, be it for types alone."""
     graph = {name: imports_of(ast.walk(tree_of(name))) for name in MODULES}
