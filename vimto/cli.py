@@ -79,9 +79,8 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _choose_cache(config: Config) -> Path:
-    # Whose home directory is a repository shares it with each machine that he starts there, and
-    # would have to say each time where else a cache may be. (A place that was named is another
-    # matter: `plan` refuses it.)
+    # Whoever keeps the home directory in a repository shares it with the machines started there,
+    # and would have to name a cache elsewhere each time. (`plan` refuses one that was named.)
     repository = find_repository(_working_directory())
     named = config.origins["cache_dir"] != DEFAULT
     at_home = not named and repository and os.path.realpath(repository) in find_homes()

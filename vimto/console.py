@@ -51,7 +51,7 @@ def set_hurried(hurried: Callable[[], bool]) -> None:
     _hurried[0] = hurried
 
 
-def want_colour() -> bool:
+def is_coloured() -> bool:
     """Say whether stderr is a terminal whose user accepts colour."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
         return False
@@ -62,7 +62,7 @@ def want_colour() -> bool:
 
 
 def _paint(text: str, name: str) -> str:
-    if not want_colour():
+    if not is_coloured():
         return text
     from colorama import Fore, Style  # not on the shim's road: go gives it no terminal
 

@@ -327,13 +327,13 @@ def test_credentials_go_to_no_plain_token_server(
 
 
 def test_plain_http_is_for_loopback(settings: ImageConfig) -> None:
-    from vimto.oci.session import have_plain_http
+    from vimto.oci.session import is_plain_http_allowed
 
-    assert have_plain_http("127.0.0.1:5000", ())
-    assert not have_plain_http("reg.example:5000", ())
-    assert have_plain_http("reg.example:5000", ("reg.example:5000",))
-    assert have_plain_http("reg.example:5000", ("reg.example",))
-    assert not have_plain_http("reg.example", ("reg.example:5000",))
+    assert is_plain_http_allowed("127.0.0.1:5000", ())
+    assert not is_plain_http_allowed("reg.example:5000", ())
+    assert is_plain_http_allowed("reg.example:5000", ("reg.example:5000",))
+    assert is_plain_http_allowed("reg.example:5000", ("reg.example",))
+    assert not is_plain_http_allowed("reg.example", ("reg.example:5000",))
 
 
 def test_tls_is_spoken_to_all_others(hurt: Proxy, name: str, settings: ImageConfig) -> None:

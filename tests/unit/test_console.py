@@ -43,15 +43,15 @@ def test_colour(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[st
     monkeypatch.setattr(os, "isatty", lambda _fd: True)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    assert console.want_colour()
+    assert console.is_coloured()
     console.warn("careful")
     assert capfd.readouterr().err == "\x1b[1m\x1b[33mwarning:\x1b[0m careful\n"
     for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
         with monkeypatch.context() as context:
             context.setenv(name, value)
-            assert not console.want_colour()
+            assert not console.is_coloured()
     monkeypatch.setattr(os, "isatty", lambda _fd: False)
-    assert not console.want_colour()
+    assert not console.is_coloured()
 
 
 FORGED = "a\x1b]0;t\x07\x9b2J\r\u202eb\nerror: c\x7f"

@@ -317,7 +317,7 @@ def test_after_a_closed_terminal_the_command_is_killed(
     signals: SignalPipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_terminal = [True]
-    monkeypatch.setattr(conversation, "have_terminal", lambda: open_terminal[0])
+    monkeypatch.setattr(conversation, "is_on_terminal", lambda: open_terminal[0])
     monkeypatch.setattr(delivery, "_HANG_UP_GRACE", 0.1)
 
     def part(guest: Guest) -> None:

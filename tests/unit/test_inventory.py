@@ -14,7 +14,7 @@ from tests.unit.test_oci_store import pull
 from vimto import inventory
 from vimto.cache import entry
 from vimto.cache.digest import local_directory
-from vimto.cache.place import KINDS, needs_measuring
+from vimto.cache.place import KINDS, is_unmeasured
 from vimto.cache.snapshots import new_snapshot
 from vimto.commands import catalog, kernel
 from vimto.config import load_config
@@ -175,16 +175,16 @@ def test_the_longest_unused_are_removed_past_the_limit(cache: Path) -> None:
 
 def test_the_limit_is_looked_at_when_something_was_made(cache: Path) -> None:
     limits = 1 << 30, 1 << 30
-    assert needs_measuring(cache, limits)
+    assert is_unmeasured(cache, limits)
     inventory.keep_limit(cache, *limits, since=math.inf)
     assert shown(cache) == NAMES
     for kind in KINDS:  # the last of them changed within the same tick of the clock
         os.utime(cache / kind, (1, 1))
-    assert not needs_measuring(cache, limits)
-    assert needs_measuring(cache, (0, 0))
+    assert not is_unmeasured(cache, limits)
+    assert is_unmeasured(cache, (0, 0))
     with entry.new_file(cache / "vmlinux/another") as path:
         path.write_bytes(b"x" * 5000)
-    assert needs_measuring(cache, limits)
+    assert is_unmeasured(cache, limits)
     os.utime(cache / "snapshots" / KEY, (1, 1))
     inventory.keep_limit(cache, 0, 0, since=2)
     assert sorted({*NAMES, "vmlinux:another"} - set(shown(cache))) == [f"snapshot:{KEY[:12]}"]

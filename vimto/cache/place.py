@@ -152,7 +152,7 @@ def _can_be_made(path: Path) -> bool:
     return not find_fault(path) and os.access(path, os.W_OK | os.X_OK)
 
 
-def needs_measuring(cache: Path, limits: Sequence[int]) -> bool:
+def is_unmeasured(cache: Path, limits: Sequence[int]) -> bool:
     """Say whether anything was made since `note_measured`, or for other limits than these.
 
     The directories of the entries tell: each new entry changes its directory's time.

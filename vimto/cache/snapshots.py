@@ -106,7 +106,7 @@ def _is_whole(path: str, table: Table) -> bool:
     return True
 
 
-def have_snapshot(snapshots: str, key: str) -> bool:
+def is_saved(snapshots: str, key: str) -> bool:
     """Say whether there is a snapshot `key`, without a closer look."""
     return os.path.exists(os.path.join(snapshots, key, "info"))
 

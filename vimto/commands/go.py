@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from vimto import shim
-from vimto.cache.snapshots import have_snapshot
+from vimto.cache.snapshots import is_saved
 from vimto.config import Config
 from vimto.errors import UsageError
 from vimto.go.args import GoCommand, parse_go
@@ -138,7 +138,7 @@ def background_snapshot(
     """
     _, shape = choose_machine(plan, Request(list(argv), cwd, os.environb))
     off = shape.key and are_off(plan, shape, told=False)  # once, and not in each test's output
-    if not shape.key or off or have_snapshot(plan.snapshots, shape.key):
+    if not shape.key or off or is_saved(plan.snapshots, shape.key):
         yield
         return
     pid = spawn(handover.shim("--snapshot", str(shape.shares)), log=2)

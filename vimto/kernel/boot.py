@@ -270,7 +270,7 @@ def _resolve(located: Located, cache: Path) -> KernelFiles:
     debug = [
         path
         for name in _DEBUG
-        if (path := _first(located.root, (name,), located.release)) and _have_debug_info(path)
+        if (path := _first(located.root, (name,), located.release)) and _is_debuggable(path)
     ]
     sources = (
         located.image,
@@ -297,7 +297,7 @@ def _resolve(located: Located, cache: Path) -> KernelFiles:
     )
 
 
-def _have_debug_info(path: Path) -> bool:
+def _is_debuggable(path: Path) -> bool:
     try:
         return bzimage.has_debug_info(path)
     except OSError:  # unreadable: it is only wanted for gdb
@@ -384,7 +384,7 @@ def settle_drivers(
     for transport, drivers in TRANSPORTS.items():
         wanted = (*(d for d in MACHINE if d.required or _is_complete(d, index)), *drivers)
         plan = modules.resolve_modules(index, tuple(driver.module for driver in wanted))
-        absent = [driver for driver in wanted if not _have_driver(driver, plan, index, config)]
+        absent = [driver for driver in wanted if not _is_provided(driver, plan, index, config)]
         lacks[transport] = [driver for driver in absent if driver.required]
         # A dependency that is nowhere leaves its module unloadable.
         names = {modules.normalise(driver.module) for driver in wanted}
@@ -408,7 +408,7 @@ def _is_complete(driver: Driver, index: ModuleIndex | None) -> bool:
     return not set(plan.missing) - {modules.normalise(driver.module)}
 
 
-def _have_driver(
+def _is_provided(
     driver: Driver, plan: ModulePlan, index: ModuleIndex | None, config: Mapping[str, str]
 ) -> bool:
     name = modules.normalise(driver.module)

@@ -31,8 +31,8 @@ from vimto.oci.session import (
     Patience,
     Session,
     find_certificates,
-    have_plain_http,
     is_final,
+    is_plain_http_allowed,
     read_some,
     show_reason,
 )
@@ -62,7 +62,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
     ) -> None:
         environ = os.environ if environ is None else environ
         logging.getLogger("oras.logger").setLevel(logging.CRITICAL)
-        plain = have_plain_http(reference.api_host, insecure)
+        plain = is_plain_http_allowed(reference.api_host, insecure)
         super().__init__(hostname=reference.api_host, insecure=plain)
         self.reference = reference
         self.patience = patience or Patience()

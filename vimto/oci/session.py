@@ -104,7 +104,7 @@ class Session(requests.Session):
     def check_url(self, url: str) -> None:
         """Raise `ImageError` where `url` is plain http to a host that was not allowed it."""
         parts = urlsplit(url)
-        if parts.scheme != "https" and not have_plain_http(parts.netloc, self._insecure):
+        if parts.scheme != "https" and not is_plain_http_allowed(parts.netloc, self._insecure):
             raise ImageError(
                 f"the registry sends us to `{parts.scheme}://{parts.netloc}`, unencrypted",
                 hint=f"allow it with `-insecure-registry {parts.netloc}`",
@@ -130,7 +130,7 @@ def read_some(response: requests.Response, size: int) -> bytes:
     return data
 
 
-def have_plain_http(host: str, insecure: tuple[str, ...]) -> bool:
+def is_plain_http_allowed(host: str, insecure: tuple[str, ...]) -> bool:
     """Say whether `host`, with or without a port, may be asked over plain http."""
     return is_loopback(host) or host in insecure or host.rpartition(":")[0] in insecure
 

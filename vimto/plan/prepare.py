@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from vimto import console
 from vimto.cache.digest import Table
 from vimto.cache.entry import make_directory
-from vimto.cache.place import needs_measuring
+from vimto.cache.place import is_unmeasured
 from vimto.config import Config
 from vimto.errors import ConfigError
 from vimto.go.outside import find_outside
@@ -76,7 +76,7 @@ def prepare(
             _tell_of_loss(plan, directory)
         yield plan
         limits = config.cache_limit, config.snapshot_limit
-        if needs_measuring(config.cache_dir, limits):
+        if is_unmeasured(config.cache_dir, limits):
             from vimto.inventory import keep_limit
 
             keep_limit(config.cache_dir, *limits, since=started)

@@ -22,7 +22,7 @@ from vimto.vm.delivery import Delivery
 from vimto.vm.observer import Observer, State
 from vimto.vm.patience import Patience
 from vimto.vm.protocol import Kind
-from vimto.vm.signals import ENDING, Interrupted, SignalPipe, have_terminal
+from vimto.vm.signals import ENDING, Interrupted, SignalPipe, is_on_terminal
 from vimto.vm.streams import Input, Output
 
 _WAITING = (State.BOOTING, State.ORDERED, State.PREPARING)
@@ -91,7 +91,7 @@ class Conversation:
         self._asked = 0
         self._stage = ""  # of `protocol.STAGES`, once the command has ended
         self._delivery = Delivery(limits.stop)
-        self._had_terminal = have_terminal()
+        self._had_terminal = is_on_terminal()
         self._flush_until = 0.0
         for observer in observers:
             observer.join(self)
@@ -201,7 +201,7 @@ class Conversation:
             self._check_delivery(now)
 
     def _check_delivery(self, now: float) -> None:
-        if self._delivery.hangs_up and self._had_terminal and not have_terminal():
+        if self._delivery.hangs_up and self._had_terminal and not is_on_terminal():
             self.hang_up()  # some terminals send SIGHUP before they close
         number = self._delivery.check(now)
         if self._input and self._input.check(now):
@@ -358,7 +358,7 @@ class Conversation:
                 observer.continued()
         elif number == signal.SIGWINCH:
             self.send_size()
-        elif number == signal.SIGHUP and self._had_terminal and not have_terminal():
+        elif number == signal.SIGHUP and self._had_terminal and not is_on_terminal():
             self.hang_up()
         else:
             self.pass_on(number)

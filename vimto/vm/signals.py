@@ -42,7 +42,7 @@ def _raise(number: int, _frame: object) -> None:
     raise Interrupted(number)
 
 
-def have_terminal() -> bool:
+def is_on_terminal() -> bool:
     """Say whether our session has a terminal; one that is closed is none any more."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
