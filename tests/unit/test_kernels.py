@@ -180,3 +180,64 @@ def test_gdb_s_own_file_is_looked_at_before_a_kernel_is(
             else:
                 with gdb.wait_for_gdb(config):
                     pass
+
+
+@pytest.fixture
+def resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A kernel `bzImage` whose resolving is counted: each gives another initramfs."""
+    (tmp_path / "bzImage").write_text("kernel")
+    (tmp_path / "config").write_text("y")
+    count: list[int] = []
+
+    def resolve(place: Path, cache: Path) -> tuple[kernels.BootParts, list[str], list[str]]:
+        count.append(1)
+        initrd = cache / f"initramfs/{len(count)}.cpio"
+        initrd.parent.mkdir(parents=True, exist_ok=True)
+        initrd.touch()
+        parts = kernels.BootParts(str(place), str(initrd), "6.1", "", "9p", "Linux 6.1")
+        return parts, [str(place), str(tmp_path / "config"), str(initrd)], []
+
+    monkeypatch.setattr(kernels, "_resolve", resolve)
+    return count
+
+
+def test_what_was_resolved_is_believed_while_nothing_changes(
+    tmp_path: Path, resolved: list[int]
+) -> None:
+    config = configured(tmp_path, "-kernel", "./bzImage")
+    record = kernels._record(config.cache_dir, tmp_path / "bzImage")
+
+    def resolve() -> kernels.BootParts:
+        with contextlib.ExitStack() as stack:
+            return kernels.resolve_kernel(config, kernels.wanted_kernel(config), stack)
+
+    first = resolve()
+    assert resolve() == first and len(resolved) == 1
+    (tmp_path / "config").write_text("n: another content, and another size")
+    second = resolve()
+    assert second.initrd != first.initrd and len(resolved) == 2
+    assert resolve() == second
+    Path(second.initrd).unlink()  # somebody pruned the cache
+    third = resolve()
+    assert Path(third.initrd).exists() and len(resolved) == 3
+    (tmp_path / "bzImage").unlink()
+    (tmp_path / "bzImage").write_text("kernel")  # the same bytes in another file
+    assert resolve() != third and len(resolved) == 4
+    for nonsense in ("", "{}", "[]", record.read_text()[:-5], '{"sources": [], "signature": 1}'):
+        record.write_text(nonsense)
+        resolve()
+    assert len(resolved) == 9
+
+
+def test_without_a_place_to_remember_it_is_resolved_each_time(
+    tmp_path: Path, resolved: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    config = configured(tmp_path, "-kernel", "./bzImage")
+    monkeypatch.setattr(kernels.entry, "new_file", full)
+    for _ in range(2):
+        with contextlib.ExitStack() as stack:
+            kernels.resolve_kernel(config, kernels.wanted_kernel(config), stack)
+    assert len(resolved) == 2
