@@ -96,8 +96,8 @@ SETTINGS: tuple[Setting, ...] = (
         metavar="COMMAND",
         kind=values.COMMANDS,
         default=(),
-        help="command to run as root before the test, in the same directory; words are split as a "
-        "shell does, nothing is expanded",
+        help="command to run as root before the test, in the same directory; arguments are split "
+        "as a shell does, nothing is expanded",
         trust=trust.full("it runs in the machine, as the tests do"),
     ),
     Setting(
@@ -123,7 +123,7 @@ SETTINGS: tuple[Setting, ...] = (
         metavar="ARGS",
         kind=values.TEXTS,
         default=(),
-        help="more words for the kernel's command line",
+        help="more arguments for the kernel's command line",
         trust=trust.full("they are the machine's kernel's"),
     ),
     Setting(

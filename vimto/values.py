@@ -203,10 +203,10 @@ def parse_shares(value: object) -> tuple[str, ...]:
 
 
 def parse_commands(value: object) -> tuple[tuple[str, ...], ...]:
-    """Take commands: one string, or a list of strings and of lists of words.
+    """Take commands: one string, or a list of strings and of lists of arguments.
 
-    A string is split into words as a shell does, but nothing in it is expanded. An empty one
-    stands for itself, `()`.
+    A string is split into arguments as a shell does, but nothing in it is expanded. An empty
+    one stands for itself, `()`.
     """
     return tuple(map(_parse_command, value if isinstance(value, list) else [value]))
 
@@ -223,7 +223,7 @@ def _parse_command(value: object) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(text))
     except ValueError as exc:
-        raise ValueError(f"cannot be split into words: {str(exc).lower()}") from None
+        raise ValueError(f"cannot be split into arguments: {str(exc).lower()}") from None
 
 
 def place_path(text: str, directory: str) -> str:

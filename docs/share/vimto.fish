@@ -10,7 +10,7 @@ complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o sudo -d 'run
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o setup -r -d 'command to run as root before the test, in the same directory'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o teardown -r -d 'command to run as root after the test, whatever its result'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o share -r -d 'another directory of the host that the guest may write to'
-complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o kernel-args -r -d 'more words for the kernel\'s command line'
+complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o kernel-args -r -d 'more arguments for the kernel\'s command line'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o sysctl -r -d 'kernel parameter to set before the test, as sysctl(8) takes it'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o accel -r -d '`kvm`'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o qemu -r -d 'the QEMU to run'

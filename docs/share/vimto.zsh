@@ -13,7 +13,7 @@ _vimto() {
         '*-setup[command to run as root before the test, in the same directory]:COMMAND:_files' \
         '*-teardown[command to run as root after the test, whatever its result]:COMMAND:_files' \
         '*-share[another directory of the host that the guest may write to]:DIR:_files' \
-        '*-kernel-args[more words for the kernel'\''s command line]:ARGS:_files' \
+        '*-kernel-args[more arguments for the kernel'\''s command line]:ARGS:_files' \
         '*-sysctl[kernel parameter to set before the test, as sysctl(8) takes it]:NAME=VALUE:_files' \
         '*-accel[kvm]:NAME:_files' \
         '*-qemu[the QEMU to run]:PROGRAM:_files' \

@@ -145,8 +145,8 @@ what came before it: `-setup '' -setup 'modprobe vxlan'` runs that command alone
 directory. go runs `go test -exec 'vimto -kernel ./bzImage' ./...` in each package's directory: a
 kernel that does not lie there is looked for in the directories above, up to the repository's root.
 
-**Commands** (`setup`, `teardown`) are strings, split into words as a shell does but without
-expanding anything, or lists of words. For a shell, start one:
+**Commands** (`setup`, `teardown`) are strings, split into arguments as a shell does but without
+expanding anything, or lists of arguments. For a shell, start one:
 `setup = ["sh -c 'modprobe bpf_testmod || true'"]`.
 
 `sudo` and `user` name the same thing; the stronger source decides.
