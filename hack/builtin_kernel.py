@@ -18,7 +18,7 @@ from vimto.cache import entry
 from vimto.kernel import apt, deb
 from vimto.process import proc
 
-SOURCE = "linux-source-6.1"
+SOURCE, SUITE = "linux-source-6.1", "bookworm-security"
 FRAGMENT = Path(__file__).with_name("builtin.config")
 
 
@@ -27,7 +27,7 @@ def fetch(cache: Path) -> Path:
 
     Raises `VimtoError` where the archive has no source or it cannot be built.
     """
-    archive = apt.Apt("", cache)
+    archive = apt.Apt(SUITE, cache)
     with archive.locked():
         archive.update()
         source = archive.show(SOURCE)

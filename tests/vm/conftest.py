@@ -27,7 +27,7 @@ from vimto.plan.agent import source_directory
 
 # Debian's own kernels, oldest and newest; all have their drivers as modules.
 OLDEST = "apt:linux-image-amd64/bullseye-security"
-STABLE = "apt:linux-image-amd64"
+STABLE = "apt:linux-image-amd64/bookworm-security"
 NEWEST = "apt:linux-image-amd64/sid"
 
 _MARK = "TEST_MARK"

@@ -14,7 +14,7 @@ from tests.vm.conftest import NEWEST, OLDEST, Vimto, unpacked
 from vimto.qemu import virtiofsd
 
 NEWER = "apt:linux-image-6.12-amd64/bookworm-security"
-CLOUD = "apt:linux-image-cloud-amd64"
+CLOUD = "apt:linux-image-cloud-amd64/bookworm-security"
 
 # Enough to know that the root, the kernel's own files and a share are there.
 LOOK = """
