@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from vimto.errors import BootError, LostMachineError
+from vimto.errors import BootError, LostMachineError, QemuError
 from vimto.vm import conversation, delivery, protocol
 from vimto.vm.conversation import Conversation, Limits
 from vimto.vm.observer import Line, Observer, State
@@ -451,6 +451,23 @@ def test_a_pause_that_nobody_asked_for_is_no_part_of_the_protocol(signals: Signa
         Talk(signals, LIMITS, Observer()).play(
             lambda guest: guest.end.sendall(READY + ACCEPTED + paused)
         )
+
+
+def test_an_observer_is_asked_before_the_port(signals: SignalPipe) -> None:
+    """QEMU's monitor says why it ends; that it has ended is no reason."""
+    read, write = os.pipe()
+    os.write(write, b"x")
+
+    def refuse() -> None:
+        raise QemuError("QEMU refused the snapshot")
+
+    talk = Talk(signals, LIMITS, Watcher(read, refuse))
+    talk.guest.end.close()
+    with pytest.raises(QemuError, match="refused"):
+        talk.conversation.run()
+    talk.here.close()
+    os.close(read)
+    os.close(write)
 
 
 def test_observers_descriptors_are_watched(signals: SignalPipe) -> None:

@@ -117,11 +117,6 @@ class Conversation:
             poller = select.poll()
             for fd, events in self._interests():
                 poller.register(fd, events)
-            self._theirs = {}
-            for observer in self.observers:
-                for fd, events in observer.interests():
-                    poller.register(fd, events)
-                    self._theirs[fd] = observer
             for fd, events in poller.poll(self._poll_limit()):
                 self._handle(fd, events)
             self._check_limits()
@@ -154,6 +149,12 @@ class Conversation:
 
     def _interests(self) -> list[tuple[int, int]]:
         wanted: list[tuple[int, int]] = [(self.signals.fd, select.POLLIN)]
+        # Before the port, so that QEMU's word on why it ends is heard before its end.
+        self._theirs = {}
+        for observer in self.observers:
+            theirs = observer.interests()
+            wanted += theirs
+            self._theirs.update(dict.fromkeys((fd for fd, _ in theirs), observer))
         if self.state != State.EXITED:
             events = select.POLLIN | (select.POLLOUT if self._outbox else 0)
             wanted.append((self._port, events))
