@@ -5,16 +5,21 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from vimto.cache.snapshots import Snapshot
 from vimto.errors import CommandError
+from vimto.plan.plan import Plan, Shape
 from vimto.process import spawn
 from vimto.qemu import process
 from vimto.qemu.backends import Directory
 from vimto.qemu.options import INCOMING, Flag, Option
 from vimto.qemu.process import ALWAYS, Qemu, drop_ahead, load_ahead, take
 from vimto.qemu.virtiofsd import Server
+from vimto.vm.machine import restore
 
 SIZE = Option("m", "64M")
 
@@ -190,3 +195,12 @@ def test_one_of_another_program_is_ended(qemu: str, tmp_path: Path) -> None:
     load_ahead(str(other))
     drop_ahead()
     drop_ahead()
+
+
+def test_a_machine_that_cannot_be_told_what_to_restore_is_ended(qemu: str, tmp_path: Path) -> None:
+    plan = SimpleNamespace(
+        qemu=qemu, snapshots=str(tmp_path), smp=1, accelerator="tcg", memory=64, virtiofsd=None
+    )
+    lost = SimpleNamespace(ram=str(tmp_path / "ram"), state=-1)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        restore(cast(Plan, plan), Shape([], [], "key"), {}, cast(Snapshot, lost))

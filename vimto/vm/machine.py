@@ -131,7 +131,11 @@ def restore(
     """
     backing = Backing(directories, Ram(snapshot.ram))
     machine = start_machine(plan, shape, backing, more.after(INCOMING), take(plan.qemu))
-    machine.monitor.load(snapshot.state)
+    try:
+        machine.monitor.load(snapshot.state)
+    except BaseException:
+        machine.close()
+        raise
     return machine
 
 
