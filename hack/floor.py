@@ -40,7 +40,7 @@ def measure_floor(kernel: str, directory: str) -> float:
         with closing(found), Qemu(plan.qemu) as qemu:
             options = [
                 *shape.options,
-                accelerator_option(plan.accelerator, claims.ALONE),
+                accelerator_option(plan.accelerator, claims.THREAD_EACH),
                 Ram(found.ram).option(plan.memory),
                 *(each.option(tag) for tag, each in directories.items()),
                 INCOMING,

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from vimto.vm import claims
-from vimto.vm.claims import ALONE, CROWDED, Claim, Turn, available_memory, obstacle, wait_turn
+from vimto.vm.claims import (
+    ONE_THREAD,
+    THREAD_EACH,
+    Claim,
+    Turn,
+    available_memory,
+    obstacle,
+    wait_turn,
+)
 from vimto.vm.signals import Interrupted
 
 HOST = len(os.sched_getaffinity(0))
@@ -24,20 +32,20 @@ def made(tmp_path: Path) -> Iterator[list[Claim]]:
 
 
 def test_a_processor_for_each_of_every_machine(made: list[Claim]) -> None:
-    assert made[-1].threads() == ALONE
+    assert made[-1].threads() == THREAD_EACH
 
 
 def test_one_machine_too_many(made: list[Claim], tmp_path: Path) -> None:
     late = Claim(str(tmp_path), 1)
-    assert late.threads() == CROWDED
+    assert late.threads() == ONE_THREAD
     made[0].close()
-    assert late.threads() == ALONE
+    assert late.threads() == THREAD_EACH
     late.close()
     late.close()
 
 
 def test_more_processors_than_the_host_has(tmp_path: Path) -> None:
-    for processors, threads in ((HOST, ALONE), (HOST + 1, CROWDED)):
+    for processors, threads in ((HOST, THREAD_EACH), (HOST + 1, ONE_THREAD)):
         claim = Claim(str(tmp_path), processors)
         assert claim.threads() == threads
         claim.close()
@@ -54,16 +62,16 @@ def test_machines_of_other_processes_count(made: list[Claim], tmp_path: Path) ->
         assert other.stdin and other.stdout
         other.stdout.readline()
         late = Claim(str(tmp_path), 1)
-        assert late.threads() == CROWDED
+        assert late.threads() == ONE_THREAD
         other.stdin.close()
         other.wait(10)
-        assert late.threads() == ALONE
+        assert late.threads() == THREAD_EACH
         late.close()
 
 
 def test_no_directory_is_no_crowd(tmp_path: Path) -> None:
     claim = Claim(str(tmp_path / "none"), 1)
-    assert claim.threads() == ALONE
+    assert claim.threads() == THREAD_EACH
     claim.close()
 
 
@@ -85,7 +93,7 @@ def test_turns_come_in_their_order(tmp_path: Path) -> None:
 
 def test_turns_and_claims_are_not_confused(tmp_path: Path) -> None:
     with closing(Claim(str(tmp_path), HOST)) as claim, closing(Turn(str(tmp_path))) as turn:
-        assert claim.threads() == ALONE
+        assert claim.threads() == THREAD_EACH
         assert (turn.before(), turn.starting(), turn.running()) == (0, 0, HOST)
 
 

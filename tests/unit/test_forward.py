@@ -236,12 +236,12 @@ def test_the_rest_is_written_after_the_exit(guest: Guest, monkeypatch: pytest.Mo
         guest.forwarding.handle(fd, select.POLLOUT)
         guest.forwarding.check()
         assert guest.forwarding.pending, "some of it was taken, however late"
-        guest.forwarding.part(protocol.Exit(0))
+        guest.forwarding.finish(protocol.Exit(0))
         now[0] += 6
         guest.forwarding.check()
         assert not guest.forwarding.pending
         with pytest.raises(VimtoError, match=r"the command had ended, and \d+ bytes that it sent"):
-            guest.forwarding.part(protocol.Exit(0))
+            guest.forwarding.finish(protocol.Exit(0))
         client.close()
 
 

@@ -30,7 +30,7 @@ def ended_by(number: int) -> bytes:
 
 def report(talk: Talk, result: protocol.Exit, capfd: pytest.CaptureFixture[str]) -> str:
     for observer in talk.conversation.observers:
-        observer.part(result)
+        observer.finish(result)
     return capfd.readouterr().out
 
 

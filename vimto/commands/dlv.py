@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from vimto import beneath, console
 from vimto.addresses import Address, parse_address
-from vimto.commands.go import background_snapshot, hand_over
+from vimto.commands.go import background_snapshot, share_plan
 from vimto.commands.interactive import attended
 from vimto.config import Config
 from vimto.errors import UsageError, VimtoError
@@ -96,8 +96,8 @@ class _Debugging:
             )
             if binary:
                 with (
-                    hand_over(plan) as handover,
-                    background_snapshot(plan, handover, ["dlv"], self._cwd),
+                    share_plan(plan) as shared,
+                    background_snapshot(plan, shared, ["dlv"], self._cwd),
                 ):
                     if not self._build(binary):
                         return _FAILED

@@ -30,7 +30,7 @@ from vimto.vm.run import choose_machine
 _DEFAULT_TIMEOUT = "10m"
 
 
-class Handover(NamedTuple):
+class SharedPlan(NamedTuple):
     """What the shim finds in our /proc: the plan, and the end of a pipe that closes with us."""
 
     plan: int
@@ -76,10 +76,10 @@ def run_go(config: Config, argv: list[str]) -> int:
     timeout = go_timeout(command)
     with (
         prepare(config, shares=shares, temporary=temporary, directory=directory) as plan,
-        hand_over(plan._replace(go_timeout=timeout)) as handover,
-        background_snapshot(plan, handover, [f"{temporary}/go-build/b001/test"], directory),
+        share_plan(plan._replace(go_timeout=timeout)) as shared,
+        background_snapshot(plan, shared, [f"{temporary}/go-build/b001/test"], directory),
     ):
-        return proc.foreground(command.with_exec(handover.shim(), timeless=bool(timeout)))
+        return proc.foreground(command.with_exec(shared.shim(), timeless=bool(timeout)))
 
 
 def go_timeout(command: GoCommand) -> GoTimeout | None:
@@ -113,7 +113,7 @@ def _outputs(command: GoCommand, cwd: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def hand_over(plan: Plan) -> Iterator[Handover]:
+def share_plan(plan: Plan) -> Iterator[SharedPlan]:
     """Make the plan readable for shims, for as long as the context lasts.
 
     Both descriptors live in this process alone, so nothing is left however it ends.
@@ -122,7 +122,7 @@ def hand_over(plan: Plan) -> Iterator[Handover]:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         os.write(memory, plan.dump())
-        yield Handover(memory, reading, plan.qemu if plan.shapes[0].key else "")
+        yield SharedPlan(memory, reading, plan.qemu if plan.shapes[0].key else "")
     finally:
         for fd in (memory, reading, writing):
             os.close(fd)
@@ -130,7 +130,7 @@ def hand_over(plan: Plan) -> Iterator[Handover]:
 
 @contextlib.contextmanager
 def background_snapshot(
-    plan: Plan, handover: Handover, argv: Sequence[str], cwd: str
+    plan: Plan, shared: SharedPlan, argv: Sequence[str], cwd: str
 ) -> Iterator[None]:
     """Let the kernel boot, and be saved, beside what the context does; shims wait for it.
 
@@ -141,7 +141,7 @@ def background_snapshot(
     if not shape.key or off or is_saved(plan.snapshots, shape.key):
         yield
         return
-    pid = spawn(handover.shim("--snapshot", str(shape.shares)), log=2)
+    pid = spawn(shared.shim("--snapshot", str(shape.shares)), log=2)
     try:
         yield
     finally:

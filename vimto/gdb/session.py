@@ -213,7 +213,7 @@ class Gdb(Stub):
             raise quit_early()
         self._end_relay()  # it has detached: the command goes on without it
 
-    def part(self, result: Exit) -> None:
+    def finish(self, result: Exit) -> None:
         Path(self._settings.result).write_text(describe(result), "utf-8")
         # gdb may have stopped the machine between the command's end and now: its user's turn.
         self._wait_while(stopped=True, limit=None)

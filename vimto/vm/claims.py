@@ -27,7 +27,7 @@ from vimto import console
 # A guest's processor that waits for a spinlock spins while the host runs something else than the
 # processor that holds it: two machines of two processors on two host processors spent a quarter of
 # the time so. Where all are emulated in one thread, a processor that spins makes room at once.
-ALONE, CROWDED = "multi", "single"
+THREAD_EACH, ONE_THREAD = "multi", "single"
 
 # struct flock of a 64-bit Linux: type, whence, start, length, pid.
 _FLOCK = "hhqqi4x"
@@ -107,7 +107,7 @@ class Claim(_Place):
         Threads of their own are for a host that has a processor for each one of every machine.
         """
         wanted = self._processors + self.others(_CLAIMS, _QUEUE)
-        return ALONE if wanted <= host_processors() else CROWDED
+        return THREAD_EACH if wanted <= host_processors() else ONE_THREAD
 
 
 class Turn(_Place):

@@ -193,7 +193,7 @@ class Forwarding(Observer):
                 self._open(channel)
         self.wake_at = min((c.retry_at for c in self._by_fd.values() if c.retry_at), default=0.0)
 
-    def part(self, result: protocol.Exit) -> None:
+    def finish(self, result: protocol.Exit) -> None:
         # Bytes that the command sent may be lost with its machine.
         if self._lost:
             source, count = next(iter(self._lost.items()))

@@ -16,7 +16,7 @@ from vimto.qemu.backends import Directory, Ram, accelerator_option
 from vimto.qemu.monitor import Monitor
 from vimto.qemu.options import INCOMING, NOTHING, Extra, Flag, Option
 from vimto.qemu.process import Qemu, take
-from vimto.vm.claims import ALONE, Claim
+from vimto.vm.claims import THREAD_EACH, Claim
 from vimto.vm.log import Log
 
 
@@ -98,7 +98,7 @@ def start_machine(plan: Plan, shape: Shape, backing: Backing, extra: Extra, qemu
             behind += [each.option(tag) for tag, each in backing.directories.items()]
         qemu.become([*shape.options, *behind, *extra.options], extra.descriptors)
         os.set_blocking(qemu.port, False)
-        machine = Machine(qemu, claim, plan.accelerator == "tcg" and threads == ALONE)
+        machine = Machine(qemu, claim, plan.accelerator == "tcg" and threads == THREAD_EACH)
         stack.pop_all()
         return machine
 

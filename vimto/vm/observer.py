@@ -100,7 +100,7 @@ class Observer:
         """Take a frame that is about something of ours; say whether it was."""
         return False
 
-    def part(self, result: Exit) -> None:
+    def finish(self, result: Exit) -> None:
         """The conversation is over, with this `result`; the machine is about to be ended.
 
         Raises `VimtoError` where something of the command's was lost.

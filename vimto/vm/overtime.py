@@ -63,7 +63,7 @@ class Overtime(Observer):
         self._line.pass_on(number)
         self.wake_at = time.monotonic() + patience
 
-    def part(self, result: protocol.Exit) -> None:
+    def finish(self, result: protocol.Exit) -> None:
         # As go does, say on stdout that the command was ended.
         if not self._sent:
             return

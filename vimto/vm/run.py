@@ -225,7 +225,7 @@ class _Job(NamedTuple):
             with terminal or nullcontext():
                 result = conversation.run()
             for observer in conversation.observers:
-                observer.part(result)
+                observer.finish(result)
             check_streams(result, [*outputs.values(), *([stdin] if stdin else [])])
         finally:
             for output in outputs.values():

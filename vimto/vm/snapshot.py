@@ -29,7 +29,7 @@ from vimto.qemu.options import Extra
 from vimto.qemu.process import Qemu
 from vimto.vm import protocol
 from vimto.vm.blame import are_off
-from vimto.vm.claims import CROWDED, wait_turn
+from vimto.vm.claims import ONE_THREAD, wait_turn
 from vimto.vm.conversation import check_ready
 from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Backing, Machine, kernel_flags, save, start_machine
@@ -153,7 +153,7 @@ def _make(plan: Plan, shape: Shape, waiting: Waiting) -> None:
         backing = Backing(
             {tag: Directory(empty) for tag in shape.slots},
             Ram(f"{aside}/ram", shared=True),
-            threads=CROWDED,  # a boot has nothing to do at once, and go compiles meanwhile
+            threads=ONE_THREAD,  # a boot has nothing to do at once, and go compiles meanwhile
         )
         extra = Extra(kernel_flags(plan))
         with (
