@@ -1,7 +1,7 @@
 """The program: `vimto`, and `python -m vimto`.
 
 `vimto exec` needs a QEMU, which takes as long to load as the rest of us: it is started first, and
-told later what it is to be.
+told later which machine to become.
 """
 
 import os

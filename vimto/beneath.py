@@ -22,7 +22,7 @@ def open_directory(path: str | os.PathLike[str]) -> int:
 def open_file(directory: int, name: str) -> int:
     """Return a descriptor for reading the regular file `name`, a relative path, in `directory`.
 
-    Raises `OSError`; for a link anywhere in `name`, and for what is no regular file, too.
+    Raises `OSError`; for a link anywhere in `name`, and for what is not a regular file, too.
     """
     with _parent(directory, name) as (here, last):
         # Not to wait for the writer of a pipe.

@@ -70,7 +70,7 @@ def _paint(text: str, name: str) -> str:
 
 
 def write(text: str) -> None:
-    """Write `text`, escaped, and a newline to stderr; a closed stderr is no error."""
+    """Write `text`, escaped, and a newline to stderr; a closed stderr is not an error."""
     _put(visible(text))
 
 

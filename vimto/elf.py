@@ -23,7 +23,7 @@ _ET_EXEC, _EM_X86_64 = 2, 62
 _STT_OBJECT, _STT_FUNC = 1, 2
 _STB_LOCAL, _STB_GLOBAL = 0, 1
 _CODE = "tTwW"  # nm(1)'s letters
-# A kernel has a few kilobytes of notes; whatever claims more is no kernel.
+# A kernel has a few kilobytes of notes; whatever claims more is not a kernel.
 _MAX_NOTES = 1 << 20
 
 

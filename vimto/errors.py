@@ -96,7 +96,7 @@ class CommandError(VimtoError):
 class StreamError(VimtoError):
     """Bytes were lost between the command, or vimto, and one of vimto's own streams.
 
-    A reader that has gone away is no such failure: it wants no more.
+    A reader that has gone away is not such a failure: it wants no more.
     """
 
     def __init__(self, stream: str, errno: int, count: int) -> None:

@@ -167,7 +167,7 @@ SETTINGS: tuple[Setting, ...] = (
         kind=values.DURATION,
         default=0.0,
         shown_default="none",
-        help="how long a command may run in its machine; 0 is no limit (go has its own, "
+        help="how long a command may run in its machine; 0 means no limit (go has its own, "
         "`go test -timeout`)",
         trust=trust.full("a run ends sooner or later, and by Ctrl-C at any time"),
     ),
@@ -178,7 +178,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=10.0,
         help="how long after a signal to end (INT, TERM, QUIT; HUP: 2 s at most) the guest program "
         "may be silent, or a process of the command stay in uninterruptible sleep, before the "
-        "machine is ended; 0 is no limit",
+        "machine is ended; 0 means no limit",
         trust=trust.full("the third signal ends any machine, at once"),
     ),
     Setting(
@@ -309,7 +309,7 @@ def parse_flags(
     """Take the flags at the start of `argv`; return them by key, and the words that follow.
 
     Go's rules: one dash or two, `-flag value` or `-flag=value`, switches without a value or as
-    `-flag=false` (also `-no-flag`). Parsing ends at the first word that is no flag, at `--`,
+    `-flag=false` (also `-no-flag`). Parsing ends at the first argument that is not a flag, at `--`,
     which is dropped, and at a request for help or the version, which is not. `given` are flags
     from earlier on the command line, which these continue; `others` are flags of somebody else's,
     at which parsing ends as well. Raises `UsageError`.

@@ -333,7 +333,7 @@ def choice(*choices: str) -> Kind:
 
     def parse(value: object) -> str:
         if value not in choices:
-            raise ValueError(f"is none of {', '.join(f'`{choice}`' for choice in choices)}")
+            raise ValueError(f"is not one of {', '.join(f'`{choice}`' for choice in choices)}")
         return str(value)
 
     return Kind(parse)

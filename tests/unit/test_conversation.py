@@ -454,7 +454,7 @@ def test_a_pause_that_nobody_asked_for_is_no_part_of_the_protocol(signals: Signa
 
 
 def test_an_observer_is_asked_before_the_port(signals: SignalPipe) -> None:
-    """QEMU's monitor says why it ends; that it has ended is no reason."""
+    """QEMU's monitor says why it ends; that it has ended is not a reason."""
     read, write = os.pipe()
     os.write(write, b"x")
 

@@ -41,7 +41,7 @@ def test_a_panic_is_named_with_its_time_and_its_own_lines() -> None:
     error = told(LostMachineError("the machine ended"), [*before, PANIC, *after])
     assert isinstance(error, LostMachineError)
     assert error.message.startswith("the machine ended: kernel panic 1.3 s after boot\n")
-    assert "no failure of the test" in error.message
+    assert "not a failure of the test" in error.message
     assert error.lines[0] == "(20 of 71 console lines; `-v -v` shows all)"
     assert error.lines[1:4] == (before[-2], before[-1], PANIC)
     assert len(error.lines) == 21

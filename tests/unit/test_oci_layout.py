@@ -191,7 +191,7 @@ def test_an_archive_that_is_no_file(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["oci", "oci-archive", "docker-archive"])
 def test_not_there(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"is no directory|there is no"):
+    with pytest.raises(ImageError, match=r"is not a directory|there is no"):
         fetch(tmp_path, f"{kind}:{tmp_path}/none")
 
 

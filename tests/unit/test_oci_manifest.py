@@ -51,11 +51,11 @@ def test_layer_types(kind: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"schemaVersion": 1}, "is no image manifest"),
+        ({"schemaVersion": 1}, "is not an image manifest"),
         ({"schemaVersion": 1, "fsLayers": []}, "schema 1"),
         ({"mediaType": "text/html"}, "unknown type `text/html`"),
-        ({"layers": "x"}, "is no image manifest"),
-        ({"layers": None}, "is no image manifest"),
+        ({"layers": "x"}, "is not an image manifest"),
+        ({"layers": None}, "is not an image manifest"),
         ({"layers": [descriptor("application/wasm", b"")]}, "layer of type `application/wasm`"),
         ({"layers": [GOOD["layers"][0] | {"digest": "sha256:../../x"}]}, "malformed digest"),
         ({"layers": [GOOD["layers"][0] | {"digest": None}]}, "malformed digest"),

@@ -266,7 +266,7 @@ def bomb() -> bytes:
         (b"\x1f\x8b junk", "cannot be decompressed"),
         (bomb()[:1000], "cannot be decompressed: it is cut off"),
         (b"\x28\xb5\x2f\xfd junk", "cannot be decompressed"),
-        (b"<html>" + bytes(1000), "no sound tar archive"),
+        (b"<html>" + bytes(1000), "not a sound tar archive"),
         (b"", ""),
     ],
 )

@@ -65,7 +65,7 @@ def test_flags_continue_earlier_ones() -> None:
         ("-kernel", "`-kernel` needs a value: `-kernel KERNEL`", ""),
         ("-memory lots", "`-memory`: `lots` is not a size", ""),
         ("-sudo=perhaps", "`-sudo`: `perhaps` is neither", ""),
-        ("-accel=xen", "`-accel`: `xen` is none of `auto`, `kvm`, `tcg`", ""),
+        ("-accel=xen", "`-accel`: `xen` is not one of `auto`, `kvm`, `tcg`", ""),
     ],
 )
 def test_parse_flags_refuses(words: str, message: str, hint: str) -> None:

@@ -85,7 +85,7 @@ def test_a_damaged_snapshot_is_removed(snapshots: Path, damage: str) -> None:
 
 
 def test_what_cannot_be_read_now_is_kept(snapshots: Path) -> None:
-    """Too many open files are no fault of a snapshot's."""
+    """Too many open files are not a snapshot's fault."""
     path = add(snapshots, KEY)
     free = os.dup(0)
     os.close(free)

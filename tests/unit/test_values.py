@@ -117,8 +117,8 @@ def test_parse(parse: Callable[[object], Any], text: object, value: object) -> N
         (values.parse_shares, ["a:ro", ":ro"], "no directory"),
         (values.parse_commands, "sh -c 'x", "no closing quotation"),
         (values.parse_commands, [[]], "empty command"),
-        (values.choice("a", "b").parse, "c", "none of `a`, `b`"),
-        (values.choice("a").parse, ["a"], "none of"),
+        (values.choice("a", "b").parse, "c", "not one of `a`, `b`"),
+        (values.choice("a").parse, ["a"], "not one of"),
     ],
 )
 def test_parse_refuses(parse: Callable[[object], Any], text: object, words: str) -> None:

@@ -135,8 +135,8 @@ def sit_at(vimto: Vimto, *words: str, **options: object) -> Iterator[Keyboard]:
 def find_machine(vimto: Vimto, word: str = "-nodefaults") -> int:
     """Return the process id of vimto's QEMU that runs the command.
 
-    One that still loads, and has not been told what it is to be, counts as well, unless `word` of
-    its command line tells them apart (`-kernel`: it boots).
+    One that still loads, and does not know which machine it becomes, counts as well, unless `word`
+    of its command line tells them apart (`-kernel`: it boots).
     """
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:

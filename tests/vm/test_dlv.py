@@ -264,7 +264,7 @@ def test_a_panic_at_a_breakpoint_is_no_result(vimto: Vimto, package: Module) -> 
         person.expect("> [Breakpoint 1]")
         os.kill(find_machine(vimto), signal.SIGKILL)
         assert person.end() == 125
-        person.expect("this is no failure of the test")
+        person.expect("this is not a failure of the test")
 
 
 def test_the_client_of_a_machine_that_panics_ends(

@@ -211,7 +211,7 @@ def test_a_panic_shows_where(vimto: Vimto) -> None:
     outcome = script(vimto, "exec", "sh", "-c", command, lines="continue\n").check(125)
     assert "vimto: kernel panic" in outcome.text
     assert re.search(r"#0 .*panic ", outcome.text)
-    assert "kernel panic" in outcome.errors and "no failure of the test" in outcome.errors
+    assert "kernel panic" in outcome.errors and "not a failure of the test" in outcome.errors
 
 
 def test_no_result_is_no_success(vimto: Vimto) -> None:

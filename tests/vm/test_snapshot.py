@@ -159,7 +159,7 @@ def test_the_snapshot_made_beside_go_is_the_one_that_its_tests_need(
 def test_what_cannot_be_told_to_a_loaded_qemu_starts_another(
     vimto: Vimto, snapshot: Path, tmp_path: Path
 ) -> None:
-    """QEMU loads before it is known what it is to be, and its files have no quotes."""
+    """QEMU loads before it is known which machine it becomes, and its files have no quotes."""
     place = tmp_path / 'say "x", or not'
     place.mkdir()
     vimto.flags = ("-v", *vimto.flags, "-share", str(place))

@@ -3,7 +3,7 @@
     CACHE/local/HOST/digests   a line per file: device, inode, size, two times, digest
 
 A file's identity (fstat(2)) changes whenever its content does, so no run reads a file twice. An
-identity means something on one host alone: `local` is no part of what travels with a cache.
+identity means something on one host alone: `local` does not travel with a cache.
 """
 
 import errno

@@ -132,7 +132,7 @@ From the weakest to the strongest:
 3. **`{CONFIG_FILE}`** in the working directory or, if there is none, in the root of the repository:
    the nearest directory upward with a `.git` or, without one, with a `go.mod`. The two are not
    merged. An unknown key is an error;
-4. **environment variables** `VIMTO_…`. An empty one counts as unset, one that is no setting's gets
+4. **environment variables** `VIMTO_…`. An empty one counts as unset, one without a setting gets
    a warning. Lists have one item a line;
 5. **flags**, before the command: `vimto -memory 2G go test ./...`. They follow Go's rules: one dash
    or two, `-memory 2G` or `-memory=2G`, switches alone or as `-snapshot=false`, which can also be
@@ -155,7 +155,7 @@ expanding anything, or lists of arguments. For a shell, start one:
 concerns the host is yours to say: programs that run there, directories outside of the repository,
 addresses that others reach, limits on the disk. In `{CONFIG_FILE}` that is an error, unless you say
 the same by flag, by variable or in your own file. Below, each setting tells what such a file may
-do, and why. It is no matter whether the file lies in the repository's root or in another working
+do, and why. It does not matter whether the file lies in the repository's root or in another working
 directory. [sandbox.md](sandbox.md) tells what a machine keeps from the host, and what it does not.
 
 ## All settings

@@ -15,7 +15,7 @@ _GO_WAIT = 30.0
 
 
 def run_exec(config: Config, argv: list[str]) -> int:
-    """Run `argv` (the words after `exec`) in a machine and return the command's status."""
+    """Run `argv` (the arguments after `exec`) in a machine and return the command's status."""
     words = argv[1:] if argv[:1] == ["--"] else argv
     if not words:
         raise UsageError("`vimto exec` needs a command", hint=usage("exec"))
@@ -43,7 +43,7 @@ def run_command(
         if config.snapshot:
             load_ahead(qemu)
         else:
-            drop_ahead()  # a machine that boots is no use of it
+            drop_ahead()  # a machine that boots has no use for it
         # Imported while QEMU loads.
         from vimto.commands.interactive import attended
         from vimto.plan.prepare import prepare

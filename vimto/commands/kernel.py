@@ -167,7 +167,7 @@ def _hint(word: str) -> str:
 # Digests may be given in part, tags and versions may not.
 _KEYED = "vmlinux|initramfs|modules|gdb-index|snapshot|image|sha256"
 _DIGITS = re.compile(rf"(({_KEYED}):)?[0-9a-f]{{6,64}}")
-# What is no image, or a digest.
+# What is not an image, or is a digest.
 _NAMED = re.compile(rf"(apt|apt-lists|agent|{_KEYED}):")
 
 

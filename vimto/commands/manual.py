@@ -65,7 +65,7 @@ def manual() -> str:
         *(line for row in topics for line in (f".SH {row.name.upper()}", _roff(row.text))),
         ".SH EXIT STATUS",
         "The command's own; 128+N if signal N ended it; 127 and 126 if it was not found or could",
-        "not be executed; 125 if vimto or the machine failed, which is no failure of the test.",
+        "not be executed; 125 if vimto or the machine failed, which is not a failure of the test.",
         ".SH FILES",
         ".I .vimto.toml",
         "in the working directory, or in the root of the repository;",

@@ -41,7 +41,7 @@ class Symbols:
 
 
 def read_build_id(path: Path) -> str:
-    """Return the build-id of an ELF file in hexadecimal, "" where it has none or is no ELF."""
+    """Return the build-id of an ELF file in hexadecimal, "" where it has none or is not ELF."""
     with open_file(path, bzimage.LARGEST) as file:
         # Sections first: in a file of debug information alone the segments point nowhere.
         for parts in (elf.Elf.sections, elf.Elf.segments):

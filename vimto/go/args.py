@@ -307,7 +307,7 @@ class _Line:
 
 
 def _flag_name(word: str) -> str:
-    """Return the name in `-name`, `--name` or `-name=value`, "" if `word` is no flag."""
+    """Return the name in `-name`, `--name` or `-name=value`, "" if `word` is not a flag."""
     name = word.removeprefix("-")
     if name == word:
         return ""

@@ -121,7 +121,7 @@ class DlvCommand:
         )
 
     def argv(self, dlv: str) -> list[str]:
-        """Return the words to run."""
+        """Return the command line to run."""
         flags = [word for flag in self.flags for word in flag.words]
         program = [] if self.program is None else ["--", *self.program]
         return [dlv, self.verb, *flags, *self.operands, *program]
@@ -148,7 +148,7 @@ def _flag(name: str, value: str) -> DlvFlag:
 
 
 def parse_dlv(words: Sequence[str]) -> DlvCommand:
-    """Understand the words after `dlv`. Raises `UsageError` when there is no command in them."""
+    """Parse the arguments after `dlv`; raises `UsageError` when there is no command in them."""
     rest = list(words)
     flags: list[DlvFlag] = []
     operands: list[str] = []
@@ -191,7 +191,7 @@ def _parse_flag(word: str, rest: list[str], tracing: bool) -> DlvFlag:
 def split_build_flags(text: str) -> list[str]:
     """Split `--build-flags` as dlv does (config.SplitQuotedFields): `'` quotes, with `\\` in them.
 
-    Unlike a shell's, a quote inside of a word joins it, and an empty pair of quotes is no word.
+    Unlike a shell's, a quote inside an argument joins it, and an empty pair of quotes is not one.
     """
     words: list[str] = []
     word, quoted, escaped = "", False, False

@@ -92,7 +92,8 @@ def extract_vmlinux(bzimage: Path, out: Path) -> None:
     """Write the ELF inside `bzimage` to `out`, which appears whole or not at all.
 
     Nothing is stripped; what the kernel's build put in is a stripped ELF. Raises `KernelError`
-    for a file that is no bzImage or is damaged, `UnknownCompressionError` where we cannot unpack.
+    for a file that is not a bzImage or is damaged, `UnknownCompressionError` where we cannot
+    unpack.
     """
     if not is_bzimage(read_head(bzimage)):
         raise KernelError(f"`{bzimage}` is not an x86 bzImage")

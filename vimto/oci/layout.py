@@ -42,7 +42,7 @@ class _Place(NamedTuple):
 class Directory:
     """The files of an OCI layout in a directory, which somebody else wrote.
 
-    Links in it are followed inside it: what lies elsewhere on the host is no part of an image.
+    Links in it are followed inside it: what lies elsewhere on the host is not part of an image.
     """
 
     def __init__(self, path: Path) -> None:
@@ -161,7 +161,7 @@ def open_layout(reference: LayoutReference, work: Path, limit: int) -> "OCILayou
     try:
         if reference.kind == "oci":
             if not path.is_dir():
-                raise ImageError(f"`{path}` is no directory with an OCI layout")
+                raise ImageError(f"`{path}` is not a directory with an OCI layout")
             return OCILayout(reference, Directory(path))
         archive = Archive(path, work, limit)
     except OSError as exc:
@@ -205,7 +205,7 @@ class OCILayout:
         what = f"`{self._reference}`"
         place = self._files.find("index.json")
         if place is None:
-            raise ImageError(f"{what} is no OCI layout: it has no `index.json`")
+            raise ImageError(f"{what} is not an OCI layout: it has no `index.json`")
         index = parse_json(_read(place, what), f"the index of {what}")
         names: dict[str, list[str]] = {}
         items = index.get("manifests")
@@ -271,7 +271,7 @@ class DockerArchive:
     def _choose(self, what: str) -> dict[str, Any]:
         place = self._files.find("manifest.json")
         if place is None:
-            raise ImageError(f"{what} is no Docker archive: it has no `manifest.json`")
+            raise ImageError(f"{what} is not a Docker archive: it has no `manifest.json`")
         try:
             images = json.loads(_read(place, what))
         except (ValueError, RecursionError) as exc:

@@ -86,7 +86,7 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
         start = data[:60].decode("utf-8", "replace").split("\n")[0]
         raise ImageError(f"{what} is not JSON; it begins with `{start}`") from exc
     if not isinstance(value, dict):
-        raise ImageError(f"{what} is no JSON object")
+        raise ImageError(f"{what} is not a JSON object")
     return value
 
 
@@ -97,7 +97,7 @@ def parse_manifest(data: bytes, what: str) -> Manifest | Index:
     if value.get("schemaVersion") != 2:
         if "fsLayers" in value:
             raise ImageError(f"{what} has Docker's schema 1, which vimto does not read")
-        raise ImageError(f"{what} is no image manifest", lines=_registry_errors(value))
+        raise ImageError(f"{what} is not an image manifest", lines=_registry_errors(value))
     if kind in (OCI_INDEX, DOCKER_LIST) or (not kind and "manifests" in value):
         return _parse_index(data, value, what)
     if kind not in ("", OCI_MANIFEST, DOCKER_MANIFEST):
@@ -149,14 +149,14 @@ def _check_layer(layer: Descriptor, what: str) -> None:
         if layer.media_type.removeprefix(name) in _COMPRESSIONS:
             return
     raise ImageError(
-        f"{what} is no image of files: it has a layer of type `{layer.media_type}`",
+        f"{what} is not an image of files: it has a layer of type `{layer.media_type}`",
     )
 
 
 def check_config(config: Descriptor, data: bytes, platform: str, what: str) -> None:
     """Raise `ImageError` unless the image's configuration fits `platform`.
 
-    A configuration that is no image's (an artefact's), or that names no platform, is accepted:
+    A configuration that is not an image's (an artefact's), or that names no platform, is accepted:
     kernels are published as artefacts too.
     """
     if config.media_type not in _CONFIGS:
@@ -180,7 +180,7 @@ def _parse_descriptor(value: Any, what: str) -> Descriptor:
 
 def _list(value: Any, what: str) -> list[Any]:
     if not isinstance(value, list):
-        raise ImageError(f"{what} is no image manifest")
+        raise ImageError(f"{what} is not an image manifest")
     return value
 
 

@@ -100,7 +100,7 @@ class TarReader:
             yield data
 
     def _broken(self, reason: str) -> ImageError:
-        return ImageError(f"{self._what} is no sound tar archive: it {reason}")
+        return ImageError(f"{self._what} is not a sound tar archive: it {reason}")
 
     def _next(self) -> Entry | None:
         extended = _Extended()

@@ -222,7 +222,7 @@ class Unpacker:
         full = self._at(path)
         try:
             found = os.lstat(full)
-        except OSError:  # not there, or below something that is no directory
+        except OSError:  # not there, or below something that is not a directory
             self._make_directory(parent)
             self._call(os.mkdir, full, 0o755)
         else:
@@ -260,7 +260,7 @@ class Unpacker:
         if not regular:
             raise ImageError(
                 f"{self._what} has a hard link `{path[:200]}` to `{source[:200]}`, "
-                "which is no file of the image"
+                "which is not a file of the image"
             )
         self._remove(path)
         self._call(os.link, full, self._at(path))

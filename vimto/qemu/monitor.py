@@ -57,7 +57,7 @@ class Monitor:
     def send(self, command: str) -> None:
         """Send a command without arguments, and do not wait for its reply.
 
-        A QEMU that has ended is no error here: whoever reads its port or an event learns of it.
+        A QEMU that has ended is not an error here: whoever reads its port or an event learns of it.
         """
         self.open()
         self._send({"execute": command})

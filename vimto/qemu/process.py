@@ -1,7 +1,7 @@
 """A QEMU, from its start to its end: its process, its connections and its directories' servers.
 
 It takes a QEMU 30 ms to load and link itself, and us as long to find out what to run in it. So one
-may be started before it is known what it is to be: it reads that from a pipe.
+may be started before it is known which machine it becomes: it reads that from a pipe.
 
     (nothing) ──load──> loading ──become──> a machine ──> ended
         └───────────────become─────────────────┘
@@ -199,7 +199,7 @@ class Qemu:
         self._wiring.close_theirs()
 
     def _tell(self, options: "Sequence[Option | Flag]") -> bool:
-        """Tell the process that loads what it is to be; say whether there is one that can be."""
+        """Tell the process that loads which machine it becomes; say whether there is one."""
         from vimto.qemu.options import INCOMING, Option
         from vimto.qemu.render import config_file
 

@@ -42,7 +42,7 @@ _DOING = {
 
 
 class Limits(NamedTuple):
-    """Seconds that each state may last; 0 is no limit. `stop` is the grace period of signals."""
+    """Seconds that each state may last; 0 means no limit. `stop` is the grace period of signals."""
 
     boot: float
     accept: float
@@ -226,7 +226,7 @@ class Conversation:
             )
         raise LostMachineError(
             f"{_DOING[self._stage]} after {limit}, vimto's own `-timeout`",
-            hint="the machine has been ended; this is no result of the test",
+            hint="the machine has been ended; this is not a result of the test",
         )
 
     # -- what happens

@@ -97,7 +97,7 @@ def explain(exc: VimtoError, machine: Machine, plan: Plan) -> VimtoError:
     else:
         if isinstance(exc, BootError) and not ended:
             hint = hint or _hint_for_silence(plan.smp, len(os.sched_getaffinity(0)))
-    message += "\n  this is no failure of the test"
+    message += "\n  this is not a failure of the test"
     return kind(message, hint=hint, lines=_select(lines, place))
 
 

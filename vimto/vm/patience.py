@@ -1,6 +1,6 @@
 """Time that a machine could not use: it does not count against the limits for its start.
 
-A host under load, or one that stops QEMU for a while, is no fault of the machine's. What counts is
+A host under load, or one that stops QEMU for a while, is not the machine's fault. What counts is
 time in which QEMU ran, or had nothing to do.
 """
 

@@ -43,7 +43,7 @@ def _raise(number: int, _frame: object) -> None:
 
 
 def is_on_terminal() -> bool:
-    """Say whether our session has a terminal; one that is closed is none any more."""
+    """Say whether our session has a terminal; a closed one does not count."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError:

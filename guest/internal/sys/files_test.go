@@ -37,7 +37,7 @@ func TestErrorsAreNumbers(t *testing.T) {
 		}
 	}
 	if Err(0) != nil {
-		t.Error("success is no error")
+		t.Error("success is not an error")
 	}
 }
 

@@ -54,7 +54,7 @@ func (a Signalled) Frame() []byte {
 	return newMessage().number("signal", int64(a.Number)).text("stuck", a.Stuck).frame(KindSignalled)
 }
 
-// StatusLost is the status of a run that is no test result: the machine or its set-up failed.
+// StatusLost is the status of a run that is not a test result: the machine or its set-up failed.
 const StatusLost = 125
 
 // Exit is the last frame. Only a complete one means that the command ended as it says.
