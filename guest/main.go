@@ -1,4 +1,4 @@
-// The guest program is PID 1 of every VM. It runs from the initramfs, says on its virtio-serial port that it
+// The guest program is PID 1 of every machine. It runs from the initramfs, says on its virtio-serial port that it
 // is ready, waits for one order, carries it out and reports the result. A snapshot may be taken while it
 // waits, and restored many times: so it does before whatever no order changes, and nothing that must differ
 // from machine to machine.
@@ -47,7 +47,7 @@ func main() {
 		return
 	}
 	if os.Getpid() != 1 {
-		fmt.Fprintln(os.Stderr, "this is vimto's guest program, which runs only as PID 1 of a VM")
+		fmt.Fprintln(os.Stderr, "this is vimto's guest program, which runs only as PID 1 of a machine")
 		os.Exit(run.NotPID1)
 	}
 	defer powerOff()

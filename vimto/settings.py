@@ -294,7 +294,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
 )
 
-# Words that look like flags but ask for something else than a setting; `cli` answers them.
+# Arguments that look like flags but ask for something else than a setting; `cli` answers them.
 _QUESTIONS = ("-h", "-help", "-?", "-version")
 
 Flags = Mapping[str, Any]
@@ -306,7 +306,7 @@ EARLIER_KERNEL = "earlier kernel"
 def parse_flags(
     argv: Sequence[str], given: Flags | None = None, others: Sequence[str] = ()
 ) -> tuple[Flags, list[str]]:
-    """Take the flags at the start of `argv`; return them by key, and the words that follow.
+    """Take the flags at the start of `argv`; return them by key, and the arguments after them.
 
     Go's rules: one dash or two, `-flag value` or `-flag=value`, switches without a value or as
     `-flag=false` (also `-no-flag`). Parsing ends at the first argument that is not a flag, at `--`,

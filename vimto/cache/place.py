@@ -36,7 +36,7 @@ def choose_cache(configured: Path, shared: str = "") -> Path:
     """Return `configured`, or a private cache, with a warning, where somebody else may write to it.
 
     `shared` is a directory that machines may write to, "" for none. Raises `CacheError` when there
-    is not a directory that can be trusted, and for what is not a directory.
+    is no directory that can be trusted, and for what is not a directory.
     """
     _check_directory(configured)
     fault = _find_any_fault(configured, shared)

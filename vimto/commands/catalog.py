@@ -12,9 +12,9 @@ class Command(NamedTuple):
     """One row: what is typed, what it does, and where that is written.
 
     `name` may have two words; its first part is then a row as well. `run` is `module:function`,
-    called with the configuration and the words after the name, which returns the status (None: 0);
-    "" for a row that is for help alone, or that only groups those below it. With `named` the
-    function gets the name, too; without `configured` the words alone, and no configuration is read.
+    called with the configuration and the arguments after the name, which returns the status (None:
+    0); "" for a row that is for help alone, or that only groups those below it. With `named` the
+    function gets the name, too; without `configured` those alone, and no configuration is read.
     With `flags_follow` vimto's own flags may stand after the name. `flags` are the command's own,
     with what each does. `completes` is what follows: `files`, `commands` (programs), or nothing. An
     `alias` is listed nowhere, a `topic` is for `vimto help` alone.

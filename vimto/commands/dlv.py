@@ -53,7 +53,7 @@ _FAILED = 1
 
 
 def run_dlv(config: Config, argv: list[str]) -> int:
-    """Run dlv with the words `argv`, in a machine where it debugs, and return its status."""
+    """Run dlv with the arguments `argv`, in a machine where it debugs, and return its status."""
     dlv = shutil.which("dlv")
     if dlv is None:
         raise UsageError(

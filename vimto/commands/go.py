@@ -48,7 +48,7 @@ class SharedPlan(NamedTuple):
 
 
 def run_go(config: Config, argv: list[str]) -> int:
-    """Run the go command `argv` (its first word is the go binary) and return its status."""
+    """Run the go command `argv` (its first item is the go binary) and return its status."""
     go, cwd = argv[0], os.getcwd()
     if shutil.which(go) is None:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The words of `vimto gdb-kernel`: its own flags first, then go's, then gdb's behind `--`."""
+"""The arguments of `vimto gdb-kernel`: its own flags first, then go's, then gdb's behind `--`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,9 +33,9 @@ class Options:
 
 
 def parse_options(argv: Sequence[str]) -> Options:
-    """Understand the words after `gdb-kernel`; raises `UsageError`.
+    """Parse the arguments after `gdb-kernel`; raises `UsageError`.
 
-    Flags are written as vimto's other ones. After `exec` all words up to the last `--` are the
+    Flags are written as vimto's other ones. After `exec` all arguments up to the last `--` are the
     command's; go's end at the first `--`.
     """
     words = list(argv)
@@ -59,7 +59,7 @@ def parse_options(argv: Sequence[str]) -> Options:
     if values.get("listen") and (values.get("batch") or values.get("break") or gdb_words):
         raise UsageError(
             "with `-listen` vimto starts no gdb",
-            hint="give gdb's words to the gdb that you connect",
+            hint="give gdb's arguments to the gdb that you connect",
         )
     return Options(
         breaks=tuple(values.get("break", ())),

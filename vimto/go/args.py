@@ -228,7 +228,7 @@ def _takes_value(verb: str, name: str) -> bool | None:
 
 
 class _Line:
-    """The words behind `go test` or `go run`, one after the other.
+    """The arguments after `go test` or `go run`, one after the other.
 
     `packages` is `None` until the list of packages has begun or cannot come any more.
     """
@@ -262,7 +262,7 @@ class _Line:
 
     def _parse_test(self) -> None:
         in_packages = False
-        after_own_flag = False  # whose value the next word may be
+        after_own_flag = False  # whose value the next argument may be
         while self.words:
             word = self.words[0]
             if word == "--":

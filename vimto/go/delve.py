@@ -15,7 +15,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Flags with a value, which may be the next word; all others have one after `=` only.
+# Flags with a value, which may be the next argument; all others have one after `=` only.
 _VALUES = _words(
     "api-version backend build-flags init listen log-dest log-output redirect wd output tty "
     "client-addr exec stack follow-calls verbose pid waitfor waitfor-interval waitfor-duration "

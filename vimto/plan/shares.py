@@ -41,7 +41,7 @@ class Share(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command on this host: its words, directory and environment, and whose machine it is.
+    """A command on this host: its arguments, directory and environment, and whose machine it is.
 
     `temporary` is where go puts its work directories, `homes` are the real paths of home
     directories.

@@ -54,12 +54,12 @@ func (c Command) explain(path string, err error) *StartError {
 	f := &StartError{Status: statusNotExecutable, Err: fmt.Errorf("start `%s`: %w", path, err)}
 	if info, statErr := os.Stat(c.Dir); statErr != nil || !info.IsDir() {
 		f.Err = fmt.Errorf("working directory `%s`: %w", c.Dir, err)
-		f.Hint = "the directory must exist in the VM: share it, or start from the repository"
+		f.Hint = "the directory must exist in the machine: share it, or start from the repository"
 		return f
 	}
 	switch {
 	case errors.Is(err, syscall.ENOENT):
-		f.Err = fmt.Errorf("start `%s`: its interpreter or dynamic loader does not exist in the VM", path)
+		f.Err = fmt.Errorf("start `%s`: its interpreter or dynamic loader does not exist in the machine", path)
 	case errors.Is(err, syscall.ENOEXEC):
 		f.Hint = "is it built for another architecture, or a script without `#!`?"
 	case errors.Is(err, syscall.EACCES) && c.Attr.Credential != nil:
@@ -82,7 +82,7 @@ func LookUp(name string, env []string, dir string) (string, *StartError) {
 	if strings.Contains(name, "/") {
 		mode, err := sys.Mode(within(dir, name))
 		if err == syscall.ENOENT || err == syscall.ENOTDIR {
-			return "", notFound(fmt.Errorf("command `%s`: no such file in the VM", name))
+			return "", notFound(fmt.Errorf("command `%s`: no such file in the machine", name))
 		}
 		if err == nil && mode&syscall.S_IFMT == syscall.S_IFDIR {
 			return "", &StartError{Status: statusNotExecutable, Err: fmt.Errorf("command `%s` is a directory", name)}

@@ -133,7 +133,7 @@ func TestHeaderLimits(t *testing.T) {
 		{[]byte{3, 0, 0, 0, byte(KindData)}, false},
 		{[]byte{4, 0, 0, 0, byte(KindAck)}, false},
 		{[]byte{0, 0, 0, 0, 0}, false},
-		{[]byte{0, 0, 0, 0, byte(KindSignalled) + 1}, false},
+		{[]byte{0, 0, 0, 0, byte(len(kinds))}, false},
 		{[]byte{255, 255, 255, 255, byte(KindStdout)}, false},
 	} {
 		if _, _, err := parseHeader(c.header); (err == nil) != c.ok {
