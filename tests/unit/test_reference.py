@@ -210,6 +210,9 @@ def test_a_layout_that_is_gone_has_a_name_still(place: Path) -> None:
         (":6.6", f"ghcr.io/a/b@{DIGEST}", "ghcr.io/a/b:6.6"),
         (f":6.6@{DIGEST}", "a/b", f"docker.io/a/b:6.6@{DIGEST}"),
         (":6.6", "oci:/nonexistent/sub:x", "oci:/nonexistent/sub:6.6"),
+        (":6.6", "docker-archive:/x:a/b:stable", "docker-archive:/x:a/b:6.6"),
+        (":6.6", "docker-archive:/x:stable", "docker-archive:/x:6.6"),
+        (":6.6", "docker-archive:/x", "docker-archive:/x:6.6"),
     ],
 )
 def test_a_tag_replaces_the_configured_one(text: str, configured: str, expected: str) -> None:
@@ -223,6 +226,12 @@ def test_a_tag_needs_a_configured_image(configured: str, tmp_path: Path) -> None
     with pytest.raises(KernelError, match="configured") as caught:
         parse_kernel(":6.6", configured=configured, directories=[tmp_path])
     assert configured or ".vimto.toml" in caught.value.hint
+
+
+def test_an_image_on_disk_has_no_digest_to_replace() -> None:
+    """Asked for by digest, it could be another one that has the tag."""
+    with pytest.raises(KernelError, match="has a digest, and the configured kernel `oci:/x:a` is"):
+        parse_image(f":6.6@{DIGEST}", configured="oci:/x:a", directories=HERE)
 
 
 def test_docker_io_has_another_host() -> None:

@@ -231,7 +231,13 @@ def _replace_tag(text: str, configured: str, directories: Sequence[Path]) -> Ima
         case RegistryReference() as image:
             return image._replace(tag=tag, digest=digest)
         case LayoutReference() as layout:
-            return layout._replace(tag=tag)
+            if digest:
+                raise KernelError(
+                    f"`{text}` has a digest, and the configured kernel `{configured}` is an image"
+                    " on disk, which has a tag alone"
+                )
+            name, colon, _ = layout.tag.rpartition(":")  # that of one of an archive's images
+            return layout._replace(tag=f"{name}{colon}{tag}")
 
 
 def _parse_registry(text: str) -> RegistryReference:
