@@ -154,6 +154,16 @@ def test_scratch_directories_are_given_to_the_command_s_user(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
+def test_a_private_directory_with_a_similar_name_stays_its_owner_s(tmp_path: Path) -> None:
+    private = tmp_path / "go-builder"
+    (private / "repository").mkdir(parents=True)
+    private.chmod(0o700)
+    for share in (private, private / "repository"):
+        admit([Share(str(share))], Command(["x"], str(share)), 1234, 5678)
+    assert [path.stat().st_uid for path in (private, private / "repository")] == [0, 0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give directories away")
 def test_so_are_the_directories_in_them_that_the_command_is_told_to_write_to(
     tmp_path: Path,
 ) -> None:

@@ -29,8 +29,8 @@ _REPORT_VARIABLES = ("GORACE", "ASAN_OPTIONS", "LSAN_OPTIONS", "MSAN_OPTIONS", "
 _LOG_PATH = re.compile(r"""(?:^|[ ,:\n\t\r])log_path=(?:"([^"]*)"|'([^']*)'|([^ ,:\n\t\r]*))""")
 
 
-# Directories that go and we make with mkdtemp(3), for one run.
-_SCRATCH = ("go-build", "vimto-dlv-", "vimto-gdb-")
+# Directories that go (os.MkdirTemp) and we (Python's mkdtemp) make for one run.
+_SCRATCH = re.compile(r"go-build\d+|vimto-(?:dlv|gdb)-\w+", re.ASCII)
 
 
 class Share(NamedTuple):
@@ -177,7 +177,7 @@ def admit(shares: Iterable[Share], command: Command, uid: int, gid: int) -> None
 def _scratch(path: str) -> str:
     """Return the scratch directory that `path` is, or is a package's part of; else nothing."""
     for directory in (path, os.path.dirname(path)):
-        if os.path.basename(directory).startswith(_SCRATCH):
+        if _SCRATCH.fullmatch(os.path.basename(directory)):
             return directory
     return ""
 
