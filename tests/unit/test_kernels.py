@@ -71,6 +71,20 @@ def test_a_version_that_was_taken_for_an_image(tmp_path: Path) -> None:
         assert caught.value.hint == ""
 
 
+def test_what_kept_a_kernel_from_being_fetched_stays_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = OSError(28, "No space left on device")
+
+    def fetch(*_arguments: object) -> None:
+        raise KernelError("the package cannot be unpacked") from reason
+
+    monkeypatch.setattr(kernels, "_fetch", fetch)
+    with contextlib.ExitStack() as stack, pytest.raises(KernelError, match="unpacked") as caught:
+        locate(configured(tmp_path, "-kernel", "apt:linux-image-amd64"), stack)
+    assert caught.value.__cause__ is reason
+
+
 @pytest.mark.usefixtures("no_fetch")
 def test_without_go_no_kernel_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").mkdir()

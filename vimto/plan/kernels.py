@@ -134,7 +134,9 @@ def locate_kernel(
         try:
             place = _fetch(chosen, config, stack)
         except KernelError as exc:
-            raise exc if reference else _nothing_chosen(exc) from exc
+            if reference:
+                raise
+            raise _nothing_chosen(exc) from exc
     return FoundKernel(chosen, place)
 
 
