@@ -60,7 +60,9 @@ def no_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_fetch")
-def test_a_version_that_was_taken_for_an_image(tmp_path: Path) -> None:
+def test_a_version_that_was_taken_for_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "cache").mkdir()
     with contextlib.ExitStack() as stack:
         with pytest.raises(ImageError) as caught:
@@ -68,6 +70,11 @@ def test_a_version_that_was_taken_for_an_image(tmp_path: Path) -> None:
         assert caught.value.hint.startswith("`6.6` was taken for an image's name; `:6.6` is a tag")
         with pytest.raises(ImageError) as caught:
             locate(configured(tmp_path, "-kernel", "a.b/c:6.6"), stack)
+        assert caught.value.hint == ""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "layout").mkdir()
+        with pytest.raises(ImageError) as caught:  # it says itself that it is an image
+            locate(configured(tmp_path, "-kernel", "oci:layout"), stack)
         assert caught.value.hint == ""
 
 

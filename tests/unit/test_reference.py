@@ -175,6 +175,13 @@ def test_a_path_without_a_file_is_never_an_image(text: str, tmp_path: Path) -> N
         parse_kernel(text, directories=[tmp_path])
 
 
+def test_the_home_directory_of_nobody(tmp_path: Path) -> None:
+    with pytest.raises(KernelError) as caught:
+        parse_kernel("~no-such-user/bzImage", directories=[tmp_path])
+    assert caught.value.message == "the kernel `~no-such-user/bzImage` does not exist"
+    assert caught.value.hint.startswith("`~no-such-user` is not the home directory of a user")
+
+
 @pytest.mark.parametrize(
     ("text", "kind", "path", "tag"),
     [

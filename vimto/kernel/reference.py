@@ -190,8 +190,12 @@ def _parse_path(text: str, directories: Sequence[Path]) -> FileKernel | Director
 def _absolute(text: str, directory: Path) -> Path:
     try:
         return directory.absolute() / Path(text).expanduser()
-    except RuntimeError as exc:  # no such user
-        raise KernelError(f"the kernel `{text}` does not exist: {exc}") from exc
+    except RuntimeError as exc:  # pathlib's own words are "Could not determine home directory."
+        user = text.partition("/")[0]
+        raise KernelError(
+            f"the kernel `{text}` does not exist",
+            hint=f"`{user}` is not the home directory of a user of this host; `./{text}` is a file",
+        ) from exc
 
 
 def _normal(path: Path) -> Path:

@@ -203,7 +203,7 @@ def _fetch_image(reference: ImageReference, config: Config) -> "Image":
         return fetch_image(reference, config)
     except ImageError as exc:
         text = config.kernel
-        if "/" in text or text.startswith(":"):
+        if isinstance(reference, LayoutReference) or "/" in text or text.startswith(":"):
             raise
         raise ImageError(
             exc.message,
