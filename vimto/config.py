@@ -276,8 +276,9 @@ def _read_environment(environ: Mapping[str, str], directory: str) -> _Source:
         if row is None:
             _warn_unknown(name, list(rows))
             continue
-        # Lists: one item a line. Neither blanks nor colons can separate paths or commands.
-        parts: Any = [line for line in text.splitlines() if line] if row.kind.many else text
+        # Lists: one item a line. Neither blanks nor colons can separate paths or commands, nor can
+        # what else `str.splitlines` ends a line at (U+2028, form feeds): a name may hold it.
+        parts: Any = [line for line in text.split("\n") if line] if row.kind.many else text
         try:
             values[row.key] = row.kind.placed(row.kind.parse(parts), directory)
         except ValueError as exc:

@@ -41,6 +41,16 @@ def test_packages_with_tests(tmp_path: Path) -> None:
         list_test_packages("go", parse_go(["go", "test", "./x"]), str(tmp_path), os.environ)
 
 
+def test_a_directory_whose_name_looks_like_the_end_of_a_line(tmp_path: Path) -> None:
+    need("go")
+    module = tmp_path / "a\u2028b\x0c"
+    module.mkdir()
+    make_module(module)
+    command = parse_go(["go", "test", "./a"])
+    (package,) = list_test_packages("go", command, str(module), os.environ)
+    assert package.directory == str(module / "a")
+
+
 def test_a_binary_is_built_and_started_as_go_does(tmp_path: Path) -> None:
     need("go")
     make_module(tmp_path)

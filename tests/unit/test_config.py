@@ -97,13 +97,14 @@ def test_the_strongest_source_wins(repository: Path) -> None:
 
 def test_lists_add_up_and_an_empty_item_drops_what_came_before(repository: Path) -> None:
     path = write(repository, 'sysctl = ["a=1"]\nsetup = ["one"]\nkernel_args = ["x"]')
-    environ = {"VIMTO_SYSCTL": "b=2\n\nc=3\n"}
+    environ = {"VIMTO_SYSCTL": "b=2\n\nc=3\n", "VIMTO_SHARE": "/a\u2028b\n/c\x0cd"}
     flags = flags_of("-sysctl", "d=4", "-setup", "", "-setup", "two", "-kernel-args", "")
     config = load_config(flags, environ, repository)
     assert config.sysctl == ("a=1", "b=2", "c=3", "d=4")
     assert config.origins["sysctl"] == f"{path}: sysctl, $VIMTO_SYSCTL, -sysctl"
     assert (config.setup, config.origins["setup"]) == ((("two",),), "-setup")
     assert config.kernel_args == ()
+    assert config.share == ("/a\u2028b", "/c\x0cd")  # ends of lines for `str.splitlines` alone
 
 
 def test_paths_are_relative_to_where_they_are_written(repository: Path, config_home: Path) -> None:

@@ -19,10 +19,10 @@ def find(directory: Path, environ: dict[str, str] | None = None) -> list[str]:
 def test_the_git_directories_of_a_worktree(tmp_path: Path) -> None:
     git = tmp_path / "main/.git"
     write(git / "worktrees/wt/commondir", "../..\n")
-    write(git / "objects/info/alternates", f"# old\n\n{tmp_path}/cache/objects\n../../../o\n")
+    write(git / "objects/info/alternates", f"# old\n\n{tmp_path}/cache/objects\n../../../o\u2028\n")
     write(tmp_path / "wt/.git", f"gitdir: {git}/worktrees/wt\n")
     (tmp_path / "wt/sub").mkdir()
-    borrowed = [f"{tmp_path}/cache/objects", f"{tmp_path}/o"]
+    borrowed = [f"{tmp_path}/cache/objects", f"{tmp_path}/o\u2028"]
     assert find(tmp_path / "wt/sub") == [f"{git}/worktrees/wt", str(git), *borrowed]
     assert find(tmp_path / "main") == borrowed
 

@@ -41,7 +41,8 @@ def list_test_packages(
     flags = [f"-{flag.name}={flag.value}" for flag in command.flags if flag.name in _LIST_FLAGS]
     patterns = list(command.packages) or ["."]
     answer = proc.run([go, "list", *flags, "-f", form, *patterns], cwd=cwd, env=env, limit=None)
-    found = [line.partition("\t") for line in answer.text.splitlines() if line]
+    # Not `splitlines`, which ends a line at U+2028 too: a directory's name may hold that.
+    found = [line.partition("\t") for line in answer.text.split("\n") if line]
     if not found:
         raise UsageError(f"no test files in {' '.join(patterns)}")
     return [TestPackage(path=path, directory=directory) for path, _, directory in found]

@@ -49,7 +49,7 @@ def _git_directories(repository: str) -> Iterator[str]:
             place = os.path.join(place, common)
             yield place
     objects = os.path.join(place, "objects")
-    for line in _read(os.path.join(objects, "info/alternates")).splitlines():
+    for line in _read(os.path.join(objects, "info/alternates")).split("\n"):
         if line and not line.startswith("#"):
             yield os.path.join(objects, line)
 
@@ -57,7 +57,7 @@ def _git_directories(repository: str) -> Iterator[str]:
 def _directories(path: str, verb: str) -> list[str]:
     """Return the directories that the directives `verb` of a go.mod or go.work name."""
     found, block = [], ""
-    for line in _read(path).splitlines():
+    for line in _read(path).split("\n"):
         words = ["".join(match.groups("")) for match in _TOKEN.finditer(line)]
         words = [word for word in words if word]
         if words == [")"]:
