@@ -372,12 +372,20 @@ def _read_file(path: str) -> _Source:
         try:
             values[key] = _parse_toml(rows[key], value, os.path.dirname(path))
         except ValueError as exc:
-            shown = f"`{value}` {exc}" if isinstance(value, (str, int, float)) else exc
-            problems.append(f"{_where(path, text, key)}: `{key}`: {shown}")
+            problems.append(f"{_where(path, text, key)}: `{key}`: {_subject(value)} {exc}")
     if problems:
         raise ConfigError(f"`{path}` cannot be used", lines=tuple(problems))
     origins = {key: f"{path}: {key}" for key in values}
     return _Source(values=values, origins=origins, directory=os.path.dirname(path), upward=False)
+
+
+def _subject(value: object) -> str:
+    """Return what an error says of a TOML value: itself, as TOML writes it, if it is short."""
+    if isinstance(value, bool):
+        return "`true`" if value else "`false`"
+    if isinstance(value, (str, int, float)):
+        return f"`{value}`"
+    return "an item" if isinstance(value, list) else "the value"
 
 
 def _parse_toml(row: Setting, value: object, directory: str) -> Any:

@@ -217,8 +217,16 @@ def test_bad_values_are_listed_all_with_their_lines(repository: Path) -> None:
         ".vimto.toml:1: `memory`: `huge` is not a size such as `512M` or `4G`",
         '.vimto.toml:2: `setup`: `a b` is not a list, as in `setup = ["mount -t tmpfs none /mnt"]`',
         ".vimto.toml:3: `smp`: `0` is not a number of CPUs from 1 to 255, as in `2` or `cpus=2`",
-        ".vimto.toml:4: `teardown`: is not a string",
+        ".vimto.toml:4: `teardown`: an item is not a string",
     )
+    write(repository, "smp = true\ntimeout = 2026-01-02\nuser = {}")
+    with pytest.raises(ConfigError) as caught:
+        load_config({}, {}, repository)
+    assert [line.split(": ")[2].split(" is ")[0] for line in caught.value.lines] == [
+        "`true`",
+        "the value",
+        "the value",
+    ]
 
 
 @pytest.mark.parametrize(
