@@ -57,6 +57,19 @@ def test_what_cannot_be_started_is_explained(argv: list[str], cwd: str | None, r
             os.waitpid(-1, os.WNOHANG)
 
 
+def test_a_child_that_sh_has_reaped_itself_is_not_waited_for() -> None:
+    """sh 2.4 leaves one that could not start, others need not; and another may run for hours."""
+    code = (
+        "import subprocess\nfrom vimto.process import proc\nproc._reap_failed()\n"
+        "child = subprocess.Popen(['sleep', '1000'])\nproc._reap_failed()\n"
+        "print(child.poll())\nchild.kill()\nchild.wait()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == ("None\n", "")
+
+
 def test_a_grandchild_does_not_outlast_the_limit() -> None:
     with pytest.raises(CommandError, match="has not ended within"):
         proc.run(["sh", "-c", "sleep 20 & sleep 20"], limit=0.1)

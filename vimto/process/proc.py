@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -197,10 +198,20 @@ def _failures_told(argv: Sequence[str], limit: float | None) -> Iterator[None]:
 
 
 def _reap_failed() -> None:
-    """Reap the child that could not call execve(2): sh 2.4 leaves it, and it ends with 255."""
-    ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-    if ended and (ended.si_code, ended.si_status) == (os.CLD_EXITED, 255):
-        os.waitpid(ended.si_pid, 0)
+    """Reap the child that could not call execve(2): sh 2.4 leaves it, and it ends with 255.
+
+    Another sh may have reaped it, and other children may run on: it is waited for a moment only.
+    """
+    for _ in range(100):
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:
+            return
+        if ended:
+            if (ended.si_code, ended.si_status) == (os.CLD_EXITED, 255):
+                os.waitpid(ended.si_pid, 0)
+            return
+        time.sleep(0.01)
 
 
 def _status(code: int) -> int:
