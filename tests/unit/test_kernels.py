@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from vimto.commands import gdb
+from vimto.commands.kernel import _find_image
 from vimto.config import Config, load_config
 from vimto.errors import AgentError, ImageError, KernelError, VimtoError
 from vimto.oci import pull
@@ -90,6 +91,9 @@ def test_what_kept_a_kernel_from_being_fetched_stays_known(
     with contextlib.ExitStack() as stack, pytest.raises(KernelError, match="unpacked") as caught:
         locate(configured(tmp_path, "-kernel", "apt:linux-image-amd64"), stack)
     assert caught.value.__cause__ is reason
+    with pytest.raises(KernelError, match="none is configured") as caught:
+        _find_image(configured(tmp_path), [], ":6.6")
+    assert caught.value.__cause__ is None
 
 
 @pytest.mark.usefixtures("no_fetch")

@@ -151,7 +151,9 @@ def _find_image(config: Config, items: list[Item], word: str) -> Item:
             directories=meant.kernel_directories,
         )
     except KernelError as exc:
-        raise exc if word.startswith(":") else missing from exc
+        if word.startswith(":"):
+            raise
+        raise missing from exc
     for item in items:
         if str(image) in item.names:
             return item
