@@ -1,5 +1,7 @@
 """A test that runs too long is asked to end, killed, and given up with its machine."""
 
+import errno
+import signal
 import time
 from collections.abc import Iterator
 
@@ -7,9 +9,9 @@ import pytest
 
 from tests.unit.test_conversation import EXIT, Guest, Talk, start
 from tests.unit.test_conversation import LIMITS as TALK_LIMITS
-from vimto.errors import LostMachineError
+from vimto.errors import LostMachineError, StreamError
 from vimto.plan.plan import GoTimeout
-from vimto.vm import overtime, protocol
+from vimto.vm import overtime, protocol, run
 from vimto.vm.observer import State
 from vimto.vm.overtime import Overtime
 from vimto.vm.protocol import Kind
@@ -58,6 +60,34 @@ def test_what_comes_after_the_test_is_not_ended(
 
     result = talk.play(part)
     assert report(talk, result, capfd) == ""
+
+
+def test_a_long_end_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(run.console, "note", told.append)
+    monkeypatch.setattr(run, "_ENDING_SAID_AFTER", 0.0)
+    ending = run._Ending()
+    ending.check()
+    assert not told
+    ending.noticed(protocol.Notice("stage", "teardown"))
+    ending.check()
+    ending.check()
+    assert told == ["the command has ended; waiting: a `teardown` command is still running"]
+    ending.noticed(protocol.Notice("stage", "flush"))
+    ending.ended()
+    ending.check()
+    assert len(told) == 1 and {*run._ENDINGS} == {*protocol.STAGES}
+
+
+def test_what_cannot_be_said_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_fd: int, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(overtime, "write_all", refuse)
+    observer = overtime.Overtime(LIMITS)
+    observer._sent = [signal.SIGQUIT]
+    with pytest.raises(StreamError):
+        observer.finish(protocol.Exit(status=2))
 
 
 def test_a_test_that_must_be_killed(talk: Talk, capfd: pytest.CaptureFixture[str]) -> None:

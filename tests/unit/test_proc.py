@@ -1,6 +1,7 @@
 """Processes: what they inherit, what comes back, and that they die with us."""
 
 import contextlib
+import errno
 import os
 import select
 import shutil
@@ -284,6 +285,16 @@ def test_a_child_that_cannot_be_killed_is_left(monkeypatch: pytest.MonkeyPatch) 
         assert spawn.end(process.pid, limit=0.05) is None
         monkeypatch.undo()
         process.kill()
+
+
+def test_a_child_ends_where_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_pid: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    pid = spawn.spawn(["sleep", "1000"], log=1)
+    ended = spawn.end(pid, signal.SIGTERM)
+    assert ended is not None and os.waitstatus_to_exitcode(ended) == -signal.SIGKILL
 
 
 def test_spawn_inherits_what_is_said_and_no_more(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from vimto.cache import entry, verdicts
-from vimto.errors import CacheError, QemuError, QemuSilentError
+from vimto.errors import CacheError, EmulatorFaultError, QemuError, QemuSilentError
 from vimto.vm import snapshot
 
 KEY = "k" * 32
@@ -64,6 +64,14 @@ def test_so_does_what_only_this_try_met(
 ) -> None:
     assert fail(plan, OSError(number, os.strerror(number)), monkeypatch) is None
     assert capfd.readouterr().err.endswith(f": {os.strerror(number)}\n")
+
+
+def test_an_emulator_s_fault_comes_by_chance(
+    plan: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Twice in a row it costs the snapshot's making, and neither the run nor the next one.
+    assert fail(plan, EmulatorFaultError("int3"), monkeypatch) is None
+    assert "was not saved, so it boots: int3" in capfd.readouterr().err
 
 
 def test_what_qemu_refuses_is_not_tried_again(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:

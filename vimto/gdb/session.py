@@ -214,7 +214,10 @@ class Gdb(Stub):
         self._end_relay()  # it has detached: the command goes on without it
 
     def finish(self, result: Exit) -> None:
-        Path(self._settings.result).write_text(describe(result), "utf-8")
+        try:
+            Path(self._settings.result).write_text(describe(result), "utf-8")
+        except OSError as exc:
+            console.warn(f"gdb is not told how the command ended: {exc.strerror}")
         # gdb may have stopped the machine between the command's end and now: its user's turn.
         self._wait_while(stopped=True, limit=None)
         # A stop, not an end: gdb says "Remote connection closed" to that, and leaves its script.

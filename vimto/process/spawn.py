@@ -86,7 +86,11 @@ def end(pid: int, *numbers: int, limit: float = 5.0) -> int | None:
     """
     import select
 
-    fd = os.pidfd_open(pid)
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:  # no descriptor is left to wait with
+        os.kill(pid, SIGKILL)
+        return os.waitpid(pid, 0)[1]
     try:
         for number in (*numbers, SIGKILL):
             os.kill(pid, number)

@@ -10,7 +10,7 @@ import signal
 import time
 
 from vimto.descriptors import write_all
-from vimto.errors import LostMachineError
+from vimto.errors import LostMachineError, StreamError
 from vimto.plan.plan import GoTimeout
 from vimto.vm import protocol
 from vimto.vm.observer import Line, Observer
@@ -74,3 +74,5 @@ class Overtime(Observer):
             write_all(1, text.encode())
         except BrokenPipeError:
             pass  # go has gone
+        except OSError as exc:
+            raise StreamError("stdout", exc.errno or 0, 0) from exc

@@ -43,6 +43,13 @@ from vimto.vm.waiting import Lifeline, Waiting
 _ACCEPT_LIMIT = 20.0
 _PREPARE_LIMIT = 600.0
 
+# What may still go on when the command has ended, by `protocol.STAGES`, and when it is told of.
+_ENDINGS = {
+    "teardown": "a `teardown` command is still running",
+    "flush": "what is in the shared directories is still being written back",
+}
+_ENDING_SAID_AFTER = 10.0
+
 
 def run(plan: Plan, request: Request) -> int:
     """Run the command in a machine of its own and return its status (128+N after signal N).
@@ -200,6 +207,7 @@ class _Job(NamedTuple):
         request, timeout = self.request, self.plan.go_timeout
         found: list[Observer] = [
             start,
+            _Ending(),
             _Monitor(machine, request.companion),
             machine.log,
             Lifeline(request.lifeline),
@@ -276,6 +284,26 @@ class _Start(Observer):
 
     def noticed(self, notice: protocol.Notice) -> None:
         show_notice(*notice)
+
+
+class _Ending(Observer):
+    """Says what is waited for when a command has ended and its machine goes on for long."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+
+    def noticed(self, notice: protocol.Notice) -> None:
+        if notice.level == "stage":
+            self._stage = notice.text
+            self.wake_at = time.monotonic() + _ENDING_SAID_AFTER
+
+    def ended(self) -> None:
+        self.wake_at = 0.0
+
+    def check(self) -> None:
+        if self.wake_at and time.monotonic() >= self.wake_at:
+            self.wake_at = 0.0
+            console.note(f"the command has ended; waiting: {_ENDINGS[self._stage]}")
 
 
 class _Monitor(Observer):

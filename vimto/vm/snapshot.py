@@ -52,6 +52,10 @@ class _PassingError(QemuError):
     """The machine was not saved, for a reason that says nothing about the next try."""
 
 
+# What says nothing about the next try: an emulator's fault comes by chance, even twice.
+_HARMLESS = (_PassingError, EmulatorFaultError)
+
+
 def acquire_snapshot(plan: Plan, shape: Shape, waiting: Waiting) -> Snapshot | None:
     """Return the snapshot for `shape`, making it if there is none; None means: boot.
 
@@ -104,7 +108,7 @@ def _try_make(plan: Plan, shape: Shape, waiting: Waiting) -> bool:
             _make(plan, shape, waiting)
         except EmulatorFaultError:
             _make(plan, shape, waiting)
-    except (OSError, QemuError, CacheError) as exc:
+    except (OSError, QemuError, CacheError, EmulatorFaultError) as exc:
         reason = exc.message if isinstance(exc, VimtoError) else str(exc.strerror)
         number = _find_errno(exc)
         if number in _FULL:
@@ -112,7 +116,7 @@ def _try_make(plan: Plan, shape: Shape, waiting: Waiting) -> bool:
         console.warn(f"the machine was not saved, so it boots: {reason}")
         if isinstance(exc, QemuSilentError):
             verdicts.suspect(*place, "saving", reason)
-        elif not isinstance(exc, _PassingError) and number not in _PASSING:
+        elif not isinstance(exc, _HARMLESS) and number not in _PASSING:
             verdicts.turn_off(*place, "saving", reason)
         return False
     verdicts.acquit(*place)

@@ -27,7 +27,8 @@ type Channels struct {
 	mu       sync.Mutex
 	open     map[uint32]*channel
 	change   *sync.Cond
-	settling *time.Timer // while Settle waits
+	settling *time.Timer   // while Settle waits
+	patience time.Duration // of settling
 }
 
 type channel struct {
@@ -61,6 +62,7 @@ func (c *Channels) Settle(limit time.Duration) bool {
 		return true
 	}
 	late := false
+	c.patience = limit
 	c.settling = time.AfterFunc(limit, func() {
 		c.mu.Lock()
 		late = true
@@ -233,7 +235,7 @@ func (c *Channels) Handle(k wire.Kind, payload []byte) error {
 	c.mu.Lock()
 	ch := c.open[id]
 	if k == wire.KindDataAck && c.settling != nil {
-		c.settling.Reset(SettleLimit)
+		c.settling.Reset(c.patience)
 	}
 	c.mu.Unlock()
 	if ch == nil {

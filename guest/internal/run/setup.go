@@ -15,12 +15,13 @@ func (s *session) runSetup(argv []string) error {
 	if len(argv) == 0 {
 		return nil
 	}
-	out, theirs, err := streams.NewNotices(s.stage)
+	null, err := syscall.Open("/dev/null", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	null, err := syscall.Open("/dev/null", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	out, theirs, err := streams.NewNotices(s.stage)
 	if err != nil {
+		syscall.Close(null)
 		return err
 	}
 	c := process.Command{Argv: argv, Env: s.order.Env, Dir: s.order.Dir}
