@@ -12,6 +12,7 @@ from vimto.commands import gdb
 from vimto.commands.kernel import _find_image
 from vimto.config import Config, load_config
 from vimto.errors import AgentError, ImageError, KernelError, VimtoError
+from vimto.kernel import boot
 from vimto.oci import pull
 from vimto.plan import kernels, prepare
 from vimto.plan.agent import source_digest, source_directory
@@ -94,6 +95,15 @@ def test_what_kept_a_kernel_from_being_fetched_stays_known(
     with pytest.raises(KernelError, match="none is configured") as caught:
         _find_image(configured(tmp_path), [], ":6.6")
     assert caught.value.__cause__ is None
+
+
+def test_the_host_has_no_kernel_and_no_other_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boot, "host_kernels", lambda: iter(()))
+    (tmp_path / "cache").mkdir()
+    with contextlib.ExitStack() as stack, pytest.raises(KernelError, match="no kernel installed"):
+        locate(configured(tmp_path, "-kernel", "host"), stack)
 
 
 @pytest.mark.usefixtures("no_fetch")

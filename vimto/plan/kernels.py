@@ -127,14 +127,14 @@ def locate_kernel(
     None stands for what vimto chooses: the host's kernel, else its distribution's package. What of
     it is in the cache is held there until `stack` closes.
     """
-    chosen = reference or _choose_kernel()
+    chosen = _choose_kernel() if reference is None else reference  # `HostKernel()` is falsy
     place = _find(chosen, config, stack)
     if place is None:
         before_fetch()
         try:
             place = _fetch(chosen, config, stack)
         except KernelError as exc:
-            if reference:
+            if reference is not None:
                 raise
             raise _nothing_chosen(exc) from exc
     return FoundKernel(chosen, place)
