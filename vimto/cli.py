@@ -60,7 +60,7 @@ def _dispatch(argv: list[str]) -> int:
     if row and not row.configured:
         return _load(row)(rest) or 0
     if row and catalog.is_group(row):  # nothing to do is a mistake
-        console.show(catalog.help_text(row.name.split()))
+        console.write(catalog.help_text(row.name.split()).rstrip("\n"))
         return VIMTO_FAILED
     if row and row.flags_follow:
         flags, rest = parse_flags(rest, flags, catalog.own_flags(row))

@@ -55,7 +55,9 @@ def test_who_asks_for_help_gets_it(
     capfd: pytest.CaptureFixture[str], words: list[str], status: int, shows: str
 ) -> None:
     assert cli.run(words) == status
-    assert capfd.readouterr().out.startswith(shows)
+    told = capfd.readouterr()  # stdout has what was asked for, and nothing else
+    assert (told.err if status else told.out).startswith(shows)
+    assert not (told.out if status else told.err)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,16 @@ def test_the_program_is_kept(place: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert shlex.split(line.removeprefix("vimto: core dumped: ")) == words
 
 
+def test_one_without_room_is_not_called_a_dump(
+    place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with cores.watched(["m.test"], str(place), str(place.parent / "tmp")):
+        (place / "core-m.test-100-57").touch()
+    told = capfd.readouterr().err
+    assert told.startswith("warning: the core dump ") and "is empty: there was no room" in told
+    assert names(place) == ["core-m.test-100-57"]
+
+
 @pytest.mark.parametrize("kind", ["file", "link", "dangling", "directory"])
 def test_never_over_what_is_there(
     place: Path, capfd: pytest.CaptureFixture[str], kind: str

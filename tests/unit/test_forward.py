@@ -14,7 +14,7 @@ import pytest
 from vimto.addresses import Address, parse_pair
 from vimto.errors import LostMachineError, VimtoError
 from vimto.vm import forward as forwards
-from vimto.vm import protocol
+from vimto.vm import listeners, protocol
 from vimto.vm.forward import Forward, Forwarding
 from vimto.vm.observer import State
 from vimto.vm.protocol import Kind
@@ -346,3 +346,17 @@ def test_one_that_calls() -> None:
             client.close()
     with pytest.raises(VimtoError, match="cannot connect to"):
         Forwarding([Forward(source, THERE, dials=True)]).__enter__()
+
+
+@pytest.mark.parametrize(("kind", "hint"), [("file", "not a socket"), ("socket", "listens there")])
+def test_what_is_in_a_socket_s_place_is_told(tmp_path: Path, kind: str, hint: str) -> None:
+    path = tmp_path / "place"
+    with socket.socket(socket.AF_UNIX) as other:
+        if kind == "file":
+            path.write_text("mine")
+        else:
+            other.bind(str(path))
+            other.listen()
+        with pytest.raises(VimtoError) as caught:
+            listeners.listen(Address(path=str(path)))
+    assert hint in caught.value.hint and path.exists()

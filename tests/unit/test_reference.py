@@ -135,6 +135,12 @@ def test_paths_are_relative_to_the_directory(place: Path) -> None:
     assert isinstance(parse_kernel("bzimage", directories=[place]), RegistryReference)
 
 
+def test_a_layout_by_its_whole_path_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(KernelError, match="does not exist") as caught:
+        parse_kernel(f"oci:{tmp_path}/nothing", directories=[tmp_path])
+    assert caught.value.hint == ""  # nothing that was not written already
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

@@ -59,7 +59,9 @@ class Outcome:
 
     @property
     def errors(self) -> str:
-        return self.stderr.decode(errors="replace")
+        """What is on stderr, but for lines that tell of a busy host."""
+        lines = self.stderr.decode(errors="replace").splitlines(keepends=True)
+        return "".join(line for line in lines if not line.startswith("vimto: waiting: "))
 
     def check(self, status: int = 0) -> "Outcome":
         assert self.status == status, f"status {self.status}\n{self.text}\n{self.errors}"

@@ -132,7 +132,9 @@ def parse_kernel(
         return _parse_path(text, directories)
     image = parse_image(text, configured=configured, directories=directories)
     if isinstance(image, LayoutReference) and not os.path.exists(image.path):
-        raise KernelError(f"`{text}` does not exist", hint=f"it would be `{image.path}`")
+        place = os.fspath(image.path)
+        hint = "" if place in text else f"it would be `{place}`"
+        raise KernelError(f"`{text}` does not exist", hint=hint)
     return image
 
 

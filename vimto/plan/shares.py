@@ -96,7 +96,7 @@ def _refuse_private(path: str) -> None:
         if is_below(path, private) and not is_below(path, "/dev/shm"):
             raise ConfigError(
                 f"`{path}` cannot be shared: the guest has its own {private}",
-                hint="run from another directory, or set GOTMPDIR to one outside it",
+                hint="take another directory: to run from, for `-share`, or as GOTMPDIR",
             )
 
 

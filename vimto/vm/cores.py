@@ -70,6 +70,9 @@ def report(directory: int, before: set[str], argv: list[str], temporary: str) ->
         place = os.path.join(path, name)
         if dump is None:
             continue
+        if os.stat(name, dir_fd=directory, follow_symlinks=False).st_size == 0:
+            console.warn(f"the core dump {show([place])} is empty: there was no room for it")
+            continue
         if os.fsencode(os.path.basename(argv[0]))[:_COMM] != os.fsencode(dump.program):
             console.note(f"a process dumped core: {show([place])}")
             continue

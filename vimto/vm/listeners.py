@@ -85,6 +85,8 @@ def _listen_port(address: Address) -> Listener:
 
 
 def _hint(address: Address, exc: OSError) -> str:
+    if exc.errno == errno.EADDRINUSE and address.path and not _is_socket(address.path):
+        return "there is a file that is not a socket; choose another path"
     if exc.errno == errno.EADDRINUSE and address.path:
         return "another process listens there; choose another path"
     if exc.errno == errno.EADDRINUSE:
@@ -92,6 +94,13 @@ def _hint(address: Address, exc: OSError) -> str:
     if exc.errno == errno.EACCES and address.port:
         return "ports below 1024 are for root (`sysctl net.ipv4.ip_unprivileged_port_start`)"
     return ""
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return True  # it has gone meanwhile
 
 
 def _listen_path(address: Address) -> Listener:

@@ -35,7 +35,8 @@ _CAUSES = (
     (
         "Unable to mount root fs",
         "the kernel cannot read an initramfs",
-        "the kernel lacks CONFIG_BLK_DEV_INITRD; `vimto doctor` lists what is missing",
+        "it lacks CONFIG_BLK_DEV_INITRD, which `vimto doctor` says; or `-kernel-args` has `rdinit=`"
+        " or `noinitrd`",
     ),
     (
         "Terminated via GDBstub",
