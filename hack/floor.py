@@ -38,7 +38,7 @@ def measure_floor(kernel: str, directory: str) -> float:
         order = protocol.encode_json(Kind.RUN, told)
         directories = places.directories(shape.slots, plan.image)
         with closing(found), Qemu(plan.qemu) as qemu:
-            options = [
+            options: list[Option | Flag] = [
                 *shape.options,
                 accelerator_option(plan.accelerator, claims.THREAD_EACH),
                 Ram(found.ram).option(plan.memory),

@@ -37,7 +37,8 @@ def test_every_command_explains_itself(name: str, capfd: pytest.CaptureFixture[s
 def test_groups_and_topics(capfd: pytest.CaptureFixture[str]) -> None:
     for words, status in ((["kernel"], 125), (["kernel", "help"], 0)):
         assert cli.run(words) == status
-        out = capfd.readouterr().out
+        told = capfd.readouterr()
+        out = told.err if status else told.out
         assert all(f"\n  kernel {name} " in out for name in ("pull", "ls", "info", "rm", "prune"))
     assert cli.run(["kernel", "help", "prune"]) == 0
     assert "-all" in capfd.readouterr().out
