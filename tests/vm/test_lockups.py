@@ -89,8 +89,8 @@ def test_one_signal_ends_an_unkillable_command(vimto: Vimto) -> None:
 
 
 def test_what_is_shared_is_kept_when_the_terminal_is_closed(vimto: Vimto) -> None:
-    # (No programs: one that is read from the host just then is in uninterruptible sleep.)
-    script = "trap 'echo hung up >>log' HUP; echo ready; while :; do :; done"
+    # (Each `sleep` ends in a short uninterruptible one, which is not to be taken for a long one.)
+    script = "trap 'echo hung up >>log' HUP; echo ready; while :; do sleep 0.01; done"
     teardown = ("-teardown", "sh -c 'echo torn down >>log'", "-stop-timeout", "1m")
     with sit_at(vimto, *teardown, "exec", "sh", "-c", script, stderr=subprocess.PIPE) as person:
         person.expect("ready")

@@ -133,10 +133,7 @@ func (s *sleepers) find(groups []int) string {
 	return found
 }
 
-// look says whether a thread is out of reach of signals. Many uninterruptible sleeps are short, and most have
-// nothing to do with the signal. So a signal must be pending: unblocked, it has gone unnoticed since it was
-// sent. If it is blocked (vfork(2) blocks all), the thread must be in the same sleep as at the last look. A
-// process that is exiting notices no signal at all.
+// look says whether a thread is out of reach of signals.
 func (s sleepers) look(task string, before sleepers) bool {
 	text, err := sys.ReadFile(task + "/stat")
 	if err != nil {
@@ -151,11 +148,19 @@ func (s sleepers) look(task string, before sleepers) bool {
 		return false
 	}
 	s[task] = field(status, "voluntary_ctxt_switches")
-	if thread.flags&flagExiting != 0 {
-		return true
-	}
 	waiting := mask(status, "SigPnd") | mask(status, "ShdPnd")
-	return waiting&^mask(status, "SigBlk") != 0 || waiting != 0 && before[task] == s[task]
+	return outOfReach(thread.flags&flagExiting != 0, waiting, mask(status, "SigBlk"), before[task] == s[task])
+}
+
+// outOfReach judges a thread in uninterruptible sleep, by whether it is the same sleep as at the last look. Many
+// are short, and most have nothing to do with the signal. So one must be pending: unblocked, it has gone
+// unnoticed since it was sent; blocked (vfork(2) blocks all), the sleep must last. So must that of a process that
+// is exiting, which notices no signal at all: each one sleeps as it closes its files, which are the host's.
+func outOfReach(exiting bool, pending, blocked uint64, lasts bool) bool {
+	if exiting {
+		return lasts
+	}
+	return pending&^blocked != 0 || pending != 0 && lasts
 }
 
 // stack returns where in the kernel a thread is, a line for each function; "" without CONFIG_STACKTRACE.

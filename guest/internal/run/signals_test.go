@@ -170,6 +170,28 @@ func TestASleeperIsFoundOnceASignalWaits(t *testing.T) {
 	}
 }
 
+func TestWhoIsOutOfReach(t *testing.T) {
+	const hup, all = 1, ^uint64(0)
+	for _, test := range []struct {
+		what             string
+		exiting          bool
+		pending, blocked uint64
+		once, again      bool // what the first look says, and the next one in the same sleep
+	}{
+		{"no signal", false, 0, 0, false, false},
+		{"a signal that goes unnoticed", false, hup, 0, true, true},
+		{"a signal that is blocked", false, hup, all, false, true},
+		{"a process that closes its files", true, 0, 0, false, true},
+		{"the same, and a signal", true, hup, 0, false, true},
+	} {
+		once := outOfReach(test.exiting, test.pending, test.blocked, false)
+		again := outOfReach(test.exiting, test.pending, test.blocked, true)
+		if once != test.once || again != test.again {
+			t.Errorf("%s: %v, %v", test.what, once, again)
+		}
+	}
+}
+
 func TestAStoppedProcessDoesNotSleep(t *testing.T) {
 	command := exec.Command("sh", "-c", "kill -STOP $$")
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
