@@ -1,5 +1,6 @@
 """Why a machine was lost, from the kernel's last words."""
 
+import signal
 from types import SimpleNamespace
 from typing import cast
 
@@ -17,7 +18,8 @@ from vimto.vm.request import Companion, Request
 class Ended:
     """A machine that has ended, or not, and left a log."""
 
-    def __init__(self, lines: list[str], ended: bool = True) -> None:
+    def __init__(self, lines: list[str], ended: bool = True, status: int = 0) -> None:
+        self.status = status if ended else None
         self.lines = lines
         self.ended = ended
 
@@ -53,6 +55,12 @@ def test_the_last_lines_are_shown_where_no_cause_is_known() -> None:
     assert error.lines == ("(last 20 of 50 console lines; `-v -v` shows all)", *lines[-20:])
     assert (error.hint, error.message.count("\n")) == ("h", 1)
     assert told(LostMachineError("m"), ["only"]).lines == ("only",)
+
+
+def test_who_was_killed_is_told() -> None:
+    ended = cast(Machine, Ended(["a line"], status=signal.SIGKILL))
+    error = explain(LostMachineError("gone"), ended, cast(Plan, SimpleNamespace(smp=2)))
+    assert error.message.startswith("gone: QEMU was ended by SIGKILL\n")
 
 
 def test_all_lines_with_two_v(monkeypatch: pytest.MonkeyPatch) -> None:

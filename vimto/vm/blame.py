@@ -15,7 +15,7 @@ from vimto.cache import verdicts
 from vimto.cache.snapshots import Snapshot
 from vimto.errors import BootError, QemuError, VimtoError
 from vimto.plan.plan import Plan, Shape
-from vimto.vm.loss import qemu_lines
+from vimto.vm.loss import describe_signal, qemu_lines
 from vimto.vm.machine import Machine
 
 STATE, SILENT, ENDED, CRASHED, KILLED, REFUSED = (
@@ -64,9 +64,7 @@ def diagnose(exc: VimtoError, machine: Machine, plan: Plan) -> NotRestoredError:
     fault = judge(exc, machine.status, complaints)
     ended = fault == REFUSED and machine.status is not None
     last = complaints or (log if ended else [])  # its libraries' own words
-    reason = ": ".join((exc.message, *last[-1:]))
-    if machine.status is not None and os.WIFSIGNALED(machine.status):
-        reason += f": QEMU was ended by {signal.Signals(os.WTERMSIG(machine.status)).name}"
+    reason = ": ".join((exc.message, *last[-1:])) + describe_signal(machine.status)
     return NotRestoredError(reason, fault)
 
 

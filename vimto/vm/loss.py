@@ -1,6 +1,7 @@
 """Why a machine was lost: the kernel's last words, turned into a message with a hint."""
 
 import os
+import signal
 from collections.abc import Sequence
 
 from vimto import console
@@ -96,10 +97,18 @@ def explain(exc: VimtoError, machine: Machine, plan: Plan) -> VimtoError:
                 kind = EmulatorFaultError
             break
     else:
+        message += describe_signal(machine.status)
         if isinstance(exc, BootError) and not ended:
             hint = hint or _hint_for_silence(plan.smp, len(os.sched_getaffinity(0)))
     message += "\n  this is not a failure of the test"
     return kind(message, hint=hint, lines=_select(lines, place))
+
+
+def describe_signal(status: int | None) -> str:
+    """Return `: QEMU was ended by SIGKILL` for such a wait status of QEMU, else nothing."""
+    if status is None or not os.WIFSIGNALED(status):
+        return ""
+    return f": QEMU was ended by {signal.Signals(os.WTERMSIG(status)).name}"
 
 
 def _hint_for_silence(wanted: int, host: int) -> str:
