@@ -64,7 +64,9 @@ def diagnose(exc: VimtoError, machine: Machine, plan: Plan) -> NotRestoredError:
     fault = judge(exc, machine.status, complaints)
     ended = fault == REFUSED and machine.status is not None
     last = complaints or (log if ended else [])  # its libraries' own words
-    reason = ": ".join((exc.message, *last[-1:])) + describe_signal(machine.status)
+    # QEMU 10 gives the cause in one line, and in the next what could not be made for it.
+    words = "; ".join(last[-2:])
+    reason = ": ".join(filter(None, (exc.message, words))) + describe_signal(machine.status)
     return NotRestoredError(reason, fault)
 
 
