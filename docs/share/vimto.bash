@@ -14,12 +14,13 @@ _vimto() {
         return
     fi
     case $command in
-        "") words="go exec shell dlv gdb-kernel kernel config doctor completion manual version help" ;;
+        "") words="go exec shell dlv gdb-kernel kernel config doctor setup-ci completion manual version help" ;;
         "go") words="test run" ;;
         "kernel") words="pull ls info rm prune" ;;
         "gdb-kernel") words="-break -from-boot -go-symbols -batch -fetch-debug -vmlinux -listen" ;;
         "kernel prune") words="-all" ;;
         "config") words="-json -markdown" ;;
+        "setup-ci") words="-apply" ;;
     esac
     [[ $command || $current != -* ]] || words="-kernel -memory -smp -user -sudo -setup -teardown -share -kernel-args -sysctl -accel -qemu -boot-timeout -timeout -stop-timeout -snapshot -cache-limit -snapshot-limit -pull -pull-fresh -image-limit -insecure-registry -net -forward -gdb -vmlinux -cache-dir -v -verbose"
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")

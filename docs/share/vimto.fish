@@ -1,6 +1,6 @@
 # fish completion for vimto; written by `vimto completion fish`.
 
-set -l commands go exec shell dlv gdb-kernel kernel flush-cache config doctor completion manual version help
+set -l commands go exec shell dlv gdb-kernel kernel flush-cache config doctor setup-ci completion manual version help
 complete -c vimto -f
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o kernel -r -d 'the kernel to boot'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o memory -r -d 'memory of the machine'
@@ -38,6 +38,7 @@ complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a gdb-kernel -
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a kernel -d 'pull, list, describe and remove kernels'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a config -d 'every setting, its value, and where it came from'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a doctor -d 'what this host and the kernel have, and what they lack'
+complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a setup-ci -d 'make a CI runner fit, and say what the CI\'s cache should keep'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a completion -d 'what makes a shell complete vimto\'s command line'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a manual -d 'the manual page, for man(1)'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a version -d 'the version of vimto'
@@ -63,3 +64,4 @@ complete -c vimto -n "__fish_seen_subcommand_from gdb-kernel" -F
 complete -c vimto -n "__fish_seen_subcommand_from prune" -o all -d 'remove all that is not in use'
 complete -c vimto -n "__fish_seen_subcommand_from config" -o json -d 'an object by setting'
 complete -c vimto -n "__fish_seen_subcommand_from config" -o markdown -d 'the reference of all settings'
+complete -c vimto -n "__fish_seen_subcommand_from setup-ci" -o apply -d 'run the commands, with sudo unless as root'

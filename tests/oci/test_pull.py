@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,9 @@ from tests.unit.oci_parts import (
     write_layout,
 )
 from vimto.errors import ImageError
+from vimto.kernel.reference import RegistryReference, parse_image
 from vimto.oci.manifest import DOCKER_LIST, host_platform
+from vimto.oci.pull import look_up_image
 
 IMAGE = make_image(
     make_tar(member("a", b"old"), member("gone", b""), symlink("lib", "usr/lib")),
@@ -58,6 +61,25 @@ def test_index(kind: str, registry: str, settings: ImageConfig) -> None:
     for digest in (index.digest, IMAGE.digest):
         named = f"{registry}/kinds/index@{digest}"
         assert fetch_image(named, settings).digest == IMAGE.digest
+
+
+def test_what_is_looked_up_is_found_when_it_has_come_from_elsewhere(
+    registry: str, settings: ImageConfig, hurt: Proxy, tmp_path: Path
+) -> None:
+    """As it does from a CI's cache, whose key has the digest."""
+    push(registry, "kinds/known", "1", make_index({host_platform(): IMAGE}))
+    reference = parse_image(f"{hurt.host}/kinds/known:1")
+    assert isinstance(reference, RegistryReference)
+    assert look_up_image(reference, settings) == IMAGE.digest
+    assert hurt.seen("/blobs/") == []
+    assert find_image(str(reference), settings) is None
+    elsewhere = replace(settings, cache_dir=tmp_path / "elsewhere")
+    place = fetch_image(str(reference), elsewhere).root.parent
+    shutil.copytree(place, settings.cache_dir / "images" / place.name, symlinks=True)
+    asked = len(hurt.requests)
+    found = fetch_image(str(reference), settings)
+    assert found.digest == IMAGE.digest and tree(found.root) == FILES
+    assert len(hurt.requests) == asked
 
 
 def test_platform_that_is_missing(registry: str, settings: ImageConfig) -> None:

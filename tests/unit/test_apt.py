@@ -142,6 +142,21 @@ def test_what_was_found_is_remembered_for_a_while(
     assert packages.find_package(META, cache=cache, fresh=math.inf) == found
 
 
+@pytest.mark.usefixtures("archive")
+def test_what_is_looked_up_is_found_when_it_has_come_from_elsewhere(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does from a CI's cache, whose key has the version."""
+    found = apt.look_up_package(META, cache=cache)
+    assert found.directory == cache / "apt/linux-image-7.1-made_7.1-1_amd64"
+    assert not found.directory.exists()
+    elsewhere = apt.fetch_package(META, cache=tmp_path / "elsewhere")
+    shutil.copytree(elsewhere.directory, found.directory)
+    monkeypatch.setattr(proc, "run", None)
+    assert apt.look_up_package(META, cache=cache) == found
+    assert apt.fetch_package(META, cache=cache) == found
+
+
 def test_a_new_version_is_noticed(archive: Archive, cache: Path) -> None:
     assert apt.fetch_package(META, cache=cache).version == "7.1-1"
     archive.add_kernel("7.2-made", "7.2-1")

@@ -78,7 +78,8 @@ def no_rights(error: int) -> Callable[..., int]:
     ("error", "ci", "remedy"),
     [
         (errno.EACCES, False, "sudo usermod -aG kvm $USER, then log in again"),
-        (errno.EACCES, True, "sudo chmod 0666 /dev/null"),
+        (errno.EACCES, True, "vimto setup-ci -apply"),
+        (errno.ENODEV, True, "vimto setup-ci -apply"),
         (errno.ENODEV, False, "sudo modprobe kvm_amd"),
         (errno.EIO, False, ""),
     ],

@@ -26,6 +26,9 @@ KINDS = (
     "snapshots",
     "vmlinux",
 )
+# What of a directory is the same on every host, as a pattern of the shell's; all, where it is not
+# named. Not apt's lists, which are large and soon stale; nor what a name was found to mean when.
+_TRAVELS = {"apt": "apt/*_*", "images": "images/[0-9a-f]*", "apt/state": ""}
 # Directories of files that are read without a lock; entries are looked at when they are held.
 _INNER = ("apt/index", "images/tags")
 # What the owner of a file is shown as who has no number in this user namespace.
@@ -89,6 +92,15 @@ def find_fault(cache: Path) -> str:
         if link.st_uid not in (0, os.geteuid(), status.st_uid):  # a link, of somebody else
             return _describe(place, link)
     return ""
+
+
+def travelling(cache: Path, *, snapshots: bool) -> list[str]:
+    """Return patterns, as a shell's, for what of `cache` another host can use.
+
+    With `snapshots`, those as well.
+    """
+    kinds = [kind for kind in KINDS if snapshots or kind != "snapshots"]
+    return [str(cache / found) for kind in kinds if (found := _TRAVELS.get(kind, kind))]
 
 
 def _is_unmapped_root(status: os.stat_result) -> bool:

@@ -146,6 +146,18 @@ COMMANDS: tuple[Command, ...] = (
         run="vimto.commands.doctor:run", flags_follow=True,
     ),
     Command(
+        "setup-ci", "[-apply] [KERNEL…]",
+        "make a CI runner fit, and say what the CI's cache should keep",
+        "Looks for QEMU and for a KVM that works, and prints the commands that would provide them; "
+        "with `-apply` it runs them. Then `name=value` lines on stdout tell the key of the CI's "
+        "cache, its `restore-keys` and every `path` in it, for these kernels or the configured "
+        "one; $GITHUB_OUTPUT gets them as well. Names are looked up, nothing is fetched. The "
+        "status is 0 on a runner that is fit, also if it emulates; 1 without a QEMU that runs; 125 "
+        "for any other failure.",
+        run="vimto.commands.setup_ci:run", flags_follow=True,
+        flags=(("-apply", "run the commands, with sudo unless as root"),),
+    ),
+    Command(
         "completion", "bash|zsh|fish", "what makes a shell complete vimto's command line",
         "As in `vimto completion bash >~/.local/share/bash-completion/completions/vimto`. Where "
         "vimto was installed for the whole system, its shells have it already.",

@@ -31,13 +31,13 @@ def pull_images(config: Config, names: Sequence[str]) -> None:
     from vimto.oci.pull import fetch_image  # it takes time to load
 
     asking = config._replace(pull="always")
-    wanted = [_named(config, name) for name in names] or [config]
+    wanted = [name_kernel(config, name) for name in names] or [config]
     for reference in [_image(each) for each in wanted]:
         image = fetch_image(reference, asking)
         _say(f"{reference} {image.digest} {show_bytes(image.size)}")
 
 
-def _named(config: Config, name: str) -> Config:
+def name_kernel(config: Config, name: str) -> Config:
     """Return `config` with the kernel that an argument names."""
     if not name:
         raise UsageError("the kernel's name is empty")
@@ -77,7 +77,7 @@ def show_info(config: Config, words: Sequence[str]) -> None:
     """Print what a kernel is and has; fetches it if it is not here."""
     if len(words) > 1:
         raise UsageError("`vimto kernel info` describes one kernel at a time")
-    config = _named(config, words[0]) if words else config
+    config = name_kernel(config, words[0]) if words else config
     with contextlib.ExitStack() as stack:
         place = locate_kernel(config, wanted_kernel(config), stack).place
         _say(f"place     {place}")
@@ -144,7 +144,7 @@ def _find_image(config: Config, items: list[Item], word: str) -> Item:
     if _NAMED.match(word):
         raise missing
     try:
-        meant = _named(config, word)
+        meant = name_kernel(config, word)
         image = parse_image(
             word,
             configured=meant.configured_kernel,

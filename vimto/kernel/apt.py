@@ -83,6 +83,21 @@ def fetch_package(reference: AptKernel, *, cache: Path, fresh: float = DAY) -> U
     return found
 
 
+def look_up_package(reference: AptKernel, *, cache: Path, fresh: float = DAY) -> UnpackedPackage:
+    """Return what `reference` means, and note it; nothing but lists is downloaded.
+
+    So its directory need not be there: once it comes from elsewhere, as from a CI's cache,
+    `find_package` finds it. Raises `KernelError` as `fetch_package` does.
+    """
+    apt = Apt(reference.release, cache)
+    with apt.locked():
+        found = find_package(reference, cache=cache, fresh=fresh)
+        if not found:
+            found, _ = _look_up(apt, reference, cache)
+            note_package(found, reference, cache)
+    return found
+
+
 def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) -> Path:
     """Return the directory of `package`'s debug information, downloading it.
 
@@ -109,7 +124,11 @@ def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) 
         return directory
 
 
-def _fetch(apt: "Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
+def _look_up(
+    apt: "Apt", reference: AptKernel, cache: Path
+) -> tuple[UnpackedPackage, list[Package]]:
+    """Return where the package is, or would be, and what it is made of: the one it is named by
+    comes first."""
     apt.update()
     parts = list(apt.parts(reference))
     if apt.complaints:
@@ -119,15 +138,20 @@ def _fetch(apt: "Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
     image = next(
         (part for part in reversed(parts) if part.name.startswith("linux-image-")), parts[0]
     )
-    directory = cache / "apt" / str(image)
+    found = UnpackedPackage(cache / "apt" / str(image), image.name, image.version)
+    return found, [image, *(part for part in parts if part is not image)]
+
+
+def _fetch(apt: "Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
+    found, parts = _look_up(apt, reference, cache)
 
     def make() -> None:
-        with entry.new_directory(directory) as temporary:
-            _unpack(apt, image, parts, temporary)
-            _check_kernel(temporary, image)
+        with entry.new_directory(found.directory) as temporary:
+            _unpack(apt, parts[0], parts, temporary)
+            _check_kernel(temporary, parts[0])
 
-    entry.make_once(directory, make, waiting=f"another vimto unpacks `{image.name}`")
-    return UnpackedPackage(directory=directory, package=image.name, version=image.version)
+    entry.make_once(found.directory, make, waiting=f"another vimto unpacks `{found.package}`")
+    return found
 
 
 def _unpack(apt: "Apt", named: Package, parts: list[Package], into: Path) -> int:

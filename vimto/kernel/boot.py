@@ -185,6 +185,15 @@ def _resolve_shelf(root: Path, cache: Path) -> KernelFiles:
     return replace(files, sources=(*files.sources, *watched))
 
 
+def find_image(place: Path) -> Path | None:
+    """Return the image of the kernel at `place`, as `resolve_kernel` does, or None."""
+    if not os.path.isdir(place):
+        return place
+    if is_build_tree(place):
+        return _first(place, _BUILT_IMAGES, "")
+    return _find_image(place)
+
+
 def no_host_kernel() -> KernelError:
     """Return the error for a host without a kernel that can be read, and what would help."""
     for path in host_kernels():

@@ -55,6 +55,25 @@ def fetch_image(reference: ImageReference, config: ImageConfig) -> Image:
         ) from exc
 
 
+def look_up_image(reference: RegistryReference, config: ImageConfig) -> str:
+    """Return the digest of the image that `reference` means now, and note it; nothing is pulled.
+
+    So the image need not be there: once it comes from elsewhere, as from a CI's cache, it is found
+    without asking. Raises `ImageError`.
+    """
+    from vimto.oci.registry import Registry
+
+    store = Store(config.cache_dir)
+    with (
+        store.locked(store.key(reference), f"another vimto pulls `{reference}`"),
+        Registry(reference, insecure=config.insecure_registry) as registry,
+    ):
+        pull = _Pull(reference, registry, config, store)
+        manifest, tag = pull.look_up()
+        store.write_tag(reference, tag)
+    return manifest.digest
+
+
 def _pull_once(reference: ImageReference, config: ImageConfig, store: Store) -> Image:
     asked = time.time()
     with store.locked(store.key(reference), f"another vimto pulls `{reference}`"):
@@ -130,13 +149,19 @@ class _Pull:
 
     def run(self) -> Image:
         """Return the image, pulled unless it is here under another name."""
-        top = self._source.manifest()
-        manifest = self._choose(parse_manifest(top, f"the manifest of {self._what}"))
+        manifest, tag = self.look_up()
         place = self._store.entry(manifest.digest)
         image = self._store.find(manifest.digest)
         if image is None:
             with self._store.locked(place.name, f"another vimto pulls {self._what}"):
                 image = self._store.find(manifest.digest) or self._make(manifest, place)
+        self._store.write_tag(self._reference, tag)
+        return image
+
+    def look_up(self) -> tuple[Manifest, Tag]:
+        """Ask the source which image is meant."""
+        top = self._source.manifest()
+        manifest = self._choose(parse_manifest(top, f"the manifest of {self._what}"))
         tag = Tag(
             reference=str(self._reference),
             digest=manifest.digest,
@@ -144,8 +169,7 @@ class _Pull:
             checked=time.time(),
             signature=self._signature,
         )
-        self._store.write_tag(self._reference, tag)
-        return image
+        return manifest, tag
 
     def _choose(self, found: Manifest | Index) -> Manifest:
         what = f"the manifest of {self._what}"

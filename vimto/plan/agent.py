@@ -45,16 +45,9 @@ def build_agent(*, cache: Path, go: str = "go", arch: str = "amd64") -> Agent:
     """
     source = source_directory()
     digest = source_digest(source)
-    program = which(go)
-    if program is None:
-        raise AgentError(
-            f"`{go}` is not installed, and vimto's guest program is built with it",
-            hint=f"install {_GO_NEEDED} and have it on PATH: {_WHERE_GO_IS}",
-        )
+    program = _find_go(go)
     env = _environment(arch, cache)
-    version = _go_version(program, source, env)
-    check_go(version)
-    path = cache / "agent" / f"{arch}-{digest}-{digest_of(version.encode())[:16]}"
+    path = cache / "agent" / _name(program, digest, arch, env)
 
     def make() -> None:
         console.note("building the guest program (once)")
@@ -63,6 +56,28 @@ def build_agent(*, cache: Path, go: str = "go", arch: str = "amd64") -> Agent:
 
     entry.make_once(path, make, waiting="another vimto builds the guest program")
     return Agent(path=path, digest=digest)
+
+
+def name_agent(*, cache: Path, go: str = "go", arch: str = "amd64") -> str:
+    """Return the name of what `build_agent` makes, and build nothing; raises `AgentError`."""
+    digest = source_digest(source_directory())
+    return _name(_find_go(go), digest, arch, _environment(arch, cache))
+
+
+def _find_go(go: str) -> str:
+    program = which(go)
+    if program is None:
+        raise AgentError(
+            f"`{go}` is not installed, and vimto's guest program is built with it",
+            hint=f"install {_GO_NEEDED} and have it on PATH: {_WHERE_GO_IS}",
+        )
+    return program
+
+
+def _name(program: str, digest: str, arch: str, env: Mapping[str, str]) -> str:
+    version = _go_version(program, source_directory(), env)
+    check_go(version)
+    return f"{arch}-{digest}-{digest_of(version.encode())[:16]}"
 
 
 def check_go(version: str) -> None:

@@ -127,7 +127,7 @@ def locate_kernel(
     None stands for what vimto chooses: the host's kernel, else its distribution's package. What of
     it is in the cache is held there until `stack` closes.
     """
-    chosen = _choose_kernel() if reference is None else reference  # `HostKernel()` is falsy
+    chosen = choose_kernel() if reference is None else reference  # `HostKernel()` is falsy
     place = _find(chosen, config, stack)
     if place is None:
         before_fetch()
@@ -140,7 +140,8 @@ def locate_kernel(
     return FoundKernel(chosen, place)
 
 
-def _choose_kernel() -> KernelReference:
+def choose_kernel() -> KernelReference:
+    """Return what vimto boots where nothing is configured."""
     from vimto.kernel import boot
 
     return HostKernel() if boot.find_host_kernel() else AptKernel(package=default_package())

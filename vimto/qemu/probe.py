@@ -15,6 +15,7 @@ from vimto.values import GIB, whole_number
 if TYPE_CHECKING:  # who only looks for QEMU is in a hurry
     from pathlib import Path
 
+KVM = "/dev/kvm"
 # linux/kvm.h: _IO(0xAE, 0x00) and _IO(0xAE, 0x01).
 _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01
@@ -54,6 +55,18 @@ class Accelerator(NamedTuple):
     def emulated(self) -> bool:
         """Whether QEMU translates every instruction, which is ten and more times slower."""
         return self.name == "tcg"
+
+
+class Obstacle(NamedTuple):
+    """Why this host has no KVM, and what of it a command can mend.
+
+    `rights` says that the device is there and this user may not open it, `module` names the module
+    of the kernel that is not loaded.
+    """
+
+    reason: str
+    rights: bool = False
+    module: str = ""
 
 
 def probe_qemu(path: str, cache: "Path") -> QemuBinary:
@@ -109,7 +122,7 @@ def parse_version(text: str) -> tuple[int, int, int]:
 
 
 def choose_accelerator(
-    wanted: str, *, device: str = "/dev/kvm", cpuinfo: str = "/proc/cpuinfo"
+    wanted: str, *, device: str = KVM, cpuinfo: str = "/proc/cpuinfo"
 ) -> Accelerator:
     """Choose KVM where it works and emulation elsewhere.
 
@@ -120,45 +133,52 @@ def choose_accelerator(
     """
     if wanted == "tcg":
         return Accelerator(name="tcg", reason="`accel = tcg` is configured")
-    reason, remedy = _why_no_kvm(device, cpuinfo)
-    if not reason:
+    obstacle = find_obstacle(device, cpuinfo)
+    if obstacle is None:
         return Accelerator(name="kvm")
+    remedy = _remedy(obstacle)
     if wanted == "kvm":
         hint = f"{remedy}; `-accel auto` emulates instead" if remedy else "`-accel auto` emulates"
-        raise QemuError(f"KVM cannot be used: {reason}", hint=hint)
-    return Accelerator(name="tcg", reason=reason, remedy=remedy)
+        raise QemuError(f"KVM cannot be used: {obstacle.reason}", hint=hint)
+    return Accelerator(name="tcg", reason=obstacle.reason, remedy=remedy)
 
 
-def _why_no_kvm(device: str, cpuinfo: str) -> tuple[str, str]:
-    """Return why KVM cannot be used, and what can be done about it; both are empty if it can."""
+def find_obstacle(device: str = KVM, cpuinfo: str = "/proc/cpuinfo") -> Obstacle | None:
+    """Return why KVM cannot be used, None if it can."""
     x86 = os.uname().machine == "x86_64"
     if x86 and not (flags := _processor_flags(cpuinfo) & _VIRTUALISATION.keys()):
-        return "the processor offers no virtualisation (neither vmx nor svm in /proc/cpuinfo)", ""
+        return Obstacle(
+            "the processor offers no virtualisation (neither vmx nor svm in /proc/cpuinfo)"
+        )
     try:
         fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return f"there is no {device}", ""
+        return Obstacle(f"there is no {device}")
     except PermissionError:
-        return f"this user may not open {device}", _how_to_get_rights(device)
+        return Obstacle(f"this user may not open {device}", rights=True)
     except OSError as exc:
         # A device file that systemd made beforehand, and nothing behind it (ENODEV, or ENXIO).
         missing = x86 and exc.errno in (ENODEV, ENXIO)
-        remedy = f"sudo modprobe {_VIRTUALISATION[min(flags)]}" if missing else ""
-        return f"{device} cannot be opened: {exc.strerror}", remedy
+        module = _VIRTUALISATION[min(flags)] if missing else ""
+        return Obstacle(f"{device} cannot be opened: {exc.strerror}", module=module)
     try:
         if fcntl.ioctl(fd, _KVM_GET_API_VERSION, 0) != _KVM_API_VERSION:
-            return f"{device} speaks another version of KVM's interface", ""
+            return Obstacle(f"{device} speaks another version of KVM's interface")
         os.close(fcntl.ioctl(fd, _KVM_CREATE_VM, 0))
     except OSError as exc:
-        return f"{device} cannot create a machine: {exc.strerror}", ""
+        return Obstacle(f"{device} cannot create a machine: {exc.strerror}")
     finally:
         os.close(fd)
-    return "", ""
+    return None
 
 
-def _how_to_get_rights(device: str) -> str:
+def _remedy(obstacle: Obstacle) -> str:
+    if not (obstacle.rights or obstacle.module):
+        return ""
     if "CI" in os.environ:  # a machine of the moment: nobody can log in again, nobody else is there
-        return f"sudo chmod 0666 {device}"
+        return "vimto setup-ci -apply"
+    if obstacle.module:
+        return f"sudo modprobe {obstacle.module}"
     return "sudo usermod -aG kvm $USER, then log in again"
 
 
