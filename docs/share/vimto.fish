@@ -41,7 +41,7 @@ complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a doctor -d 'w
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a setup-ci -d 'make a CI runner fit, and say what the CI\'s cache should keep'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a completion -d 'what makes a shell complete vimto\'s command line'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a manual -d 'the manual page, for man(1)'
-complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a version -d 'the version of vimto'
+complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a version -d 'the version of vimto, and the commit it was built from'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a help -d 'this text, or that of one command'
 complete -c vimto -n "__fish_seen_subcommand_from go; and not __fish_seen_subcommand_from test run" -a test -d 'go\'s own `test`, each test binary in a machine of its own'
 complete -c vimto -n "__fish_seen_subcommand_from go; and not __fish_seen_subcommand_from test run" -a run -d 'go\'s own `run`, likewise'

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from vimto import __version__, cli, console
+from vimto import cli, console
 from vimto.cache import place
 from vimto.commands import catalog
 from vimto.errors import VIMTO_FAILED, ConfigError
 from vimto.plan.users import resolve_user
 from vimto.settings import SETTINGS
+from vimto.version import describe
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +119,7 @@ def test_a_home_that_is_a_repository(
 def test_version(capfd: pytest.CaptureFixture[str]) -> None:
     for word in ("version", "-version", "--version"):
         assert cli.run([word]) == 0
-        assert capfd.readouterr().out == f"vimto {__version__}\n"
+        assert capfd.readouterr().out == f"vimto {describe()}\n"
     assert cli.run(["version", "x"]) == 125
 
 
@@ -151,7 +152,7 @@ def test_no_failure_of_ours_looks_like_a_failed_test(
 def test_the_module_is_a_command() -> None:
     argv = [sys.executable, "-m", "vimto", "version"]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    assert done.stdout == f"vimto {__version__}\n"
+    assert done.stdout == f"vimto {describe()}\n"
     closed = ["sh", "-c", '"$@" <&- >&- 2>&-', "sh", *argv]
     assert subprocess.run(closed, check=False).returncode == VIMTO_FAILED  # nobody was told
 
@@ -172,7 +173,7 @@ def test_streams_that_cannot_be_used(redirection: str, status: int, said: str) -
     argv = ["sh", "-c", script, "sh", sys.executable, "-m", "vimto", "version"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr[: len(said)]) == (status, said)
-    assert done.stdout == (f"vimto {__version__}\n" if status == 0 else "")
+    assert done.stdout == (f"vimto {describe()}\n" if status == 0 else "")
 
 
 def test_users_by_name_and_number() -> None:

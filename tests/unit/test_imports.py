@@ -29,6 +29,7 @@ ROWS = (
     ("compression", "elf", "addresses", "trust", "values", "settings", "config"),
     ("cache",),
     ("process",),
+    ("version",),
     ("go",),
     ("kernel",),
     ("oci",),

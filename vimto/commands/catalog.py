@@ -168,7 +168,7 @@ COMMANDS: tuple[Command, ...] = (
         run="vimto.commands.manual:print_manual", configured=False,
     ),
     Command(
-        "version", "", "the version of vimto",
+        "version", "", "the version of vimto, and the commit it was built from",
         run="vimto.commands.manual:print_version", configured=False,
     ),
     Command(

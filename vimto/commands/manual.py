@@ -6,10 +6,11 @@ compares.
 
 from collections.abc import Callable
 
-from vimto import __version__, console
+from vimto import console
 from vimto.commands.catalog import COMMANDS, Command, children, help_text, usage
 from vimto.errors import UsageError
 from vimto.settings import SETTINGS, Setting
+from vimto.version import describe
 
 
 def print_help(words: list[str]) -> int:
@@ -19,10 +20,10 @@ def print_help(words: list[str]) -> int:
 
 
 def print_version(words: list[str]) -> int:
-    """Print the version and return 0."""
+    """Print the version, with the commit, and return 0."""
     if words:
         raise UsageError(f"unexpected argument `{words[0]}`", hint=usage("version"))
-    console.show(f"vimto {__version__}\n")
+    console.show(f"vimto {describe()}\n")
     return 0
 
 
