@@ -25,6 +25,7 @@ ROWS = (
         "places",
         "waiting",
         "files",
+        "limits",
     ),
     ("compression", "elf", "addresses", "trust", "values", "settings", "config"),
     ("cache",),

@@ -9,7 +9,7 @@ import pytest
 from vimto import console
 from vimto.errors import BootError, EmulatorFaultError, LostMachineError, VimtoError
 from vimto.plan.plan import Plan, Shape
-from vimto.vm import run
+from vimto.vm import loss, run
 from vimto.vm.loss import explain, qemu_lines, show_log
 from vimto.vm.machine import Machine
 from vimto.vm.request import Companion, Request
@@ -63,6 +63,24 @@ def test_who_was_killed_is_told() -> None:
     assert error.message.startswith("gone: QEMU was ended by SIGKILL\n")
 
 
+@pytest.mark.parametrize(
+    ("status", "limit", "hint"),
+    [
+        (signal.SIGKILL, 512 << 20, "processes may use 512 MiB here"),
+        (signal.SIGKILL, None, ""),
+        (signal.SIGSEGV, 512 << 20, ""),
+        (0, 512 << 20, ""),
+    ],
+)
+def test_a_limit_of_memory_may_be_why(
+    monkeypatch: pytest.MonkeyPatch, status: int, limit: int | None, hint: str
+) -> None:
+    monkeypatch.setattr(loss, "memory_limit", lambda: limit)
+    ended = cast(Machine, Ended(["a line"], status=status))
+    error = explain(LostMachineError("gone"), ended, cast(Plan, SimpleNamespace(smp=2)))
+    assert error.hint.startswith(hint) and bool(error.hint) == bool(hint)
+
+
 def test_all_lines_with_two_v(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "_verbosity", [2])
     assert len(told(LostMachineError("m"), ["x"] * 100).lines) == 100
@@ -91,7 +109,7 @@ def test_a_silent_kernel_may_lack_a_driver() -> None:
 def test_more_processors_than_a_host_can_emulate_may_be_why_it_is_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: {0, 1})
+    monkeypatch.setattr(loss, "host_processors", lambda: 2)
     error = told(BootError("the machine did not boot"), [], ended=False, smp=255)
     assert error.hint.startswith("`-smp 255` is much for a host with 2:")
 

@@ -23,6 +23,7 @@ from vimto.files import read_file
 from vimto.kernel import modules
 from vimto.kernel.modules import ModuleIndex
 from vimto.kernel.trie import write_trie
+from vimto.limits import host_processors
 
 # Raise it when the same modules would give another index.
 _FORMAT = 1
@@ -158,7 +159,7 @@ def _written(directory: Path, files: Sequence[Path], cache: Path) -> tuple[Path,
 
 def _make_index(directory: Path, files: Sequence[Path], cache: Path) -> Path:
     """Return the directory with the files of the index, made if the cache has it not."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(host_processors()) as pool:
         facts = list(pool.map(_read_plain, files))
         shapes = (
             f"{path.relative_to(directory)} {digest(repr(told).encode()) if told else _hash(path)}"

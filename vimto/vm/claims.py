@@ -23,6 +23,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from vimto import console
+from vimto.limits import host_processors, memory_left
 
 # A guest's processor that waits for a spinlock spins while the host runs something else than the
 # processor that holds it: two machines of two processors on two host processors spent a quarter of
@@ -141,11 +142,6 @@ class Turn(_Place):
         return self.others(_CLAIMS, _QUEUE)
 
 
-def host_processors() -> int:
-    """Return the number of processors that we may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def obstacle(ahead: int, running: int, memory: int, available: Callable[[], int]) -> str:
     """Return what keeps a machine with `memory` MiB from starting now, or nothing.
 
@@ -213,23 +209,6 @@ def _wait(turn: Turn, memory: int, pause: Callable[[float], None], limit: float)
 def available_memory() -> int:
     """Return how many MiB new processes may take on this host, or in this container."""
     with open("/proc/meminfo", "rb") as file:
-        found = _number(file.read(), b"MemAvailable:") >> 10
-    return min(found, _container_memory(found))
-
-
-def _container_memory(otherwise: int) -> int:
-    """Return what a limit of our control group (cgroup v2) leaves, in MiB."""
-    contents = {}
-    try:
-        for name in ("max", "current", "stat"):
-            with open(f"/sys/fs/cgroup/memory.{name}", "rb") as file:
-                contents[name] = file.read()
-        cached = sum(_number(contents["stat"], b"%s_file " % n) for n in (b"inactive", b"active"))
-        return int(contents["max"]) - int(contents["current"]) + cached >> 20
-    except (OSError, ValueError, IndexError):
-        return otherwise  # there is none
-
-
-def _number(text: bytes, name: bytes) -> int:
-    """Return the number that stands behind `name`."""
-    return int(text.partition(b"\n" + name)[2].split(None, 1)[0])
+        found = int(file.read().partition(b"\nMemAvailable:")[2].split(None, 1)[0]) << 10
+    left = memory_left()
+    return (found if left is None else min(found, left)) >> 20

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vimto import console
 from vimto.errors import BootError, EmulatorFaultError, VimtoError
+from vimto.limits import host_processors, memory_limit
 from vimto.plan.plan import Plan
 from vimto.vm.machine import Machine
 
@@ -99,7 +100,8 @@ def explain(exc: VimtoError, machine: Machine, plan: Plan) -> VimtoError:
     else:
         message += describe_signal(machine.status)
         if isinstance(exc, BootError) and not ended:
-            hint = hint or _hint_for_silence(plan.smp, len(os.sched_getaffinity(0)))
+            hint = hint or _hint_for_silence(plan.smp, host_processors())
+        hint = hint or _hint_for_kill(machine.status)
     message += "\n  this is not a failure of the test"
     return kind(message, hint=hint, lines=_select(lines, place))
 
@@ -109,6 +111,17 @@ def describe_signal(status: int | None) -> str:
     if status is None or not os.WIFSIGNALED(status):
         return ""
     return f": QEMU was ended by {signal.Signals(os.WTERMSIG(status)).name}"
+
+
+def _hint_for_kill(status: int | None) -> str:
+    """Return what may have killed QEMU, if that is known here: a container's limit."""
+    limit = memory_limit()
+    if status is None or os.WTERMSIG(status) != signal.SIGKILL or limit is None:
+        return ""
+    return (
+        f"processes may use {limit >> 20} MiB here (a limit of the container, or the service):"
+        " `-memory` asks for less"
+    )
 
 
 def _hint_for_silence(wanted: int, host: int) -> str:
