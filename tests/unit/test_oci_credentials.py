@@ -150,3 +150,37 @@ def test_order_of_files() -> None:
         "/4/containers/auth.json",
         "/5/.docker/config.json",
     ]
+
+
+@pytest.mark.parametrize("name", ["ghcr.io/cilium/ci-kernels:6.6", "ghcr.io/x@sha256:" + "0" * 64])
+def test_githubs_registry_gets_githubs_token(name: str, tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "GITHUB_TOKEN": "secret\n"}
+    reference = parse_image(name)
+    assert isinstance(reference, RegistryReference)
+    found = find_credentials(reference, environ)
+    assert found and (found.password, found.origin) == ("secret", "$GITHUB_TOKEN") and found.guess
+    assert found.username and "secret" not in repr(found)
+    found = find_credentials(reference, {**environ, "GITHUB_ACTOR": "octocat"})
+    assert found and found.username == "octocat"
+    assert find_credentials(reference, {**environ, "GITHUB_TOKEN": ""}) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["alpine", "ghcr.io:443/x", "ghcr.io.example/x", "x.ghcr.io/x", "docker.io/ghcr.io/x"],
+)
+def test_no_other_registry_gets_githubs_token(name: str, tmp_path: Path) -> None:
+    reference = parse_image(name)
+    assert isinstance(reference, RegistryReference)
+    environ = {"HOME": str(tmp_path), "GITHUB_TOKEN": "secret", "GITHUB_ACTOR": "octocat"}
+    assert find_credentials(reference, environ) is None
+
+
+def test_a_login_wins_over_githubs_token(tmp_path: Path) -> None:
+    config = {"auths": {"ghcr.io": auth("user:pass")}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    reference = parse_image("ghcr.io/x/y")
+    assert isinstance(reference, RegistryReference)
+    environ = {"HOME": str(tmp_path), "DOCKER_CONFIG": str(tmp_path), "GITHUB_TOKEN": "secret"}
+    found = find_credentials(reference, environ)
+    assert found and (found.username, found.guess) == ("user", False)

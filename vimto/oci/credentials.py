@@ -1,7 +1,7 @@
-"""Who we are to a registry: what `docker login` and `podman login` left behind.
+"""Who we are to a registry: what `docker login` and `podman login` left, or GitHub Actions' token.
 
-Sources: Docker's documentation of `config.json` ("docker login", "Credential stores") and
-containers-auth.json(5).
+Sources: Docker's documentation of `config.json` ("docker login", "Credential stores"),
+containers-auth.json(5), and GitHub's "Working with the Container registry".
 """
 
 import base64
@@ -20,8 +20,10 @@ from vimto.kernel.reference import RegistryReference
 
 # The key under which Docker keeps the credentials of docker.io.
 _DOCKER_SERVER = "https://index.docker.io/v1/"
-# What a credential helper gives for a user name when the secret is an identity token.
 _LARGEST = 1 << 20
+GITHUB_REGISTRY = "ghcr.io"
+_GITHUB_TOKEN = "GITHUB_TOKEN"
+# What a credential helper gives for a user name when the secret is an identity token.
 _TOKEN_USER = "<token>"
 
 
@@ -29,7 +31,9 @@ _TOKEN_USER = "<token>"
 class Credentials:
     """A user with a password, or a token: `identity` to be exchanged, `bearer` ready to use.
 
-    `origin` is the file or helper that they come from.
+    `origin` is the file, helper or variable that they come from. What was not left for this
+    registry on purpose is a `guess`: it is for the registry's own host alone, and where it is
+    refused we are nobody in particular.
     """
 
     origin: str
@@ -37,6 +41,7 @@ class Credentials:
     password: str = field(default="", repr=False)
     identity: str = field(default="", repr=False)
     bearer: str = field(default="", repr=False)
+    guess: bool = False
 
     @property
     def basic(self) -> str:
@@ -51,6 +56,7 @@ def find_credentials(
 ) -> Credentials | None:
     """Return the credentials for a registry, or for the narrowest path in it that has some.
 
+    For ghcr.io without any it is $GITHUB_TOKEN, which no other registry ever gets.
     Raises `ImageError` for a file that exists and cannot be used; a credential helper that does
     not work costs a warning, as the image may be public.
     """
@@ -64,7 +70,21 @@ def find_credentials(
         found = _search(_parse(data, path), reference, path)
         if found is not None:
             return found
-    return None
+    return _from_github(environ) if reference.registry == GITHUB_REGISTRY else None
+
+
+def _from_github(environ: Mapping[str, str]) -> Credentials | None:
+    """Return the token that a workflow has, if it was given to us.
+
+    Elsewhere the same variable may hold a token that may read no packages, with which ghcr.io
+    denies even those that all may read: therefore a guess.
+    """
+    token = environ.get(_GITHUB_TOKEN, "").strip()
+    if not token:
+        return None
+    # The registry wants a name, and looks at the token alone.
+    user = environ.get("GITHUB_ACTOR") or "token"
+    return Credentials(origin=f"${_GITHUB_TOKEN}", username=user, password=token, guess=True)
 
 
 def credential_files(environ: Mapping[str, str]) -> list[Path]:

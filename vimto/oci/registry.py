@@ -23,7 +23,7 @@ import requests
 from vimto import console
 from vimto.errors import ImageError
 from vimto.kernel.reference import RegistryReference
-from vimto.oci.credentials import Credentials, find_credentials
+from vimto.oci.credentials import GITHUB_REGISTRY, Credentials, find_credentials
 from vimto.oci.manifest import ACCEPT, MANIFEST_LIMIT, Descriptor, digest_of, parse_json
 from vimto.oci.session import (
     BROKEN,
@@ -35,6 +35,7 @@ from vimto.oci.session import (
     is_plain_http_allowed,
     read_some,
     show_reason,
+    wanted_pause,
 )
 from vimto.waiting import interruptible
 
@@ -113,10 +114,14 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
                         self._send, method, url, data=data, headers=sent, json=json, stream=stream
                     )
                 )
+            except _ThrottledError as exc:
+                error, retry_after = self._throttled(exc), exc.retry_after
+                if (wanted_pause(retry_after) or 0) > self.patience.longest_pause:
+                    raise error from exc  # docker.io's limit counts hours
             except BROKEN as exc:
-                failure = show_reason(exc)
+                error = self._unreachable(show_reason(exc))
                 if is_final(exc):
-                    raise self._unreachable(failure) from exc
+                    raise error from exc
             except _DeniedError as exc:
                 raise self._refused(None) from exc
             except (requests.RequestException, ValueError) as exc:
@@ -126,22 +131,22 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
                 if status == 401 and self.auth.token and not renewed:
                     renewed, self.auth.token = True, None
                     response.close()
-                    failure = "the token was refused"
+                    error = self._unreachable("the token was refused")
                     continue
                 if status not in _RETRY_STATUS:
                     return response
-                failure = f"it answered {status} {response.reason}"
+                error = self._unreachable(f"it answered {status} {response.reason}")
                 retry_after = response.headers.get("Retry-After", "")
                 response.close()
             if attempt < self.patience.attempts:
-                self.pause(f"{self.reference.registry}: {failure}", attempt, retry_after)
-        raise self._unreachable(failure)
+                self.pause(error.message, attempt, retry_after)
+        raise error
 
     def _send(self, method: str, url: str, **options: Any) -> requests.Response:
         """Send a request, and again with credentials where they are asked for."""
         response = self.session.request(method, url, **options)
         if response.status_code not in (401, 403):
-            return response
+            return self._allowed(response)
         headers, changed = self.auth.authenticate_request(response, options.pop("headers"))
         if not changed:
             raise _DeniedError
@@ -149,7 +154,18 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         if response.status_code == 403:  # the token was given for less than we ask now
             headers, _ = self.auth.authenticate_request(response, headers, refresh=True)
             response = self.session.request(method, url, headers=headers, **options)
-        return response
+        if response.status_code in (401, 403) and self.auth.forget_guess():
+            headers, _ = self.auth.authenticate_request(response, headers, refresh=True)
+            response = self.session.request(method, url, headers=headers, **options)
+        return self._allowed(response)
+
+    def _allowed(self, response: requests.Response) -> requests.Response:
+        """Return `response`; raises `_ThrottledError` if it says that we ask too often."""
+        if response.status_code != 429:
+            return response
+        with response:
+            retry_after = response.headers.get("Retry-After", "")
+            raise _ThrottledError(retry_after, self.messages(response))
 
     def pause(self, failure: str, attempt: int, retry_after: str = "") -> None:
         """Wait before the next attempt; a user who would notice is told why.
@@ -224,14 +240,15 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         status = response.status_code
         if status < 300:
             return
-        lines = self._messages(response)
+        lines = self.messages(response)
         if status == 404:
             raise ImageError(f"{what} does not exist in the registry", lines=lines)
         if status in (401, 403):
             raise self._refused(None, lines)
         raise ImageError(f"{what}: the registry answered {status} {response.reason}", lines=lines)
 
-    def _messages(self, response: requests.Response) -> tuple[str, ...]:
+    def messages(self, response: requests.Response) -> tuple[str, ...]:
+        """Return what a refusal says, by the distribution specification's "Error Codes"."""
         try:
             data = self.read(response, 64 << 10, "the answer")
             errors = parse_json(data, "the answer").get("errors", [])
@@ -242,7 +259,11 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
     def _refused(self, exc: Exception | None, lines: tuple[str, ...] = ()) -> ImageError:
         registry = self.reference.registry
         if self.credentials is None:
-            hint = f"no credentials for it were found; `docker login {registry}` leaves some"
+            hint = f"no credentials for it were found; {self._way_to_log_in()}"
+        elif self.auth.forgotten:
+            hint = (
+                f"it refuses what is in `{self.credentials.origin}`, and denies this without, too"
+            )
         else:
             hint = f"the credentials come from `{self.credentials.origin}`"
         if exc is not None:
@@ -253,12 +274,40 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             lines=lines,
         )
 
+    def _way_to_log_in(self) -> str:
+        registry = self.reference.registry
+        github = ", and $GITHUB_TOKEN counts" if registry == GITHUB_REGISTRY else ""
+        return f"`docker login {registry}` leaves some{github}"
+
     def _unreachable(self, reason: str) -> ImageError:
         return UnreachableError(f"the registry `{self.reference.registry}`: {reason}")
+
+    def _throttled(self, exc: "_ThrottledError") -> ImageError:
+        registry = self.reference.registry
+        seconds = wanted_pause(exc.retry_after) or 0
+        wait = f"; it asks to wait {seconds / 60:.0f} min" if seconds >= 90 else ""
+        if self.credentials is None:
+            hint = f"more is allowed with credentials; {self._way_to_log_in()}"
+        else:
+            hint = f"its limit for the account in `{self.credentials.origin}` has been reached"
+        return UnreachableError(
+            f"the registry `{registry}` says 429, too many requests{wait}",
+            hint=f"{hint}; what is in the cache is used without asking with `-pull never`",
+            lines=exc.lines,
+        )
 
 
 class UnreachableError(ImageError):
     """The registry did not answer; what is in the cache may do."""
+
+
+class _ThrottledError(requests.ConnectionError):
+    """We have asked too often; `retry_after` is the header, or empty."""
+
+    def __init__(self, retry_after: str, lines: tuple[str, ...]) -> None:
+        super().__init__("429 Too Many Requests")
+        self.retry_after = retry_after
+        self.lines = lines
 
 
 class _DeniedError(Exception):
@@ -363,10 +412,14 @@ class _Auth(oras.auth.TokenAuth):  # type: ignore[misc]
     def __init__(self, registry: Registry) -> None:
         super().__init__()
         self._registry = registry
+        self.forgotten = False  # whether the credentials are of no use here
+        self._use(registry.credentials or Credentials(origin=""))
+
+    def _use(self, secret: Credentials) -> None:
         self._basic = False
-        self._secret = registry.credentials or Credentials(origin="")
-        self.set_basic_auth(self._secret.username, self._secret.password)
-        self.token = self._secret.bearer or None
+        self._secret = secret
+        self.set_basic_auth(secret.username, secret.password)
+        self.token = secret.bearer or None
 
     def known_header(self) -> dict[str, str]:
         """Return what was asked for the last time, so that no request is sent twice."""
@@ -403,22 +456,38 @@ class _Auth(oras.auth.TokenAuth):  # type: ignore[misc]
         session.check_url(realm)
         fields = {"service": challenge.service, "scope": challenge.scope}
         fields = {key: value for key, value in fields.items() if value}
-        if self._secret.identity:
-            # OAuth 2, as in the distribution project's "Token Authentication: OAuth2".
-            form = {"grant_type": "refresh_token", "client_id": _CLIENT, **fields}
-            form["refresh_token"] = self._secret.identity
-            response = session.post(realm, data=form, stream=True)
-        else:
-            headers = {"User-Agent": _CLIENT}
-            if self._secret.basic:
-                headers["Authorization"] = f"Basic {self._secret.basic}"
-            response = session.get(realm, params=fields, headers=headers, stream=True)
-        with response:
+        if urlsplit(realm).netloc != self._registry.reference.api_host:
+            self.forget_guess()
+        with self._ask(session, realm, fields) as response:
+            if response.status_code == 429:
+                retry_after = response.headers.get("Retry-After", "")
+                raise _ThrottledError(retry_after, self._registry.messages(response))
             if response.status_code in _RETRY_STATUS:
                 raise requests.ConnectionError(f"the token server answered {response.status_code}")
+            if response.status_code != 200 and self.forget_guess():
+                return self.request_token(challenge)
             if response.status_code != 200:
                 return None
             data = self._registry.read(response, _TOKEN_LIMIT, "the token")
         value = parse_json(data, "the token server's answer")
         token = value.get("token") or value.get("access_token")
         return token if isinstance(token, str) else None
+
+    def _ask(self, session: Session, realm: str, fields: dict[str, str]) -> requests.Response:
+        if self._secret.identity:
+            # OAuth 2, as in the distribution project's "Token Authentication: OAuth2".
+            form = {"grant_type": "refresh_token", "client_id": _CLIENT, **fields}
+            form["refresh_token"] = self._secret.identity
+            return session.post(realm, data=form, stream=True)
+        headers = {"User-Agent": _CLIENT}
+        if self._secret.basic:
+            headers["Authorization"] = f"Basic {self._secret.basic}"
+        return session.get(realm, params=fields, headers=headers, stream=True)
+
+    def forget_guess(self) -> bool:
+        """Be nobody in particular from now on, if what we have is a guess; say whether it was."""
+        if not self._secret.guess:
+            return False
+        self.forgotten = True
+        self._use(Credentials(origin=""))
+        return True

@@ -41,15 +41,21 @@ class Patience:
 
     def pause_after(self, attempt: int, retry_after: str) -> float:
         """Return how long to wait after a failed attempt, 1 the first; the server may ask."""
-        seconds = whole_number(retry_after)
-        if seconds is not None:
-            wanted = float(seconds)
-        else:
-            try:
-                wanted = email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
-            except ValueError:
-                wanted = self.pause * 2 ** (attempt - 1)
+        wanted = wanted_pause(retry_after)
+        if wanted is None:
+            wanted = self.pause * 2 ** (attempt - 1)
         return max(0.0, min(wanted, self.longest_pause))
+
+
+def wanted_pause(retry_after: str) -> float | None:
+    """Return the seconds that a server's `Retry-After` asks for; None where it is nonsense."""
+    seconds = whole_number(retry_after)
+    if seconds is not None:
+        return float(seconds)
+    try:
+        return email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except ValueError:
+        return None
 
 
 class Pace:
