@@ -14,7 +14,7 @@ from vimto.errors import VIMTO_FAILED, UsageError, VimtoError
 from vimto.go.args import is_go_word
 from vimto.plan.users import find_homes
 from vimto.qemu.process import drop_ahead
-from vimto.settings import parse_flags
+from vimto.settings import Flags, parse_flags
 from vimto.vm.signals import end_by_exception
 
 
@@ -63,7 +63,7 @@ def _dispatch(argv: list[str]) -> int:
         console.write(catalog.help_text(row.name.split()).rstrip("\n"))
         return VIMTO_FAILED
     if row and row.flags_follow:
-        flags, rest = parse_flags(rest, flags, catalog.own_flags(row))
+        flags, rest = _split_flags(row, flags, rest)
         if rest[:1] and rest[0] in catalog.HELP_FLAGS:
             console.show(catalog.help_text(row.name.split()))
             return 0
@@ -76,6 +76,16 @@ def _dispatch(argv: list[str]) -> int:
 
         return run_for_go(config, rest)
     return _load(row)(config, rest) or 0
+
+
+def _split_flags(row: catalog.Command, flags: Flags, words: list[str]) -> tuple[Flags, list[str]]:
+    """Take vimto's own flags from before, between and behind those of the command itself."""
+    own: list[str] = []
+    while True:
+        flags, words = parse_flags(words, flags, catalog.own_flags(row))
+        if not words or words[0].replace("--", "-", 1) not in catalog.own_flags(row):
+            return flags, [*own, *words]
+        own.append(words.pop(0))
 
 
 def _choose_cache(config: Config) -> Path:

@@ -20,6 +20,7 @@ _vimto() {
         "gdb-kernel") words="-break -from-boot -go-symbols -batch -fetch-debug -vmlinux -listen" ;;
         "kernel prune") words="-all" ;;
         "config") words="-json -markdown" ;;
+        "doctor") words="-json" ;;
         "setup-ci") words="-apply" ;;
     esac
     [[ $command || $current != -* ]] || words="-kernel -memory -smp -user -sudo -setup -teardown -share -kernel-args -sysctl -accel -qemu -boot-timeout -timeout -stop-timeout -snapshot -cache-limit -snapshot-limit -pull -pull-fresh -image-limit -insecure-registry -net -forward -gdb -vmlinux -cache-dir -v -verbose"

@@ -36,7 +36,7 @@ _vimto() {
         '1: :->command' '*:: :->rest'
     case $state in
         command)
-            words_below=('go:go'\''s own commands, each program in a machine of its own' 'exec:a command in a machine' 'shell:your shell in a machine, in this directory' 'dlv:Delve'\''s own commands, with the program and Delve in a machine' 'gdb-kernel:a test, or exec command, in a machine whose kernel gdb holds' 'kernel:pull, list, describe and remove kernels' 'config:every setting, its value, and where it came from' 'doctor:what this host and the kernel have, and what they lack' 'setup-ci:make a CI runner fit, and say what the CI'\''s cache should keep' 'completion:what makes a shell complete vimto'\''s command line' 'manual:the manual page, for man(1)' 'version:the version of vimto, and the commit it was built from' 'help:this text, or that of one command')
+            words_below=('go:go'\''s own commands, each program in a machine of its own' 'exec:a command in a machine' 'shell:your shell in a machine, in this directory' 'dlv:Delve'\''s own commands, with the program and Delve in a machine' 'gdb-kernel:a test, or exec command, in a machine whose kernel gdb holds' 'kernel:pull, list, describe and remove kernels' 'config:every setting, its value, and where it came from' 'doctor:whether it will work here\: what this host and the kernel lack' 'setup-ci:make a CI runner fit, and say what the CI'\''s cache should keep' 'completion:what makes a shell complete vimto'\''s command line' 'manual:the manual page, for man(1)' 'version:the version of vimto, and the commit it was built from' 'help:this text, or that of one command')
             _describe command words_below
             ;;
         rest)

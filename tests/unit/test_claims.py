@@ -17,6 +17,7 @@ from vimto.vm.claims import (
     Turn,
     available_memory,
     obstacle,
+    room,
     wait_turn,
 )
 from vimto.vm.signals import Interrupted
@@ -129,6 +130,17 @@ def test_what_keeps_a_machine_from_starting(
 ) -> None:
     found = obstacle(ahead, running, 1024, lambda: available)
     assert reason in found and bool(found) == bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("available", "fit"), [(0, 1), (1123, 1), (1124, 1), (2247, 1), (2248, 2), (5620, 5)]
+)
+def test_how_many_fit_is_by_the_same_rule(available: int, fit: int) -> None:
+    assert room(1024, available) == fit
+    # Those that start before the next one may take all of their memory, too.
+    assert not obstacle(min(fit, HOST) - 1, 1, 1024, lambda: max(available, 1124))
+    if fit < HOST:
+        assert obstacle(fit, 1, 1024, lambda: available)
 
 
 def test_the_memory_that_there_is() -> None:

@@ -1,19 +1,23 @@
-"""`vimto doctor`: each check on a host that has what it looks for, and on one that has not."""
+"""`vimto doctor`: what it shows, its status, and that no check can break or hold up the others."""
 
-import dataclasses
+import json
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from vimto import __version__, cli
 from vimto.commands import doctor
-from vimto.commands.doctor import Finding, Verdict
 from vimto.config import Config, load_config
-from vimto.errors import KernelError, UsageError
-from vimto.kernel import boot
-from vimto.kernel.boot import KernelFiles
-from vimto.kernel.modules import ModulePlan
-from vimto.kernel.reference import HostKernel
-from vimto.plan.kernels import FoundKernel
+from vimto.errors import BootError, KernelError, UsageError
+from vimto.health import checks
+from vimto.health.checks import Check, examine
+from vimto.health.finding import Finding, Verdict, good, missing, weak
+from vimto.vm.signals import Interrupted
+
+SKIPPED = "not tried, for something that it needs is missing (see above)"
 
 
 @pytest.fixture
@@ -21,48 +25,99 @@ def config(tmp_path: Path) -> Config:
     return load_config({}, {"VIMTO_CACHE_DIR": str(tmp_path / "cache")}, tmp_path)
 
 
-def files(**changes: object) -> KernelFiles:
-    whole = KernelFiles(
-        kernel=Path("/k/vmlinux"),
-        pvh=True,
-        release="6.1.0",
-        modules=ModulePlan(),
-        transport="9p",
-        image_root=None,
-        layer={},
-        module_count=4000,
-        vmlinux=Path("/k/vmlinux"),
-        config={f"CONFIG_{name}": "y" for name in doctor._OPTIONS},
-        sources=(),
-        entries=(),
-        description="Linux 6.1.0 (`/k`)",
+def failing(exc: BaseException) -> Callable[[Config], Iterable[Finding]]:
+    def find(_config: Config) -> Iterator[Finding]:
+        yield good("begun", "here")
+        raise exc
+
+    return find
+
+
+def fine(_config: Config) -> list[Finding]:
+    return [good("host", "fine")]
+
+
+def test_a_failed_check_is_a_finding(config: Config) -> None:
+    error = KernelError("it is gone", hint="look there", lines=("a", "b"))
+    begun, failed, last = examine(config, [Check("kernel", failing(error)), Check("host", fine)])
+    assert begun.verdict is last.verdict is Verdict.GOOD
+    assert failed == Finding(
+        verdict=Verdict.MISSING,
+        what="kernel",
+        detail="it is gone",
+        hint="look there",
+        lines=("a", "b"),
     )
-    return dataclasses.replace(whole, **changes)  # type: ignore[arg-type]
-
-
-def verdicts(findings: list[Finding]) -> dict[str, Verdict]:
-    return {finding.what: finding.verdict for finding in findings}
-
-
-def test_a_failed_check_is_a_finding(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_config: Config) -> list[Finding]:
-        raise KernelError("it is gone", hint="look there", lines=("a", "b", "c", "d"))
-
-    def good(_config: Config) -> list[Finding]:
-        return [Finding(verdict=Verdict.GOOD, what="host", detail="fine")]
-
-    monkeypatch.setattr(doctor, "_CHECKS", (("kernel", fail), ("host", good)))
-    first, second = doctor.examine(config)
-    assert first == Finding(
-        verdict=Verdict.MISSING, what="kernel", detail="it is gone; b; c; d", hint="look there"
-    )
-    assert second.verdict is Verdict.GOOD
-    assert doctor.show(first) == (
-        "missing  kernel       it is gone; b; c; d\n                      hint: look there\n"
+    assert doctor.show(failed) == (
+        "missing  kernel       it is gone\n"
+        "                      | a\n"
+        "                      | b\n"
+        "                      hint: look there\n"
     )
 
 
-@pytest.mark.parametrize(("verdict", "status"), [("GOOD", 0), ("WEAK", 0), ("MISSING", 1)])
+def test_what_ended_a_machine_is_not_said_of_a_test(config: Config) -> None:
+    error = BootError("the machine ended\n  this is not a failure of the test")
+    *_, failed = examine(config, [Check("trial", failing(error))])
+    assert failed.detail == "the machine ended"
+
+
+def test_what_fails_for_a_known_reason_is_skipped(config: Config) -> None:
+    error = KernelError("there is no kernel")
+    wanted = [Check("kernel", failing(error)), Check("trial", failing(error))]
+    found = [(finding.what, finding.verdict) for finding in examine(config, wanted)]
+    assert found[1::2] == [("kernel", Verdict.MISSING), ("trial", Verdict.SKIPPED)]
+    assert list(examine(config, wanted))[-1].detail == SKIPPED
+
+
+def test_a_fault_of_a_check_is_a_finding(config: Config, capfd: pytest.CaptureFixture[str]) -> None:
+    _, failed, last = examine(
+        config, [Check("cache", failing(PermissionError(13, "Denied"))), Check("host", fine)]
+    )
+    assert (failed.what, failed.verdict) == ("cache", Verdict.MISSING)
+    assert failed.detail == "cannot be told: PermissionError: [Errno 13] Denied"
+    assert last.what == "host"
+    assert capfd.readouterr().err == ""
+
+
+def test_a_check_that_hangs_is_ended(config: Config) -> None:
+    ended = []
+
+    def hang(_config: Config) -> Iterator[Finding]:
+        try:
+            while True:
+                try:
+                    time.sleep(60)
+                except Exception:  # who catches its own failures does not catch this
+                    pass
+        finally:
+            ended.append("cleaned up")
+        yield good("never", "")
+
+    before = signal.getsignal(signal.SIGALRM)
+    hung, last = examine(config, [Check("go", hang, 0.05), Check("host", fine)])
+    assert (hung.what, hung.verdict) == ("go", Verdict.MISSING)
+    assert hung.detail == "no answer within 0.05 s"
+    assert ended == ["cleaned up"]
+    assert last.what == "host"
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGALRM) is before
+
+
+@pytest.mark.parametrize("exc", [KeyboardInterrupt(), Interrupted(signal.SIGTERM)])
+def test_a_signal_ends_all(config: Config, exc: BaseException) -> None:
+    with pytest.raises(type(exc)):
+        list(examine(config, [Check("kernel", failing(exc)), Check("host", fine)]))
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def examined(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda _config: iter(findings))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status"), [("GOOD", 0), ("WEAK", 0), ("SKIPPED", 0), ("MISSING", 1)]
+)
 def test_the_status_says_whether_a_run_can_succeed(
     config: Config,
     monkeypatch: pytest.MonkeyPatch,
@@ -71,99 +126,96 @@ def test_the_status_says_whether_a_run_can_succeed(
     status: int,
 ) -> None:
     finding = Finding(verdict=Verdict[verdict], what="x", detail="y")
-    monkeypatch.setattr(doctor, "_CHECKS", (("x", lambda _config: [finding]),))
+    examined(monkeypatch, finding, good("last", "z"))
     assert doctor.run(config, []) == status
-    assert capfd.readouterr().out == doctor.show(finding)
+    assert capfd.readouterr().out == doctor.show(finding) + doctor.show(good("last", "z"))
+    assert doctor.run(config, ["-json"]) == status
 
 
-def test_words_are_refused(config: Config) -> None:
-    with pytest.raises(UsageError, match="unexpected argument `x`"):
-        doctor.run(config, ["x"])
-
-
-def test_a_whole_kernel() -> None:
-    findings = list(doctor.judge_kernel(files()))
-    assert set(verdicts(findings).values()) == {Verdict.GOOD}
+def test_json(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kernel = Finding(verdict=Verdict.MISSING, what="boot", detail="a\x1bb", hint="h", lines=("l",))
+    examined(monkeypatch, good("qemu", "7.2", version="7.2.22"), weak("dlv", "old"), kernel)
+    for flag in ("-json", "--json"):
+        assert doctor.run(config, [flag]) == 1
+        document = json.loads(capfd.readouterr().out)
+        assert {key: document[key] for key in document if key != "findings"} == {
+            "schema": 1,
+            "vimto": __version__,
+            "verdict": "missing",
+        }
+        assert document["findings"] == [
+            {
+                "verdict": "ok",
+                "what": "qemu",
+                "detail": "7.2",
+                "hint": "",
+                "lines": [],
+                "data": {"version": "7.2.22"},
+            },
+            {
+                "verdict": "weak",
+                "what": "dlv",
+                "detail": "old",
+                "hint": "",
+                "lines": [],
+                "data": {},
+            },
+            {
+                "verdict": "missing",
+                "what": "boot",
+                "detail": "a\x1bb",
+                "hint": "h",
+                "lines": ["l"],
+                "data": {},
+            },
+        ]
 
 
 @pytest.mark.parametrize(
-    ("changes", "what", "words"),
+    ("findings", "verdict"),
     [
-        ({"pvh": False}, "entry", "no PVH"),
-        ({"config": {}}, "options", "unknown"),
-        ({"vmlinux": None}, "symbols", "no vmlinux"),
+        ([good("x", "")], "ok"),
+        ([weak("x", ""), good("y", "")], "weak"),
+        ([weak("x", ""), missing("y", ""), good("z", "")], "missing"),
     ],
 )
-def test_a_kernel_with_a_weakness(changes: dict[str, object], what: str, words: str) -> None:
-    findings = list(doctor.judge_kernel(files(**changes)))
-    (weak,) = [finding for finding in findings if finding.verdict is Verdict.WEAK]
-    assert weak.what == what
-    assert words in weak.detail
+def test_the_worst_verdict_is_the_document_s(findings: list[Finding], verdict: str) -> None:
+    assert doctor.summary(findings).value == verdict
 
 
-def test_modules_that_are_nowhere_are_missed() -> None:
-    assert verdicts(list(doctor.judge_kernel(files())))["modules"] is Verdict.GOOD
-    options = {**files().config, "CONFIG_MODULES": "y"}
-    without = verdicts(list(doctor.judge_kernel(files(module_count=0, config=options))))
-    assert without["modules"] is Verdict.WEAK
-    assert "modules" not in verdicts(list(doctor.judge_kernel(files(module_count=0))))
+@pytest.mark.parametrize("word", ["x", "-jso", "---json", "-json=1"])
+def test_words_are_refused(config: Config, word: str) -> None:
+    with pytest.raises(UsageError, match=f"unexpected argument `{word}`"):
+        doctor.run(config, ["-json", word])
 
 
-def test_each_option_that_is_off_is_named() -> None:
-    config = dict(files().config) | {"CONFIG_KPROBES": "n", "CONFIG_VIRTIO_NET": "m"}
-    del config["CONFIG_DEBUG_INFO_BTF"]
-    findings = list(doctor.judge_kernel(files(config=config)))
-    weak = [finding.detail for finding in findings if finding.verdict is Verdict.WEAK]
-    assert [detail.split(" ")[0] for detail in weak] == ["CONFIG_DEBUG_INFO_BTF", "CONFIG_KPROBES"]
-
-
-def test_an_unwritable_cache(config: Config, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    broken = config._replace(cache_dir=tmp_path / "file/cache")
-    (finding,) = doctor.check_cache(broken)
-    assert (finding.verdict, finding.hint) == (
-        Verdict.MISSING,
-        "`-cache-dir DIR` names another place",
-    )
-    (finding,) = doctor.check_cache(config)
-    assert finding.verdict is not Verdict.MISSING
-    assert list(config.cache_dir.iterdir()) == []
-
-
-def test_memory(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.probe, "available_memory", lambda: 512 << 20)
-    (finding,) = doctor.check_memory(config)
-    assert finding.verdict is Verdict.WEAK
-    assert "1024 MiB for each machine, 512 MiB available" in finding.detail
-
-
-def test_debuggers(config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "dlv").touch(mode=0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    dlv, gdb = doctor.check_debuggers(config)
-    assert (dlv.verdict, dlv.detail) == (Verdict.GOOD, str(tmp_path / "dlv"))
-    assert gdb.verdict is Verdict.WEAK
-    assert "apt-get install gdb" in gdb.hint
-
-
-def test_a_missing_setpriv(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "SETPRIV", "/nonexistent/setpriv")
-    monkeypatch.setattr(doctor, "find_qemu", lambda _name: "/q")
-    qemu = doctor.probe.QemuBinary("/q", (8, 2, 0), "")
-    monkeypatch.setattr(doctor.probe, "probe_qemu", lambda _path, _cache: qemu)
-    good, weak, missing = doctor.check_qemu(config)
-    assert good.detail == "8.2.0, /q"
-    assert (weak.what, weak.verdict) == ("shares", Verdict.WEAK)
-    assert (missing.what, missing.verdict) == ("setpriv", Verdict.MISSING)
-
-
-def test_a_kernel_without_9p_needs_virtiofsd(
-    config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_flags_stand_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    found = FoundKernel(HostKernel(), tmp_path)
-    monkeypatch.setattr(doctor, "locate_kernel", lambda *_: found)
-    monkeypatch.setattr(boot, "resolve_kernel", lambda _path, *, cache: files(transport="virtiofs"))
-    monkeypatch.setattr(doctor, "_find_virtiofsd", lambda: None)
-    assert verdicts(list(doctor.check_kernel(config)))["virtiofsd"] is Verdict.MISSING
-    monkeypatch.setattr(doctor, "_find_virtiofsd", lambda: tmp_path)
-    assert "virtiofsd" not in verdicts(list(doctor.check_kernel(config)))
+    seen = []
+
+    def look(config: Config) -> Iterator[Finding]:
+        seen.append((config.memory, config.smp))
+        yield good("x", "")
+
+    monkeypatch.setattr(doctor, "examine", look)
+    monkeypatch.setenv("VIMTO_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["-memory", "2G", "doctor", "-json", "-smp", "3"],
+        ["doctor", "-memory=2G", "--json", "--smp", "3"],
+        ["doctor", "-memory", "2G", "-smp", "3", "-json"],
+    ):
+        assert cli.run(words) == 0
+        assert json.loads(capfd.readouterr().out)["verdict"] == "ok"
+    assert seen == [(2048, 3)] * 3
+
+
+def test_each_check_has_a_name_and_a_limit() -> None:
+    names = [check.what for check in checks.CHECKS]
+    assert len(set(names)) == len(names)
+    assert names[:2] == ["vimto", "host"], "what a report of a fault begins with"
+    assert names[-1] == "trial"
+    assert all(0 < check.limit <= 3600 for check in checks.CHECKS)

@@ -39,6 +39,7 @@ ROWS = (
     ("plan",),
     ("vm",),
     ("gdb",),
+    ("health",),
     ("shim",),
     ("commands",),
     ("cli", "__main__"),

@@ -161,7 +161,7 @@ def test_a_boot_is_tried_twice(faults: int, begun: bool, monkeypatch: pytest.Mon
             raise EmulatorFaultError("the machine ended")
         return 7
 
-    monkeypatch.setattr(run._Job, "run_booted", boot)
+    monkeypatch.setattr(run.Job, "run_booted", boot)
     shape = Shape([], [], "")
     plan = SimpleNamespace(
         shares=[], shown=[], homes=[], temporary="/tmp", snapshots="/none", uid=0, gid=0

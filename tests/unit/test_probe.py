@@ -140,7 +140,6 @@ def test_memory_that_the_host_can_never_give_is_refused(
     meminfo = tmp_path / "meminfo"
     lines = ("MemTotal: 2097152 kB", "MemAvailable: 1024 kB", "SwapTotal: 1048576 kB", "X: 1")
     meminfo.write_text("".join(f"{line}\n" for line in lines))
-    assert probe.available_memory(str(meminfo)) == 1 << 20
     if not reason:
         probe.check_memory(mebibytes, meminfo=str(meminfo))
         return
@@ -209,8 +208,3 @@ def test_no_qemu_is_said_with_a_hint() -> None:
 
 def test_the_processor_is_identified(cpuinfo: Path) -> None:
     assert probe.identify_host_cpu(str(cpuinfo)) == "vendor_id=AuthenticAMD model=1"
-
-
-@pytest.mark.parametrize(("version", "can"), [((7, 2, 22), False), ((10, 0, 13), True)])
-def test_which_qemu_makes_special_files(version: tuple[int, int, int], can: bool) -> None:
-    assert probe.QemuBinary("/q", version, "").makes_special_files is can

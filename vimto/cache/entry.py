@@ -186,7 +186,7 @@ def is_here(path: "str | Path") -> bool:
 
 
 @contextmanager
-def _aside(path: "str | Path") -> "Iterator[str]":
+def aside(path: "str | Path") -> "Iterator[str]":
     """Make a directory beside `path`, locked, which is gone afterwards with all that is in it."""
     directory, name = os.path.split(path)
     make_directory(directory)
@@ -234,7 +234,7 @@ def workplace(path: "P") -> "Iterator[P]":
 @contextmanager
 def new_file(path: "P", *, mode: int = 0o644) -> "Iterator[P]":
     """Give a name to write a file under, which becomes `path` unless the body raises."""
-    with _aside(path) as place:
+    with aside(path) as place:
         made = os.path.join(place, os.path.basename(path))
         yield type(path)(made)
         fd = os.open(made, _READ)
@@ -252,7 +252,7 @@ def new_directory(path: "P") -> "Iterator[P]":
 
     `path` must not exist, unless as an empty directory.
     """
-    with _aside(path) as place:
+    with aside(path) as place:
         made = os.path.join(place, os.path.basename(path))
         os.mkdir(made)
         os.chmod(made, 0o755)

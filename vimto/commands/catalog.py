@@ -139,11 +139,13 @@ COMMANDS: tuple[Command, ...] = (
         ),
     ),
     Command(
-        "doctor", "", "what this host and the kernel have, and what they lack",
-        "Checks what a run needs of this host and of the kernel (`vimto doctor -kernel X`), and "
-        "says how to get what is missing. The status is 1 if something is missing that every run "
-        "needs.",
+        "doctor", "[-json]", "whether it will work here: what this host and the kernel lack",
+        "Checks what a run needs of this host and of the kernel (`vimto doctor -kernel X`), boots "
+        "and restores one machine, and says how to get what is missing. The status is 0 if runs "
+        "succeed, if slower or without something that only some need (`weak`), and 1 if something "
+        "is missing that every run needs.",
         run="vimto.commands.doctor:run", flags_follow=True,
+        flags=(("-json", "an object with all findings"),),
     ),
     Command(
         "setup-ci", "[-apply] [KERNEL…]",

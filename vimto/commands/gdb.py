@@ -22,6 +22,7 @@ from vimto.errors import VIMTO_FAILED, CommandError, UsageError, VimtoError
 from vimto.gdb import session, symbols
 from vimto.gdb.inside import quote
 from vimto.gdb.options import Options, parse_options
+from vimto.gdb.program import check_gdb
 from vimto.gdb.symbols import Symbols
 from vimto.go.args import parse_go
 from vimto.go.binary import build_test, list_test_packages, test_words
@@ -125,24 +126,6 @@ def _connect_line(found: Symbols, target: str) -> str:
 def without_kaslr(config: Config) -> Config:
     """Return `config` with a kernel that stays at the addresses its symbols say."""
     return config._replace(kernel_args=(*config.kernel_args, "nokaslr"))
-
-
-def check_gdb() -> None:
-    """Raise `UsageError` unless there is a gdb that has Python."""
-    if shutil.which("gdb") is None:
-        raise UsageError(
-            "`gdb` is not installed or not on PATH",
-            hint="on Debian and Ubuntu: sudo apt-get install gdb; or use your own debugger with "
-            "`-listen HOST:PORT`",
-        )
-    probe = proc.run(["gdb", "-nx", "-batch", "-ex", "python print(6 * 7)"], check=False)
-    if probe.stdout.strip() != b"42":
-        lines = (probe.stdout + probe.stderr).decode("utf-8", "replace").splitlines()
-        raise UsageError(
-            "this gdb has no Python",
-            lines=tuple(lines[-3:]),
-            hint="install the full gdb (Debian: `gdb`, not `gdb-minimal`)",
-        )
 
 
 def _own_vmlinux(text: str) -> Path | None:

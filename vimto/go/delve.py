@@ -5,6 +5,7 @@ are not understood here are dlv's own business and reach it as they are.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -212,3 +213,24 @@ def split_build_flags(text: str) -> list[str]:
 def absolute(path: str, directory: str) -> str:
     """Return `path` as seen from `directory`."""
     return os.path.normpath(os.path.join(directory, path))
+
+
+def parse_version(text: str) -> str:
+    """Return the version in what `dlv version` prints, "" where there is none."""
+    found = re.search(r"^Version: (\d+\.\d+\S*)", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def is_too_old(delve: str, go: str) -> bool:
+    """Say whether the Delve of version `delve` refuses what the Go of version `go` builds.
+
+    Each has the number of the newest Go that it knows (MaxSupportedVersionOfGoMinor in its
+    pkg/goversion/compat.go); 1.9 knew Go 1.19. What cannot be told is not too old.
+    """
+    versions = [re.match(r"(?:go)?(\d+)\.(\d+)", text) for text in (delve, go)]
+    (major, minor), (go_major, go_minor) = (
+        (int(found[1]), int(found[2])) if found else (0, 0) for found in versions
+    )
+    if major == 1 and minor < 10:
+        minor += 10
+    return bool(major and go_major) and (major, minor) < (go_major, go_minor)

@@ -27,9 +27,10 @@ class KernelFiles:
     `kernel` is for QEMU's `-kernel`: an ELF entered through PVH (`pvh`), else the bzImage.
     `image_root` is the tree to lay over the host's root in the guest, if the kernel came with
     one. `layer` lies over that: contents of files, or where a link leads, by places below the
-    guest's root. `module_count` modules can be loaded. `vmlinux` has debug information. `config`
-    is {"CONFIG_X": "y"}, {} where unknown. While no file of `sources` changes, resolving again
-    would give the same. `entries` of the cache are what all this was made of.
+    guest's root. `module_count` modules of `module_directory` can be loaded. `vmlinux` has debug
+    information. `config` is {"CONFIG_X": "y"}, {} where unknown. While no file of `sources`
+    changes, resolving again would give the same. `entries` of the cache are what all this was made
+    of.
     """
 
     kernel: Path
@@ -40,6 +41,7 @@ class KernelFiles:
     image_root: Path | None
     layer: Mapping[str, bytes | str] = field(repr=False)
     module_count: int
+    module_directory: Path | None
     vmlinux: Path | None
     config: Mapping[str, str] = field(repr=False)
     sources: tuple[Path, ...] = field(repr=False)
@@ -298,6 +300,7 @@ def _resolve(located: Located, cache: Path) -> KernelFiles:
         image_root=located.image_root,
         layer=_layer(located, text, config_file, index),
         module_count=len(index.files) if index else 0,
+        module_directory=located.modules,
         vmlinux=debug[0] if debug else None,
         config=config,
         sources=tuple(dict.fromkeys(sources)),

@@ -6,6 +6,7 @@ of other modules than those beside it. So we make it ourselves, whatever is ther
     CACHE/modules/KEY/modules.dep …   KEY is a digest of what the modules are
 """
 
+import enum
 import mmap
 import os
 import re
@@ -72,6 +73,30 @@ def read_index(directory: Path, *, cache: Path) -> ModuleIndex:
         )
     except OSError as exc:
         raise KernelError(f"the modules in `{directory}` cannot be read: {exc.strerror}") from exc
+
+
+class OwnIndex(enum.Enum):
+    """What a directory of modules has for an index of its own, which vimto does without."""
+
+    CURRENT = "current"
+    STALE = "stale"
+    NONE = "none"
+
+
+def compare_index(directory: Path) -> OwnIndex:
+    """Say whether the `modules.dep` in `directory` lists the modules that are there.
+
+    Raises `KernelError` when the directory cannot be read.
+    """
+    try:
+        text = os.fsdecode(read_file(directory / "modules.dep", modules.LARGEST_LIST))
+    except FileNotFoundError:
+        return OwnIndex.NONE
+    except OSError as exc:
+        raise KernelError(f"`{directory}/modules.dep` cannot be read: {exc.strerror}") from exc
+    listed = {os.path.normpath(line.partition(":")[0]) for line in text.splitlines()}
+    there = {str(path.relative_to(directory)) for path in _find_files(directory)}
+    return OwnIndex.CURRENT if listed == there else OwnIndex.STALE
 
 
 def guest_files(index: ModuleIndex, directory: Path | None) -> dict[str, bytes]:

@@ -31,15 +31,6 @@ class QemuBinary(NamedTuple):
     version: tuple[int, int, int]
     identity: str
 
-    @property
-    def makes_special_files(self) -> bool:
-        """Whether its 9p server can make sockets, FIFOs and device nodes.
-
-        7.2.22 makes one, opens it to set its mode, is not allowed to (CVE-2023-2861), and removes
-        it again with ENXIO, whatever `security_model` says. 10.0 opens it by O_PATH.
-        """
-        return self.version >= (10, 0, 0)
-
 
 class Accelerator(NamedTuple):
     """How the guest's instructions run: `name` is `kvm` or `tcg`, `reason` says why not KVM.
@@ -61,12 +52,14 @@ class Obstacle(NamedTuple):
     """Why this host has no KVM, and what of it a command can mend.
 
     `rights` says that the device is there and this user may not open it, `module` names the module
-    of the kernel that is not loaded.
+    of the kernel that is not loaded. `absent` says that there is no device, though the processor
+    could serve one: it takes a module, or a container's engine that lets it in.
     """
 
     reason: str
     rights: bool = False
     module: str = ""
+    absent: bool = False
 
 
 def probe_qemu(path: str, cache: "Path") -> QemuBinary:
@@ -153,7 +146,7 @@ def find_obstacle(device: str = KVM, cpuinfo: str = "/proc/cpuinfo") -> Obstacle
     try:
         fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return Obstacle(f"there is no {device}")
+        return Obstacle(f"there is no {device}", absent=True)
     except PermissionError:
         return Obstacle(f"this user may not open {device}", rights=True)
     except OSError as exc:
@@ -212,11 +205,6 @@ def check_memory(mebibytes: int, *, meminfo: str = "/proc/meminfo") -> None:
         f"a machine with {size / GIB:g} GiB of memory cannot be had: {has}",
         hint=f"`-memory` asks for less{hint}",
     )
-
-
-def available_memory(meminfo: str = "/proc/meminfo") -> int:
-    """Return the bytes that this host has to spare, 0 where it does not say."""
-    return sum(_meminfo(meminfo, "MemAvailable"))
 
 
 def _meminfo(path: str, *names: str) -> list[int]:

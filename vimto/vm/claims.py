@@ -152,10 +152,22 @@ def obstacle(ahead: int, running: int, memory: int, available: Callable[[], int]
     if ahead >= host_processors():
         return "other machines start first"
     if ahead or running:
-        wanted, left = (memory + _OVERHEAD) * (ahead + 1), available()
+        wanted, left = _need(memory) * (ahead + 1), available()
         if left < wanted:
             return f"{left} MiB of memory are free, and {wanted} MiB may be needed"
     return ""
+
+
+def room(memory: int, available: int) -> int:
+    """Return how many machines with `memory` MiB may start while `available` MiB are free.
+
+    By the rule of `obstacle`: one that is alone always starts.
+    """
+    return max(1, available // _need(memory))
+
+
+def _need(memory: int) -> int:
+    return memory + _OVERHEAD
 
 
 def wait_turn(

@@ -39,8 +39,9 @@ class Request(NamedTuple):
 
     `lifeline` hangs up when the vimto that made the plan is gone (-1 for none). With a `terminal`
     the command gets one of its own; `forwarding` are connections into the guest. `make_output`
-    makes what carries the command's output, given the stream's number and our descriptor. The
-    machine waits for its turn at most `wait_limit` seconds (None: as long as it takes).
+    makes what carries the command's output, given the stream's number and our descriptor. `modes`
+    are what the command's streams are (`streams.describe_all`), None for what ours are. The machine
+    waits for its turn at most `wait_limit` seconds (None: as long as it takes).
     """
 
     argv: list[str]
@@ -50,6 +51,7 @@ class Request(NamedTuple):
     terminal: "Terminal | None" = None
     forwarding: "Forwarding | None" = None
     make_output: Callable[[int, int], streams.Output] = streams.Output
+    modes: Mapping[str, str] | None = None
     companion: Companion = Companion()
     wait_limit: float | None = None
 

@@ -64,7 +64,7 @@ def run(plan: Plan, request: Request) -> int:
     until = None if request.wait_limit is None else time.monotonic() + request.wait_limit
     with dumps, SignalPipe() as signals:
         waiting = Waiting(signals, request.lifeline, until)
-        job = _Job(plan, shape, places, request, waiting)
+        job = Job(plan, shape, places, request, waiting)
         status = _run_restored(job) if shape.key else None
         if status is not None:
             return status
@@ -76,7 +76,7 @@ def run(plan: Plan, request: Request) -> int:
             return job.run_booted()
 
 
-def _run_restored(job: "_Job") -> int | None:
+def _run_restored(job: "Job") -> int | None:
     """Run the command in a restored machine and return its status, None where it was not started.
 
     The user has been told why then.
@@ -131,7 +131,9 @@ def make_snapshot(plan: Plan, shape: Shape, lifeline: int) -> int:
     return 0
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
+    """A command, the machine that is to run it, and what may end the wait for that."""
+
     plan: Plan
     shape: Shape
     places: Places
@@ -139,6 +141,7 @@ class _Job(NamedTuple):
     waiting: Waiting
 
     def run_booted(self) -> int:
+        """Run the command in a machine that boots, and return its status; raises as `run`."""
         more = self.request.companion.extra
         with (
             closing(self._wait_turn()) as turn,
@@ -153,6 +156,10 @@ class _Job(NamedTuple):
             return status
 
     def run_restored(self, found: Snapshot) -> int:
+        """Run the command in a machine restored from `found`, and return its status.
+
+        Raises `NotRestoredError` when it was not started, else as `run`.
+        """
         more = self.request.companion.extra
         with (
             closing(self._wait_turn()) as turn,
@@ -245,6 +252,8 @@ class _Job(NamedTuple):
 
         On a terminal they are the guest's terminal, but for a stderr that leads elsewhere.
         """
+        if self.request.modes is not None:
+            return dict(self.request.modes)
         modes = streams.describe_all()
         if self.request.terminal and os.isatty(2):
             modes["stderr"] = "stdout"

@@ -150,22 +150,32 @@ def _make(plan: Plan, shape: Shape, waiting: Waiting) -> None:
     """
     sweep(plan.snapshots)
     about = {"kernel": plan.kernel_name, "memory": plan.memory}
-    _check_room(plan.snapshots)
     with new_snapshot(plan.snapshots, shape.key, about) as aside:
-        empty = f"{aside}/empty"
-        os.mkdir(empty)
-        backing = Backing(
-            {tag: Directory(empty) for tag in shape.slots},
-            Ram(f"{aside}/ram", shared=True),
-            threads=ONE_THREAD,  # a boot has nothing to do at once, and go compiles meanwhile
-        )
-        extra = Extra(kernel_flags(plan))
-        with (
-            closing(wait_turn(plan.snapshots, plan.memory, waiting.pause, waiting.left)),
-            start_machine(plan, shape, backing, extra, Qemu(plan.qemu)) as machine,
-        ):
+        boot_and_save(plan, shape, waiting, aside)
+    prune_snapshots(plan.snapshots, plan.snapshot_limit, keep=shape.key)
+
+
+def boot_and_save(plan: Plan, shape: Shape, waiting: Waiting, aside: str) -> float:
+    """Boot a machine, and save it as `ram` and `state` in the empty directory `aside`.
+
+    Returns the seconds from QEMU's start until the guest program was ready. Raises `OSError` or
+    `QemuError` when the machine cannot be saved, and `BootError` for one that does not boot.
+    """
+    _check_room(plan.snapshots)
+    empty = f"{aside}/empty"
+    os.mkdir(empty)
+    backing = Backing(
+        {tag: Directory(empty) for tag in shape.slots},
+        Ram(f"{aside}/ram", shared=True),
+        threads=ONE_THREAD,  # a boot has nothing to do at once, and go compiles meanwhile
+    )
+    extra = Extra(kernel_flags(plan))
+    with closing(wait_turn(plan.snapshots, plan.memory, waiting.pause, waiting.left)):
+        started = time.monotonic()
+        with start_machine(plan, shape, backing, extra, Qemu(plan.qemu)) as machine:
             try:
                 wait_ready(machine, plan.boot_timeout, waiting)
+                booted = time.monotonic() - started
                 save(machine, f"{aside}/state", _SAVE_LIMIT)
             except BootError as exc:
                 # SIGBUS is QEMU's end where there is no room for a page of the RAM.
@@ -175,8 +185,8 @@ def _make(plan: Plan, shape: Shape, waiting: Waiting) -> None:
                 _check_full(aside)  # QEMU does not always say why it could not write
                 raise
             show_log(machine)
-        os.rmdir(empty)
-    prune_snapshots(plan.snapshots, plan.snapshot_limit, keep=shape.key)
+    os.rmdir(empty)
+    return booted
 
 
 def _not_booted(exc: BootError, machine: Machine, plan: Plan) -> VimtoError:

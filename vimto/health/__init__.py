@@ -1,0 +1,1 @@
+"""What this host and the kernel have for a run, and what they lack: what `vimto doctor` checks."""
