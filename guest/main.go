@@ -97,6 +97,7 @@ func boot() error {
 	if err := modules.Load("/modules"); err != nil {
 		return err
 	}
+	modules.ReleaseDisks()
 	if err := mounts.Stage(); err != nil {
 		return err
 	}

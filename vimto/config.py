@@ -40,15 +40,20 @@ class Config(NamedTuple):
     kernel: str
     memory: int
     smp: int
+    cpu: str
     user: str
     sudo: bool
     setup: tuple[tuple[str, ...], ...]
     teardown: tuple[tuple[str, ...], ...]
     share: tuple[str, ...]
+    disk: tuple[str, ...]
     kernel_args: tuple[str, ...]
     sysctl: tuple[str, ...]
     accel: str
     qemu: str
+    device: tuple[str, ...]
+    nic: tuple[str, ...]
+    qemu_args: tuple[tuple[str, ...], ...]
     boot_timeout: float
     timeout: float
     stop_timeout: float
@@ -170,7 +175,7 @@ def _restrict(source: _Source, path: str, others: list[_Source]) -> _Source:
             continue
         said = [_items(row, other) for other in others if row.key in other.values]
         granted = {_grant(item) for items in said for item in items}
-        dropped = bool(said) and (not row.kind.many or "" in said[-1])
+        dropped = bool(said) and (not row.kind.many or not all(said[-1]))
         kept = []
         for item in _items(row, source):
             problem = row.trust.refuse(item, place)

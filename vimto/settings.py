@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from vimto import trust, values
+from vimto import trust, values, verbatim
 from vimto.addresses import FORWARDS
+from vimto.disks import DISKS
 from vimto.errors import UsageError
 from vimto.trust import Trust
 from vimto.values import GIB, Flag, Kind
@@ -72,6 +73,14 @@ SETTINGS: tuple[Setting, ...] = (
         trust=trust.full("it shapes the machine alone"),
     ),
     Setting(
+        key="cpu",
+        metavar="MODEL[,FLAG…]",
+        kind=verbatim.CPU,
+        default="max",
+        help="model of the CPUs, as QEMU's `-cpu`: `max` has all that the accelerator can offer",
+        trust=trust.full("it shapes the machine alone"),
+    ),
+    Setting(
         key="user",
         metavar="USER",
         kind=values.USER,
@@ -119,6 +128,16 @@ SETTINGS: tuple[Setting, ...] = (
         trust=trust.directories(),
     ),
     Setting(
+        key="disk",
+        metavar="SIZE|FILE[:ro|:rw]",
+        kind=DISKS,
+        default=(),
+        help="another disk of the machine, `/dev/vda`, `/dev/vdb` and so on: an empty one (`1G`), "
+        "or a raw or qcow2 image, whose writes go with the machine; with `:ro` nothing is written,"
+        " with `:rw` the image itself",
+        trust=trust.images(),
+    ),
+    Setting(
         key="kernel_args",
         metavar="ARGS",
         kind=values.TEXTS,
@@ -150,6 +169,31 @@ SETTINGS: tuple[Setting, ...] = (
         shown_default="`qemu-system-…` on `PATH`",
         help="the QEMU to run: a name on `PATH`, or a path",
         trust=trust.none("it is a program that runs on the host"),
+    ),
+    Setting(
+        key="device",
+        metavar="ARGS",
+        kind=verbatim.DEVICES,
+        default=(),
+        help="another device of the machine, as QEMU's `-device`",
+        trust=trust.none("QEMU has devices that reach what is the host's"),
+    ),
+    Setting(
+        key="nic",
+        metavar="ARGS",
+        kind=verbatim.CARDS,
+        default=(),
+        help="another network card, as QEMU's `-nic`: `tap,ifname=tap0`, "
+        "`socket,connect=127.0.0.1:1234`; `virtio-net-pci` unless `model=` names another",
+        trust=trust.none("what is behind it is the host's: its network, sockets and programs"),
+    ),
+    Setting(
+        key="qemu_args",
+        metavar="ARGS",
+        kind=verbatim.QEMU_ARGS,
+        default=(),
+        help="more arguments for QEMU; split as a shell does, nothing is expanded",
+        trust=trust.none("QEMU can be told to reach whatever is the host's"),
     ),
     Setting(
         key="boot_timeout",

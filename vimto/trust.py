@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from vimto.addresses import parse_pair
+from vimto.diskimage import WRITTEN, read_image
+from vimto.disks import parse_disk
 
 
 class Place(NamedTuple):
@@ -61,6 +63,33 @@ def _refuse_directory(value: str, place: Place) -> str:
     if not value or place.holds(value.removesuffix(":ro")):
         return ""
     return f"`{value}` lies outside of the repository `{place.root}`"
+
+
+def images() -> Trust:
+    """Return the trust in disks: empty ones, and images that lie in the repository as a whole."""
+    return Trust(
+        words="may only ask for empty disks, and name images inside of the repository, "
+        "symbolic links followed; one in the qcow2 format must refer to no other file, and cannot "
+        "be written to: the guest could make it name files of the host",
+        refuse=_refuse_image,
+    )
+
+
+def _refuse_image(value: str, place: Place) -> str:
+    disk = parse_disk(value) if value else None
+    if disk is None or not disk.path:
+        return ""
+    if not place.holds(disk.path):
+        return f"`{disk.path}` lies outside of the repository `{place.root}`"
+    try:
+        image = read_image(disk.path)
+    except OSError:
+        return ""  # whoever opens it says what is wrong
+    if image.refers:
+        return f"`{disk.path}` does not stand alone: {image.refers}"
+    if image.format != "raw" and disk.mode == WRITTEN:
+        return f"`{disk.path}` is a qcow2 image, which only you may have written to"
+    return ""
 
 
 def listeners() -> Trust:

@@ -8,15 +8,20 @@ _vimto() {
         '*-kernel[the kernel to boot]:KERNEL:_files' \
         '*-memory[memory of the machine]:SIZE:_files' \
         '*-smp[number of CPUs]:N:_files' \
+        '*-cpu[model of the CPUs, as QEMU'\''s -cpu]:MODEL:_files' \
         '*-user[user, by name or number, that the command runs as]:USER:_files' \
         '*-sudo[run the command as root]' \
         '*-setup[command to run as root before the test, in the same directory]:COMMAND:_files' \
         '*-teardown[command to run as root after the test, whatever its result]:COMMAND:_files' \
         '*-share[another directory of the host that the guest may write to]:DIR:_files' \
+        '*-disk[another disk of the machine, /dev/vda, /dev/vdb and so on]:SIZE|FILE:_files' \
         '*-kernel-args[more arguments for the kernel'\''s command line]:ARGS:_files' \
         '*-sysctl[kernel parameter to set before the test, as sysctl(8) takes it]:NAME=VALUE:_files' \
         '*-accel[kvm]:NAME:_files' \
         '*-qemu[the QEMU to run]:PROGRAM:_files' \
+        '*-device[another device of the machine, as QEMU'\''s -device]:ARGS:_files' \
+        '*-nic[another network card, as QEMU'\''s -nic]:ARGS:_files' \
+        '*-qemu-args[more arguments for QEMU]:ARGS:_files' \
         '*-boot-timeout[how long a machine may take until it answers, of time that the host lets it run]:TIME:_files' \
         '*-timeout[how long a command may run in its machine]:TIME:_files' \
         '*-stop-timeout[how long after a signal to end]:TIME:_files' \

@@ -85,6 +85,28 @@ def test_other_devices() -> None:
     assert shown(slot) == "vhost-user-fs-pci,chardev=x,tag=x"
 
 
+def test_what_a_user_asks_for() -> None:
+    assert arguments(devices.Processors(2, "kvm", "qemu64,+avx2").options()) == [
+        *("-smp", "2", "-cpu", "qemu64,+avx2"),
+    ]
+    disks = [shown(option) for option in devices.Disks(9).options()]
+    rest = "werror=report,rerror=report,addr=0x18.0,multifunction=on"
+    assert disks[0] == f"virtio-blk-pci,drive=disk0,serial=disk0,{rest}"
+    assert disks[8].endswith(
+        "serial=disk8,werror=report,rerror=report,addr=0x19.0,multifunction=on"
+    )
+    cards = devices.NetworkCards([("virtio-net-pci", {"mac": "m"}), ("e1000", {})])
+    assert [shown(option) for option in cards.options()] == [
+        "virtio-net-pci,netdev=nic0,romfile=,mac=m",
+        "e1000,netdev=nic1",
+    ]
+    words = ["-object", "a b,,c", "-S2", "--trace", "x"]
+    verbatim = devices.Verbatim(["edu,x=1,,2"], [words[:3], words[3:]])
+    assert arguments(verbatim.options()) == ["-device", "edu,x=1,,2", *words]
+    for device in (devices.Disks(1), cards, verbatim):
+        assert device.kernel_args() == []
+
+
 def test_what_is_behind_a_device_is_no_part_of_the_hardware() -> None:
     groups = {option.group for option in hardware("tcg").options}
     assert groups == {"machine", "m", "smp", "device", "object"}

@@ -2,7 +2,7 @@
 
 import signal
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -79,6 +79,19 @@ def test_a_limit_of_memory_may_be_why(
     ended = cast(Machine, Ended(["a line"], status=status))
     error = explain(LostMachineError("gone"), ended, cast(Plan, SimpleNamespace(smp=2)))
     assert error.hint.startswith(hint) and bool(error.hint) == bool(hint)
+
+
+def test_what_qemu_refuses_is_told_in_its_own_words() -> None:
+    lines = ["qemu-system-x86_64: -device foo: 'foo' is not a valid device model name"]
+    ended = cast(Machine, Ended(lines, status=1 << 8))
+    plan: Any = SimpleNamespace(smp=2, qemu="/q", has_devices=True)
+    error = explain(BootError("the machine ended"), ended, plan)
+    assert error.message.startswith(
+        "the machine ended: QEMU: -device foo: 'foo' is not a valid device model name\n"
+    )
+    assert "-qemu-args" in error.hint
+    plan = SimpleNamespace(smp=2, qemu="/q", has_devices=False)
+    assert not explain(BootError("the machine ended"), ended, plan).hint
 
 
 def test_all_lines_with_two_v(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from vimto.errors import ConfigError, VimtoError
-from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, Plan, Shape, share_tag
+from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, Plan, Shape, load_plan, share_tag
 from vimto.plan.shares import Share
 from vimto.plan.views import Link, View
-from vimto.qemu.backends import Directory
+from vimto.qemu.backends import Directory, Drive
+from vimto.qemu.options import Flag, Option
 from vimto.vm import cores, protocol
 from vimto.vm.order import Host, describe_host, make_order
 from vimto.vm.request import Companion, Places, Request
@@ -48,6 +49,9 @@ PLAN: Any = Plan(
     sysctls={"kernel.core_pattern": "core", "kernel.x": "1"},
     network=False,
     verbose=0,
+    drives=[],
+    cards=[],
+    has_devices=False,
 )
 HOST = Host(
     hostname="vimto-0",
@@ -104,6 +108,9 @@ def test_the_whole_order() -> None:
         "setup": [["sh", "-c", "\xc3\xa4\xff"]],
         "teardown": [["b"]],
         "network": False,
+        "devices": False,
+        "disks": 0,
+        "write_back": False,
         "warm_up": False,
         "gdb_pause": False,
     }
@@ -122,6 +129,25 @@ def test_what_else_the_order_follows() -> None:
     assert order["pty"] == (24, 80)
     assert order["root"]["image"] == "" and order["root"]["fs"] == "virtiofs"
     assert {share["fs"] for share in order["shares"]} == {"virtiofs"}
+
+
+def test_the_order_tells_of_devices() -> None:
+    drives = [Drive(size=512), Drive(path="/a", format="raw", mode="ro")]
+    plan = PLAN._replace(has_devices=True, drives=drives)
+    order = make_order(plan, REQUEST, PLACES, HOST, MODES)
+    assert (order["devices"], order["disks"], order["write_back"]) == (True, 2, False)
+    written = plan._replace(drives=[*drives, Drive(path="/b", format="qcow2", mode="rw")])
+    assert make_order(written, REQUEST, PLACES, HOST, MODES)["write_back"]
+
+
+def test_a_plan_is_read_as_it_was_written() -> None:
+    options = [Option("device", "x", {"a": "b"}, id="i"), Flag("cpu", "qemu64"), Flag("S")]
+    plan = PLAN._replace(
+        shapes=[Shape(["root"], options, "k")],
+        drives=[Drive(size=512), Drive(path="/a", format="qcow2", mode="rw", alone=False)],
+        cards=["user"],
+    )
+    assert load_plan(plan.dump()) == plan
 
 
 def test_no_two_machines_are_told_the_same_of_the_moment() -> None:

@@ -199,7 +199,14 @@ def test_one_of_another_program_is_ended(qemu: str, tmp_path: Path) -> None:
 
 def test_a_machine_that_cannot_be_told_what_to_restore_is_ended(qemu: str, tmp_path: Path) -> None:
     plan = SimpleNamespace(
-        qemu=qemu, snapshots=str(tmp_path), smp=1, accelerator="tcg", memory=64, virtiofsd=None
+        qemu=qemu,
+        snapshots=str(tmp_path),
+        smp=1,
+        accelerator="tcg",
+        memory=64,
+        virtiofsd=None,
+        drives=[],
+        cards=[],
     )
     lost = SimpleNamespace(ram=str(tmp_path / "ram"), state=-1)
     with pytest.raises(OSError, match="Bad file descriptor"):

@@ -8,6 +8,7 @@ import pytest
 from vimto.plan import shape
 from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, share_tag
 from vimto.plan.shape import ROOMS, Hardware, Origin, shape_machines, snapshot_key
+from vimto.qemu.devices import Verbatim
 from vimto.qemu.options import Option
 
 PARTS = ["-nodefaults", "tcg", Option("m", "1024M")]
@@ -71,6 +72,13 @@ def test_the_same_machine_has_the_same_key_and_each_size_its_own() -> None:
         {"verbose": True},
         {"network": True},
         {"image": True},
+        {"model": "qemu64"},
+        {"disks": 1},
+        {"cards": [("virtio-net-pci", {})]},
+        {"cards": [("virtio-net-pci", {"mac": "52:54:00:00:00:01"})]},
+        {"cards": [("e1000", {})]},
+        {"verbatim": Verbatim(["edu"], ())},
+        {"verbatim": Verbatim((), [("-global", "x=y")])},
         {"kernel_args": ("nokaslr",)},
         {"kernel_args": ("a", "b")},
         {"kernel_args": ("b", "a")},
@@ -87,6 +95,23 @@ def test_all_of_the_hardware_counts(change: dict[str, Any]) -> None:
     assert keys(HARDWARE._replace(kernel_args=("a b",))) == keys(
         HARDWARE._replace(kernel_args=("a", "b"))
     )
+
+
+def test_each_device_counts_by_itself() -> None:
+    found = [
+        keys(HARDWARE._replace(**change))[0]
+        for change in (
+            {},
+            {"disks": 1},
+            {"disks": 2},
+            {"cards": [("virtio-net-pci", {})]},
+            {"cards": [("virtio-net-pci", {}), ("e1000", {})]},
+            {"verbatim": Verbatim(["a", "b"], ())},
+            {"verbatim": Verbatim(["b", "a"], ())},
+            {"verbatim": Verbatim(["a"], [("-device", "b", "-S2")])},
+        )
+    ]
+    assert len(set(found)) == len(found)
 
 
 def test_without_an_origin_every_machine_is_booted() -> None:

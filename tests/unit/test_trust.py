@@ -20,15 +20,26 @@ MAY: dict[str, tuple[str, ...]] = {
     "kernel": ('"./bzImage"', '"../bzImage"', '"reg.example/x:1"', '"apt:linux-image-amd64"'),
     "memory": ('"2G"',),
     "smp": ("4",),
+    "cpu": ('"qemu64,+avx2"',),
     "user": ('"root"',),
     "sudo": ("true",),
     "setup": ('["rm -rf /"]',),
     "teardown": ('["dmesg"]',),
     "share": ('["data"]', '["data:ro", "./new"]', '["pkg/../data"]', '["."]', '["inside"]', "[]"),
+    "disk": (
+        '["1G", "64M"]',
+        '["raw.img"]',
+        '["pkg/../raw.img:rw", "inside/x.img:ro"]',
+        '["alone.qcow2", "alone.qcow2:ro"]',
+        "[]",
+    ),
     "kernel_args": ('["init=/evil"]',),
     "sysctl": ('["kernel.panic=1"]',),
     "accel": ('"tcg"',),
     "qemu": (),
+    "device": ("[]",),
+    "nic": ("[]",),
+    "qemu_args": ("[]",),
     "boot_timeout": ('"10m"',),
     "timeout": ('"10m"',),
     "stop_timeout": ('"30s"',),
@@ -68,6 +79,18 @@ MAY_NOT: dict[str, tuple[str, ...]] = {
         '["/tmp:ro"]',
         '["data", "/etc"]',
     ),
+    "disk": (
+        '["/dev/sda"]',
+        '["/etc/passwd:ro"]',
+        '["../x.img"]',
+        '["outside/x.img:rw"]',
+        '["1G", "~/x.img"]',
+        '["backed.qcow2"]',
+        '["alone.qcow2:rw"]',
+    ),
+    "device": ('["virtio-balloon-pci"]', '["vhost-vsock-pci,guest-cid=3"]'),
+    "nic": ('["user"]', '["tap,ifname=tap0"]'),
+    "qemu_args": ('["-object x"]', '["-drive file=/etc/passwd"]'),
     "qemu": ('"./evil"', '"qemu-kvm"', '"/usr/bin/qemu-system-x86_64"'),
     "cache_limit": ("0", '"100T"'),
     "snapshot_limit": ("0", '"100T"'),
@@ -88,6 +111,9 @@ MAY_NOT: dict[str, tuple[str, ...]] = {
     "cache_dir": ('"cache"', '"/var/cache"', '""'),
 }
 FLAGS = {
+    "disk": "/dev/sda",
+    "device": "virtio-balloon-pci",
+    "nic": "user",
     "share": "/etc",
     "qemu": "./evil",
     "cache_limit": "9G",
@@ -107,6 +133,10 @@ def repository(tmp_path: Path) -> Path:
         (root / name).mkdir(parents=True)
     (root / "outside").symlink_to("../elsewhere")
     (root / "inside").symlink_to("data")
+    head = b"QFI\xfb" + (3).to_bytes(4, "big")
+    (root / "raw.img").write_bytes(bytes(512))
+    (root / "alone.qcow2").write_bytes(head + bytes(504))
+    (root / "backed.qcow2").write_bytes(head + (512).to_bytes(8, "big") + bytes(496))
     return root
 
 

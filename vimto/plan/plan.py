@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from vimto import __version__
 from vimto.errors import ConfigError
-from vimto.qemu.options import Option
+from vimto.qemu.backends import Drive
+from vimto.qemu.options import Flag, Option
 from vimto.qemu.virtiofsd import Server
 
 # Mount tags that every machine has (the second, where there is an image), before its shares'.
@@ -32,7 +33,7 @@ class Shape(NamedTuple):
     """
 
     slots: list[str]
-    options: list[Option]
+    options: list[Option | Flag]
     key: str
 
     @property
@@ -79,7 +80,8 @@ class Plan(NamedTuple):
     disk, `boot_timeout`, `timeout` and `stop_timeout` are seconds (0: no limit). `kernel_name` is
     for messages. `qemu` is the program, `accelerator` `kvm` or `tcg`, `shapes` what machines there
     are, the smallest first. `virtiofsd` is there where `fs` is `virtiofs`, `go_timeout` under
-    `go test` only.
+    `go test` only. `drives` are behind the disks, `cards` behind the network cards, in their order;
+    `has_devices` says that a machine has any that the user has asked for.
     """
 
     qemu: str
@@ -111,6 +113,9 @@ class Plan(NamedTuple):
     sysctls: dict[str, str]
     network: bool
     verbose: int
+    drives: list[Drive]
+    cards: list[str]
+    has_devices: bool
     go_timeout: GoTimeout | None = None
 
     def shape_for(self, shares: int) -> Shape:
@@ -141,10 +146,15 @@ def load_plan(data: bytes) -> Plan:
     if value.pop("version", None) != __version__:
         raise ConfigError("the plan was written by another version of vimto")
     value["shapes"] = [
-        Shape(slots, [Option(*option) for option in options], key)
+        Shape(slots, [_load_option(option) for option in options], key)
         for slots, options, key in value["shapes"]
     ]
     value["virtiofsd"] = value["virtiofsd"] and Server(*value["virtiofsd"])
     value["go_timeout"] = value["go_timeout"] and GoTimeout(**value["go_timeout"])
     value["shares"] = [(path, readonly) for path, readonly in value["shares"]]
+    value["drives"] = [Drive(*drive) for drive in value["drives"]]
     return Plan(**value)
+
+
+def _load_option(value: list[Any]) -> Option | Flag:
+    return Flag(*value) if len(value) == len(Flag._fields) else Option(*value)

@@ -13,12 +13,14 @@ from vimto.config import Config
 from vimto.errors import ConfigError
 from vimto.go.outside import find_outside
 from vimto.kernel.reference import KernelReference
+from vimto.plan.drives import find_drives
 from vimto.plan.kernels import BootParts, resolve_kernel, wanted_kernel
 from vimto.plan.plan import Plan, too_many
 from vimto.plan.shape import ROOMS, Hardware, Origin, shape_machines
 from vimto.plan.shares import Command, Share, collapse, refuse_cache
 from vimto.plan.users import find_homes, resolve_user
 from vimto.plan.views import is_ephemeral
+from vimto.qemu.devices import Verbatim
 from vimto.qemu.find import find_qemu
 from vimto.qemu.probe import (
     Accelerator,
@@ -29,6 +31,7 @@ from vimto.qemu.probe import (
     probe_qemu,
 )
 from vimto.qemu.virtiofsd import find_virtiofsd
+from vimto.verbatim import names_drive, parse_card
 
 BOOT_LIMIT = {"kvm": 60.0, "tcg": 180.0}
 
@@ -91,6 +94,7 @@ def check_settings(config: Config) -> KernelReference | None:
     resolve_user("root" if config.sudo else config.user)
     _sysctls(config)
     _configured_shares(config)
+    find_drives(config)
     return wanted_kernel(config)
 
 
@@ -154,6 +158,9 @@ def _plan(
         sysctls=_sysctls(config),
         network=config.net == "user",
         verbose=config.verbose,
+        drives=find_drives(config),
+        cards=[parse_card(text).backend for text in config.nic],
+        has_devices=bool(config.disk or config.nic or config.device or config.qemu_args),
     )
 
 
@@ -172,6 +179,10 @@ def _hardware(config: Config, accelerator: Accelerator, parts: BootParts) -> Har
         transport=parts.transport,
         image=bool(parts.image),
         kernel_args=config.kernel_args,
+        model=config.cpu,
+        disks=len(config.disk),
+        cards=[parse_card(text)[:2] for text in config.nic],
+        verbatim=Verbatim(config.device, config.qemu_args),
     )
 
 
@@ -180,6 +191,13 @@ def _find_origin(
 ) -> Origin | None:
     """Return what snapshots are made with, None where machines are always booted."""
     if not config.snapshot or parts.transport != "9p":
+        return None
+    if drive := names_drive(config.qemu_args):
+        # A kernel that has read a disk remembers it: its partitions, its blocks.
+        console.note(
+            f"the machine boots: a snapshot would remember what `{drive}` in `qemu_args` held then"
+            " (`-disk` does not)"
+        )
         return None
     table = Table(config.cache_dir)
     try:

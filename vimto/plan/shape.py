@@ -6,14 +6,14 @@ apart belongs into the key.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from vimto import __version__
 from vimto.cache.digest import digest
 from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, Shape, share_tag
 from vimto.qemu import devices
-from vimto.qemu.options import Option
+from vimto.qemu.options import Flag, Option
 from vimto.qemu.process import ALWAYS
 
 # The guest program looks for its port by this name: guest/internal/wire/port.go.
@@ -30,7 +30,8 @@ class Hardware(NamedTuple):
 
     `memory` is MiB. With `verbose` the kernel writes its log to the console from the start; with
     `network` there is QEMU's own. `transport` is `9p` or `virtiofs`; with an `image` the kernel's
-    tree has a mount tag. `kernel_args` are more of the kernel's.
+    tree has a mount tag. `kernel_args` are more of the kernel's. `model` is the processors'; of
+    `cards` each is a model and its options.
     """
 
     memory: int
@@ -41,6 +42,10 @@ class Hardware(NamedTuple):
     transport: str
     image: bool
     kernel_args: Sequence[str] = ()
+    model: str = "max"
+    disks: int = 0
+    cards: Sequence[tuple[str, Mapping[str, str]]] = ()
+    verbatim: devices.Verbatim = devices.Verbatim((), ())
 
 
 class Origin(NamedTuple):
@@ -62,13 +67,14 @@ def shape_machines(hardware: Hardware, origin: Origin | None) -> tuple[str, list
     """
     fixed: list[devices.Device] = [
         devices.Memory(mebibytes=hardware.memory),
-        devices.Processors(number=hardware.processors, accelerator=hardware.accelerator),
+        devices.Processors(hardware.processors, hardware.accelerator, hardware.model),
         devices.SerialConsole(verbose=hardware.verbose),
         devices.AgentPort(name=_PORT),
         devices.EntropySource(),
     ]
     if hardware.network:
         fixed.append(devices.UserNetwork())
+    fixed += [devices.NetworkCards(hardware.cards), devices.Disks(hardware.disks)]
     shapes = []
     append = ""
     for room in ROOMS:
@@ -79,14 +85,14 @@ def shape_machines(hardware: Hardware, origin: Origin | None) -> tuple[str, list
             if hardware.transport == "virtiofs"
             else devices.NinePSlots(tags=tags)
         )
-        options, append = devices.assemble([*fixed, slots], hardware.kernel_args)
-        parts: list[str | Option] = [*ALWAYS, hardware.accelerator, *options]
+        options, append = devices.assemble([*fixed, slots, hardware.verbatim], hardware.kernel_args)
+        parts: list[str | Option | Flag] = [*ALWAYS, hardware.accelerator, *options]
         key = snapshot_key(parts, append, origin) if origin else ""
         shapes.append(Shape(tags, options, key))
     return append, shapes
 
 
-def snapshot_key(parts: Sequence[str | Option], append: str, origin: Origin) -> str:
+def snapshot_key(parts: Sequence[str | Option | Flag], append: str, origin: Origin) -> str:
     """Name a machine's snapshot by everything that shaped it, and by nothing that a host adds.
 
     `parts` are what QEMU is told, `append` is the kernel's command line.

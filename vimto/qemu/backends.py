@@ -5,7 +5,8 @@ Each is named as its device (`vimto.qemu.devices`) names it: `ram`, or the mount
 
 from typing import NamedTuple
 
-from vimto.qemu.options import Option
+from vimto.diskimage import READ_ONLY, SCRATCH, WRITTEN
+from vimto.qemu.options import Flag, Option
 
 
 class Ram(NamedTuple):
@@ -40,6 +41,53 @@ class Directory(NamedTuple):
         if self.readonly:
             values["readonly"] = "on"
         return Option("fsdev", "local", values, id=tag)
+
+
+class Drive(NamedTuple):
+    """What a disk holds: nothing (`size` bytes of it), or the image at `path`.
+
+    `format` is `raw` or `qcow2`; `mode` is one of those in `vimto.diskimage`. An image that was
+    `alone` referred to no other file when it was chosen.
+    """
+
+    size: int = 0
+    path: str = ""
+    format: str = ""
+    mode: str = SCRATCH
+    alone: bool = True
+
+    def option(self, name: str) -> Option:
+        """Return the drive behind the disk `name`.
+
+        A layer for what is written is a file of QEMU's, which has no name from the start.
+        """
+        values = {"if": "none"}
+        if self.path:
+            values |= {"driver": self.format, "file.driver": "file", "file.filename": self.path}
+        else:
+            values |= {"driver": "null-co", "size": str(self.size), "read-zeroes": "on"}
+        if self.mode == READ_ONLY:
+            values["readonly"] = "on"
+        else:
+            values |= {"discard": "unmap", "snapshot": "off" if self.mode == WRITTEN else "on"}
+        return Option("drive", "", values, id=name)
+
+
+# What stands behind disks and cards while nobody looks at them: nothing of this host.
+NO_DRIVE = Drive(size=1 << 20, mode=READ_ONLY)
+
+
+def no_network(index: int) -> str:
+    """Return what a card's cable leads to where there is no other end; see `card_flag`."""
+    return f"hubport,hubid={index}"
+
+
+def card_flag(backend: str, name: str) -> Flag:
+    """Return what is behind the network card `name`; `backend` is as QEMU's `-netdev` takes it.
+
+    A flag: what may stand in it more than once (`hostfwd=`) has no place in an `Option`.
+    """
+    return Flag("netdev", f"{backend},id={name}")
 
 
 def socket_option(name: str, fd: int) -> Option:

@@ -4,10 +4,10 @@ What a device is to the guest stands here, and is what a snapshot is keyed by. W
 the host differs from machine to machine: see `vimto.qemu.backends`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from vimto.qemu.options import Option
+from vimto.qemu.options import Flag, Option
 
 # `-no-reboot` with `panic=-1` turns a panic into QEMU's end at once. What the kernel does not know
 # becomes the guest program's environment: it needs no signals from its runtime to be fair to its
@@ -16,12 +16,17 @@ _KERNEL_ARGS = ("panic=-1", "GODEBUG=asyncpreemptoff=1")
 
 # The first PCI slot for the 9p devices: below it QEMU places what has no address of its own.
 _FIRST_SHARE_SLOT = 0x10
+# And that for disks, behind those: the guest finds them in the order of their addresses.
+_FIRST_DISK_SLOT = 0x18
+MOST_DISKS = 32
+# What every QEMU is told (`vimto.qemu.process`), and so need not be told again.
+_EVERY_MODEL = "max"
 
 
 class Device(Protocol):
     """One part of the machine."""
 
-    def options(self) -> list[Option]:
+    def options(self) -> Sequence[Option | Flag]:
         """Return what this device adds to QEMU's options."""
         ...
 
@@ -33,7 +38,7 @@ class Device(Protocol):
 class Hardware(NamedTuple):
     """A machine as its guest sees it: QEMU's options, and the kernel's command line."""
 
-    options: list[Option]
+    options: list[Option | Flag]
     append: str
 
 
@@ -41,7 +46,7 @@ def assemble(devices: Sequence[Device], kernel_args: Sequence[str] = ()) -> Hard
     """Return the hardware made of `devices`, in their order. Pure; tests compare it whole."""
     # Nobody looks at a CD drive, and an HPET that interrupts is a cost under emulation.
     off = dict.fromkeys(("smm", "vmport", "sata", "usb"), "off")
-    options = [Option("machine", "q35", {"memory-backend": "ram", **off})]
+    options: list[Option | Flag] = [Option("machine", "q35", {"memory-backend": "ram", **off})]
     append = list(_KERNEL_ARGS)
     for device in devices:
         options += device.options()
@@ -62,13 +67,15 @@ class Memory(NamedTuple):
 
 
 class Processors(NamedTuple):
-    """`number` processors, with all that the accelerator can offer of the host's features."""
+    """`number` processors of a `model`: by itself one with all that the accelerator can offer."""
 
     number: int
     accelerator: str
+    model: str = _EVERY_MODEL
 
-    def options(self) -> list[Option]:
-        return [Option("smp", str(self.number))]
+    def options(self) -> list[Option | Flag]:
+        chosen = [] if self.model == _EVERY_MODEL else [Flag("cpu", self.model)]
+        return [Option("smp", str(self.number)), *chosen]
 
     def kernel_args(self) -> list[str]:
         # Linux counts timer interrupts in a few milliseconds of its own time, and panics where
@@ -129,16 +136,19 @@ class NinePSlots(NamedTuple):
     def options(self) -> list[Option]:
         options = []
         for index, tag in enumerate(self.tags):
-            slot, function = divmod(index, 8)
-            address = {"addr": f"0x{_FIRST_SHARE_SLOT + slot:x}.{function}"}
-            if function == 0:
-                address["multifunction"] = "on"
-            values = {"fsdev": tag, "mount_tag": tag, **address}
+            values = {"fsdev": tag, "mount_tag": tag, **_address(_FIRST_SHARE_SLOT, index)}
             options.append(Option("device", "virtio-9p-pci", values))
         return options
 
     def kernel_args(self) -> list[str]:
         return []
+
+
+def _address(first: int, index: int) -> dict[str, str]:
+    """Return the PCI address of one of several devices that begin at the slot `first`."""
+    slot, function = divmod(index, 8)
+    address = {"addr": f"0x{first + slot:x}.{function}"}
+    return {**address, "multifunction": "on"} if function == 0 else address
 
 
 class VirtiofsSlots(NamedTuple):
@@ -163,6 +173,82 @@ class UserNetwork(NamedTuple):
             Option("netdev", "user", id="net"),
             Option("device", "virtio-net-pci", {"netdev": "net", "romfile": ""}),
         ]
+
+    def kernel_args(self) -> list[str]:
+        return []
+
+
+class Disks(NamedTuple):
+    """`number` disks, `/dev/vda` first. What they hold is no part of the machine.
+
+    No guest looks at one before its order comes, so it need not be what it was when saved: see
+    guest/internal/modules/devices.go.
+    """
+
+    number: int
+
+    def options(self) -> list[Option]:
+        options = []
+        for index in range(self.number):
+            name = disk_name(index)
+            values = {
+                # A full disk of the host's is an error of the guest's, and does not stop it.
+                "drive": name,
+                "serial": name,
+                "werror": "report",
+                "rerror": "report",
+                **_address(_FIRST_DISK_SLOT, index),
+            }
+            options.append(Option("device", "virtio-blk-pci", values))
+        return options
+
+    def kernel_args(self) -> list[str]:
+        return []
+
+
+def disk_name(index: int) -> str:
+    """Return what a disk, counted from 0, is called between device and backend."""
+    return f"disk{index}"
+
+
+class NetworkCards(NamedTuple):
+    """Network cards as their user describes them: each is a model and its options."""
+
+    cards: Sequence[tuple[str, Mapping[str, str]]]
+
+    def options(self) -> list[Option]:
+        options = []
+        for index, (model, given) in enumerate(self.cards):
+            # What it would boot from: nobody does, and it costs time.
+            rom = {"romfile": ""} if model.startswith("virtio-net-pci") else {}
+            values = {"netdev": card_name(index), **rom, **given}
+            options.append(Option("device", model, values))
+        return options
+
+    def kernel_args(self) -> list[str]:
+        return []
+
+
+def card_name(index: int) -> str:
+    """Return what a card, counted from 0, is called between device and backend."""
+    return f"nic{index}"
+
+
+class Verbatim(NamedTuple):
+    """What QEMU is told in its user's own words: devices first, then any arguments."""
+
+    devices: Sequence[str]
+    arguments: Sequence[Sequence[str]]
+
+    def options(self) -> list[Flag]:
+        flags = [Flag("device", text) for text in self.devices]
+        for words in self.arguments:
+            for word in words:
+                if word.startswith("-"):
+                    flags.append(Flag(word[1:]))
+                else:
+                    flags.append(Flag(flags.pop().name, word))
+        return flags
 
     def kernel_args(self) -> list[str]:
         return []

@@ -36,8 +36,8 @@ def arguments(options: Iterable[Option | Flag]) -> list[str]:
             words += [f"-{option.name}", *([] if option.value is None else [option.value])]
         else:
             pairs = {"id": option.id, **option.values} if option.id else option.values
-            values = [option.kind, *(f"{key}={escape(text)}" for key, text in pairs.items())]
-            words += [f"-{option.group}", ",".join(values)]
+            values = [f"{key}={escape(text)}" for key, text in pairs.items()]
+            words += [f"-{option.group}", ",".join(filter(None, [option.kind, *values]))]
     return words
 
 
@@ -47,7 +47,8 @@ def config_file(options: Sequence[Option]) -> bytes:
     for option in options:
         section = _SECTIONS.get(option.group, option.group)
         lines.append(f'[{section} "{option.id}"]' if option.id else f"[{section}]")
-        values = {_KINDS[option.group]: option.kind, **option.values}
+        first = {_KINDS[option.group]: option.kind} if option.kind else {}
+        values = {**first, **option.values}
         if any('"' in text for text in (option.id, *values.values())):
             raise ValueError(f"`{option}` cannot be quoted")
         if len(option.id) > _LONGEST_ID:

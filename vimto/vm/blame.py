@@ -114,7 +114,9 @@ def settle(plan: Plan, shape: Shape, snapshot: Snapshot, exc: NotRestoredError, 
         end = "the snapshot is kept"
     else:
         end = "the snapshot is kept, and dropped if the next one fails in this way"
-    console.warn(f"the machine was not restored, booting: {reason}; {end}")
+    # What is behind its user's devices may be wrong, and then it does not boot either, and says so.
+    say = console.debug if exc.fault == REFUSED and plan.has_devices else console.warn
+    say(f"the machine was not restored, booting: {reason}; {end}")
     return False
 
 

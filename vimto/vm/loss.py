@@ -73,6 +73,8 @@ _CAUSES = (
     ),
 )
 
+_PASSED_ON = "`-device`, `-nic`, `-cpu` and `-qemu-args` reach QEMU as they are, `-disk` as a drive"
+
 
 def show_log(machine: Machine) -> None:
     """Show the kernel's log so far to a user who asked for it with `-v -v`."""
@@ -98,12 +100,22 @@ def explain(exc: VimtoError, machine: Machine, plan: Plan) -> VimtoError:
                 kind = EmulatorFaultError
             break
     else:
-        message += describe_signal(machine.status)
+        refusal = _qemu_refusal(machine.status, lines, plan)
+        message += f": QEMU: {refusal}" if refusal else describe_signal(machine.status)
+        if refusal and plan.has_devices:
+            hint = hint or _PASSED_ON
         if isinstance(exc, BootError) and not ended:
             hint = hint or _hint_for_silence(plan.smp, host_processors())
         hint = hint or _hint_for_kill(machine.status)
     message += "\n  this is not a failure of the test"
     return kind(message, hint=hint, lines=_select(lines, place))
+
+
+def _qemu_refusal(status: int | None, lines: Sequence[str], plan: Plan) -> str:
+    """Return what a QEMU that ended itself, with a failure, said last; "" for any other."""
+    if not status or not os.WIFEXITED(status):
+        return ""
+    return "".join(qemu_lines(lines, plan.qemu)[-1:])
 
 
 def describe_signal(status: int | None) -> str:

@@ -12,26 +12,29 @@ from typing import NamedTuple
 
 from vimto.cache.snapshots import Snapshot
 from vimto.plan.plan import Plan, Shape
-from vimto.qemu.backends import Directory, Ram, accelerator_option
+from vimto.qemu.backends import Directory, Ram, accelerator_option, card_flag
+from vimto.qemu.devices import card_name, disk_name
 from vimto.qemu.monitor import Monitor
 from vimto.qemu.options import INCOMING, NOTHING, Extra, Flag, Option
 from vimto.qemu.process import Qemu, take
 from vimto.vm.claims import THREAD_EACH, Claim
+from vimto.vm.images import HeldImages, hold_images
 from vimto.vm.log import Log
 
 
 class Machine:
-    """A running QEMU. Owns it, and its claim; `close` ends it.
+    """A running QEMU. Owns it, its claim and its hold on images; `close` ends it.
 
     `spare` says that QEMU emulates each processor in a thread, for which this host has room.
     """
 
-    def __init__(self, qemu: Qemu, claim: Claim, spare: bool = False) -> None:
+    def __init__(self, qemu: Qemu, claim: Claim, images: HeldImages, spare: bool = False) -> None:
         self.spare = spare
         self.monitor = Monitor(qemu.monitor)
         self.log = Log(qemu.console)
         self._qemu = qemu
         self._claim = claim
+        self._images = images
 
     def __enter__(self) -> "Machine":
         return self
@@ -58,6 +61,7 @@ class Machine:
         """Kill QEMU, wait for its end and close the descriptors. Idempotent."""
         self._qemu.close()
         self._claim.close()
+        self._images.close()
 
     def wait(self, limit: float) -> bool:
         """Wait up to `limit` seconds for QEMU to end by itself; say whether it did."""
@@ -91,14 +95,22 @@ def start_machine(plan: Plan, shape: Shape, backing: Backing, extra: Extra, qemu
         claim = Claim(plan.snapshots, plan.smp)
         stack.callback(claim.close)
         threads = backing.threads or claim.threads()
-        behind = [accelerator_option(plan.accelerator, threads), backing.ram.option(plan.memory)]
+        behind: list[Option | Flag] = [
+            accelerator_option(plan.accelerator, threads),
+            backing.ram.option(plan.memory),
+        ]
         if plan.virtiofsd:
             behind += qemu.serve(plan.virtiofsd, backing.directories)
         else:
             behind += [each.option(tag) for tag, each in backing.directories.items()]
+        held = hold_images(plan.drives)
+        stack.callback(held.close)
+        behind += [drive.option(disk_name(i)) for i, drive in enumerate(plan.drives)]
+        behind += [card_flag(card, card_name(i)) for i, card in enumerate(plan.cards)]
         qemu.become([*shape.options, *behind, *extra.options], extra.descriptors)
         os.set_blocking(qemu.port, False)
-        machine = Machine(qemu, claim, plan.accelerator == "tcg" and threads == THREAD_EACH)
+        spare = plan.accelerator == "tcg" and threads == THREAD_EACH
+        machine = Machine(qemu, claim, held, spare)
         stack.pop_all()
         return machine
 

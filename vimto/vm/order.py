@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vimto.diskimage import WRITTEN
 from vimto.plan.plan import IMAGE_TAG, ROOT_TAG, Plan, share_tag
 from vimto.plan.views import Link
 from vimto.vm import cores, likeness, protocol
@@ -78,13 +79,7 @@ def make_order(
         ],
         "time_ns": host.time_ns,
         "entropy": wire_text(host.entropy),
-        "root": {
-            "fs": plan.fs,
-            "tag": ROOT_TAG,
-            "image": IMAGE_TAG if plan.image else "",
-            "tmpfs_percent": 25,
-            "msize": 512000,
-        },
+        "root": _root(plan),
         "shares": [
             {
                 "fs": plan.fs,
@@ -103,8 +98,27 @@ def make_order(
         "setup": [_on_the_wire(words) for words in plan.setup],
         "teardown": [_on_the_wire(words) for words in plan.teardown],
         "network": plan.network,
+        **_devices(plan),
         "warm_up": warm_up,
         "gdb_pause": request.companion.pauses,
+    }
+
+
+def _root(plan: Plan) -> dict[str, Any]:
+    return {
+        "fs": plan.fs,
+        "tag": ROOT_TAG,
+        "image": IMAGE_TAG if plan.image else "",
+        "tmpfs_percent": 25,
+        "msize": 512000,
+    }
+
+
+def _devices(plan: Plan) -> dict[str, Any]:
+    return {
+        "devices": plan.has_devices,
+        "disks": len(plan.drives),
+        "write_back": any(drive.mode == WRITTEN for drive in plan.drives),
     }
 
 

@@ -24,7 +24,7 @@ from vimto.errors import (
     VimtoError,
 )
 from vimto.plan.plan import Plan, Shape
-from vimto.qemu.backends import Directory, Ram
+from vimto.qemu.backends import NO_DRIVE, Directory, Ram, no_network
 from vimto.qemu.options import Extra
 from vimto.qemu.process import Qemu
 from vimto.vm import protocol
@@ -164,6 +164,10 @@ def boot_and_save(plan: Plan, shape: Shape, waiting: Waiting, aside: str) -> flo
     _check_room(plan.snapshots)
     empty = f"{aside}/empty"
     os.mkdir(empty)
+    plan = plan._replace(
+        drives=[NO_DRIVE] * len(plan.drives),
+        cards=[no_network(index) for index in range(len(plan.cards))],
+    )
     backing = Backing(
         {tag: Directory(empty) for tag in shape.slots},
         Ram(f"{aside}/ram", shared=True),

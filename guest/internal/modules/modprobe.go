@@ -18,20 +18,20 @@ import (
 // would first have to be read over 9p, with its libraries. Where the host has none, as most containers, it is
 // the one in PATH as well.
 
-// modprobePath is where the guest's root has this program under that name.
-const modprobePath = "/usr/lib/vimto/modprobe"
+// ModprobePath is where the guest's root has this program under that name.
+const ModprobePath = "/usr/lib/vimto/modprobe"
 
 // StageModprobe puts this program below root, an upper tree of the guest's root, and makes the kernel use it.
 // A link to the running program takes no space in the snapshot.
 func StageModprobe(root string) error {
-	path := root + modprobePath
+	path := root + ModprobePath
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
 	if err := os.Link("/init", path); err != nil {
 		return err
 	}
-	err := sys.WriteFile("/proc/sys/kernel/modprobe", modprobePath)
+	err := sys.WriteFile("/proc/sys/kernel/modprobe", ModprobePath)
 	if err == syscall.ENOENT { // a kernel without modules
 		return nil
 	}

@@ -170,9 +170,12 @@ func (s *session) execute() (syscall.WaitStatus, *failure) {
 	return status, nil
 }
 
-// prepare sets parameters, limits and the network, and runs the setup commands.
+// prepare finds devices, sets parameters, limits and the network, and runs the setup commands.
 func (s *session) prepare() *failure {
 	s.enter("setup")
+	if problem := s.findDevices(); problem != nil {
+		return problem
+	}
 	if err := setSysctls(s.order.Sysctls); err != nil {
 		return failed("setup", err)
 	}
@@ -220,6 +223,9 @@ func (s *session) flush() error {
 		if err != nil {
 			problems = append(problems, fmt.Errorf("write back share `%s`: %w", shared.Path, err))
 		}
+	}
+	if s.order.WriteBack {
+		problems = append(problems, writeBackDisks())
 	}
 	return errors.Join(problems...)
 }

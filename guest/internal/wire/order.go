@@ -32,6 +32,9 @@ type Order struct {
 	Limits          []Limit
 	Setup, Teardown [][]string
 	Network         bool
+	Devices         bool // the machine has devices whose drivers are still to be found
+	Disks           int
+	WriteBack       bool // what is written to disks stays
 	WarmUp          bool // the host has a processor to spare: see package warmup
 	GDBPause        bool // wait for a resume frame before the command is started
 }
@@ -79,6 +82,7 @@ func ParseOrder(payload []byte) (*Order, error) {
 		Streams:  [3]string{f.text("stdin"), f.text("stdout"), f.text("stderr")},
 		Hostname: f.text("hostname"), Hosts: f.text("hosts"), TimeNS: f.number("time_ns"), Entropy: []byte(f.text("entropy")),
 		Setup: f.commands("setup"), Teardown: f.commands("teardown"), Network: f.flag("network"),
+		Devices: f.flag("devices"), Disks: int(f.count("disks", math.MaxInt16)), WriteBack: f.flag("write_back"),
 		WarmUp: f.flag("warm_up"), GDBPause: f.flag("gdb_pause"),
 	}
 	for _, group := range f.list("groups") {
