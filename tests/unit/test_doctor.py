@@ -71,10 +71,11 @@ def test_what_fails_for_a_known_reason_is_skipped(config: Config) -> None:
 
 
 def test_a_fault_of_a_check_is_a_finding(config: Config, capfd: pytest.CaptureFixture[str]) -> None:
-    _, failed, last = examine(
-        config, [Check("cache", failing(PermissionError(13, "Denied"))), Check("host", fine)]
-    )
+    fault = failing(PermissionError(13, "Denied"))
+    wanted = [Check("cache", fault), Check("gdb", fault, spare=True), Check("host", fine)]
+    _, failed, _, spare, last = examine(config, wanted)
     assert (failed.what, failed.verdict) == ("cache", Verdict.MISSING)
+    assert (spare.what, spare.verdict) == ("gdb", Verdict.WEAK)
     assert failed.detail == "cannot be told: PermissionError: [Errno 13] Denied"
     assert last.what == "host"
     assert capfd.readouterr().err == ""
@@ -95,10 +96,12 @@ def test_a_check_that_hangs_is_ended(config: Config) -> None:
         yield good("never", "")
 
     before = signal.getsignal(signal.SIGALRM)
-    hung, last = examine(config, [Check("go", hang, 0.05), Check("host", fine)])
+    wanted = [Check("go", hang, 0.05), Check("gdb", hang, 0.05, spare=True), Check("host", fine)]
+    hung, spare, last = examine(config, wanted)
     assert (hung.what, hung.verdict) == ("go", Verdict.MISSING)
+    assert (spare.what, spare.verdict) == ("gdb", Verdict.WEAK)
     assert hung.detail == "no answer within 0.05 s"
-    assert ended == ["cleaned up"]
+    assert ended == ["cleaned up"] * 2
     assert last.what == "host"
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert signal.getsignal(signal.SIGALRM) is before

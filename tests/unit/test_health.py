@@ -129,6 +129,7 @@ GO = 'echo \'{"GOVERSION": "go1.26.1"}\''
         ("1.26.0", GO, Verdict.GOOD, "1.26.0, "),
         ("1.25.9", GO, Verdict.WEAK, "1.25.9 is too old for what Go 1.26.1 builds, "),
         ("1.9.1", GO, Verdict.WEAK, "is too old"),
+        ("1.9.1", GO.replace("1.26", "1.19"), Verdict.GOOD, "1.9.1, "),
         ("1.25.9", "exit 1", Verdict.GOOD, "1.25.9, "),
         ("", GO, Verdict.WEAK, "does not tell its version"),
     ],
@@ -208,14 +209,14 @@ def test_what_brings_kvm() -> None:
 
 def test_a_qemu_that_cannot_restore(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_qemu: str, _accelerator: str) -> None:
-        raise QemuError("QEMU refused to save", lines=("a", "own reason"))
+        raise QemuError("QEMU refused to save", lines=("a", "b", "own reason"))
 
     monkeypatch.setattr(machine, "find_qemu", lambda name: name)
     monkeypatch.setattr(machine.probe, "choose_accelerator", lambda _wanted: Accelerator("tcg"))
     monkeypatch.setattr(machine, "try_snapshot", refuse)
     (found,) = machine.check_fitness(config)
     assert found.verdict is Verdict.WEAK
-    assert found.detail == "each machine boots; QEMU refused to save; own reason"
+    assert found.detail == "each machine boots; QEMU refused to save; b; own reason"
     assert found.data == {"wanted": True, "restores": False}
     monkeypatch.setattr(machine, "try_snapshot", lambda *_: None)
     (found,) = machine.check_fitness(config)
@@ -295,6 +296,9 @@ def test_special_files(tmp_path: Path) -> None:
     assert found.detail.endswith(": mkfifo: cannot create: No such device")
     silent = machine.judge_fifo(RESTORED._replace(status=137), str(fifo))
     assert silent.detail.endswith(": status 137")
+    fifo.touch()
+    assert machine.judge_fifo(RESTORED, str(fifo)).verdict is Verdict.WEAK, "it is not one"
+    fifo.unlink()
     os.mkfifo(fifo)
     found = machine.judge_fifo(RESTORED, str(fifo))
     assert (found.verdict, found.data) == (Verdict.GOOD, {"special_files": True})

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.vm.conftest import Vimto
+from vimto.errors import QemuError
+from vimto.vm.trial import try_snapshot
 
 _TOOL = Path(__file__).parents[2] / "hack/qemus"
 RESTORED = "the machine is restored from a snapshot"
@@ -35,6 +37,27 @@ def test_each_qemu_boots_saves_and_restores(vimto: Vimto, cache: Path, release: 
         assert "qemu-system-x86_64: " not in log, "QEMU complains of nothing, such as old options"
         assert "deprecated" not in log
     assert (vimto.directory / "count").read_text() == "made\nagain\n"
+
+
+def test_a_qemu_that_cannot_restore_says_why_and_runs(
+    vimto: Vimto, cache: Path, tmp_path: Path
+) -> None:
+    qemu = tmp_path / "qemu"
+    # What it saves has a device that is not there when it is to be restored.
+    qemu.write_text(
+        '#!/bin/sh\ncase " $* " in *" -incoming "*) exec qemu-system-x86_64 "$@" ;; esac\n'
+        'exec qemu-system-x86_64 "$@" -device qemu-xhci\n'
+    )
+    qemu.chmod(0o755)
+    vimto.flags = (*vimto.flags, "-qemu", str(qemu))
+    outcome = vimto("exec", "echo", "booted").check()
+    assert outcome.stdout == b"booted\n"
+    assert "the machine was not restored, booting: " in outcome.errors
+    assert "load of migration failed" in outcome.errors
+    assert outcome.errors.count("\n") == 1
+    with pytest.raises(QemuError) as caught:  # what `vimto doctor` asks
+        try_snapshot(str(qemu), "tcg")
+    assert "load of migration failed" in caught.value.lines[-1]
 
 
 def test_a_qemu_that_cannot_save_says_why_and_runs(

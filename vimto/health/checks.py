@@ -9,7 +9,7 @@ from vimto import console
 from vimto.config import Config
 from vimto.errors import VimtoError
 from vimto.health import cache, host, kernel, machine, tools
-from vimto.health.finding import Finding, Verdict, missing
+from vimto.health.finding import Finding, Verdict
 from vimto.vm.signals import Interrupted
 
 # Seconds between two alarms, where the first one was lost in somebody's hands.
@@ -17,29 +17,38 @@ _AGAIN = 10.0
 
 
 class Check(NamedTuple):
-    """A function from the configuration to its findings, and the seconds that it may take."""
+    """A function from the configuration to its findings, and the seconds that it may take.
+
+    Where it fails, no run can succeed, unless it is `spare`.
+    """
 
     what: str
     find: Callable[[Config], Iterable[Finding]]
     limit: float = 120.0
+    spare: bool = False
+
+    def failed(self, detail: str, hint: str = "", lines: tuple[str, ...] = ()) -> Finding:
+        """Return that it could not be made."""
+        verdict = Verdict.WEAK if self.spare else Verdict.MISSING
+        return Finding(verdict=verdict, what=self.what, detail=detail, hint=hint, lines=lines)
 
 
 # go may fetch a toolchain, and a kernel is a download of 100 MB.
 _GO, _DOWNLOAD, _TRIAL = 600.0, 3600.0, 1200.0
 CHECKS: tuple[Check, ...] = (
-    Check("vimto", host.check_vimto),
-    Check("host", host.check_host),
-    Check("config", host.check_files),
+    Check("vimto", host.check_vimto, spare=True),
+    Check("host", host.check_host, spare=True),
+    Check("config", host.check_files, spare=True),
     Check("setpriv", tools.check_setpriv),
     Check("qemu", machine.check_qemu),
     Check("accelerator", machine.check_accelerator),
-    Check("snapshots", machine.check_fitness),
+    Check("snapshots", machine.check_fitness, spare=True),
     Check("memory", machine.check_memory),
     Check("cache", cache.check_cache),
     Check("go", tools.check_go, _GO),
     Check("agent", tools.check_agent, _GO),
-    Check("dlv", tools.check_dlv, _GO),
-    Check("gdb", tools.check_debugger),
+    Check("dlv", tools.check_dlv, _GO, spare=True),
+    Check("gdb", tools.check_debugger, spare=True),
     Check("kernel", kernel.check_kernel, _DOWNLOAD),
     Check("trial", machine.check_trial, _TRIAL),
 )
@@ -60,26 +69,24 @@ def examine(config: Config, checks: Iterable[Check] = CHECKS) -> Iterator[Findin
         except Interrupted:
             raise
         except VimtoError as exc:
-            found.append(_failed(check.what, exc, known=exc.message in said))
+            found.append(_explain(check, exc, known=exc.message in said))
             said.add(exc.message)
         except _Overtime:
-            found.append(missing(check.what, f"no answer within {check.limit:g} s"))
+            found.append(check.failed(f"no answer within {check.limit:g} s"))
         except Exception as exc:
             if console.verbosity() >= 2:
                 console.fault()
             detail = f"cannot be told: {type(exc).__name__}: {exc}"
-            found.append(missing(check.what, detail, "`-v -v` shows where it happened"))
+            found.append(check.failed(detail, "`-v -v` shows where it happened"))
         yield from found
 
 
-def _failed(what: str, exc: VimtoError, *, known: bool) -> Finding:
+def _explain(check: Check, exc: VimtoError, *, known: bool) -> Finding:
     if known:
         detail = "not tried, for something that it needs is missing (see above)"
-        return Finding(verdict=Verdict.SKIPPED, what=what, detail=detail)
+        return Finding(verdict=Verdict.SKIPPED, what=check.what, detail=detail)
     message = exc.message.partition("\n")[0]  # what follows is about a test
-    return Finding(
-        verdict=Verdict.MISSING, what=what, detail=message, hint=exc.hint, lines=exc.lines
-    )
+    return check.failed(message, exc.hint, exc.lines)
 
 
 class _Overtime(BaseException):

@@ -62,7 +62,8 @@ def check_fitness(config: Config) -> Iterable[Finding]:
     try:
         try_snapshot(qemu, accelerator.name)
     except QemuError as exc:
-        detail = "; ".join(("each machine boots", exc.message, *exc.lines[-1:]))
+        # Its own reason stands in the first, or the second of its last two lines.
+        detail = "; ".join(("each machine boots", exc.message, *exc.lines[-2:]))
         yield weak("snapshots", detail, exc.hint or _TRIED, wanted=True, restores=False)
     else:
         detail = "this QEMU saves a machine and restores it"
