@@ -18,6 +18,7 @@ _vimto() {
         "go") words="test run" ;;
         "kernel") words="pull ls info rm prune" ;;
         "gdb-kernel") words="-break -from-boot -go-symbols -batch -fetch-debug -vmlinux -listen" ;;
+        "kernel ls") words="-remote -match -json" ;;
         "kernel prune") words="-all" ;;
         "config") words="-json -markdown" ;;
         "doctor") words="-json" ;;

@@ -51,7 +51,7 @@ complete -c vimto -n "not __fish_seen_subcommand_from $commands" -a help -d 'thi
 complete -c vimto -n "__fish_seen_subcommand_from go; and not __fish_seen_subcommand_from test run" -a test -d 'go\'s own `test`, each test binary in a machine of its own'
 complete -c vimto -n "__fish_seen_subcommand_from go; and not __fish_seen_subcommand_from test run" -a run -d 'go\'s own `run`, likewise'
 complete -c vimto -n "__fish_seen_subcommand_from kernel; and not __fish_seen_subcommand_from pull ls info rm prune" -a pull -d 'fetch images, or look for newer ones of their tags'
-complete -c vimto -n "__fish_seen_subcommand_from kernel; and not __fish_seen_subcommand_from pull ls info rm prune" -a ls -d 'list what is in the cache, of all kinds'
+complete -c vimto -n "__fish_seen_subcommand_from kernel; and not __fish_seen_subcommand_from pull ls info rm prune" -a ls -d 'list what is in the cache, of all kinds, or what a registry has'
 complete -c vimto -n "__fish_seen_subcommand_from kernel; and not __fish_seen_subcommand_from pull ls info rm prune" -a info -d 'describe a kernel'
 complete -c vimto -n "__fish_seen_subcommand_from kernel; and not __fish_seen_subcommand_from pull ls info rm prune" -a rm -d 'remove what `ls` lists, by name or start of a digest'
 complete -c vimto -n "__fish_seen_subcommand_from kernel; and not __fish_seen_subcommand_from pull ls info rm prune" -a prune -d 'remove what was not used for 30 days, or everything'
@@ -66,6 +66,9 @@ complete -c vimto -n "__fish_seen_subcommand_from gdb-kernel" -o fetch-debug -d 
 complete -c vimto -n "__fish_seen_subcommand_from gdb-kernel" -o vmlinux -d 'the kernel\'s ELF file with debug information'
 complete -c vimto -n "__fish_seen_subcommand_from gdb-kernel" -o listen -d 'start no gdb, wait for one'
 complete -c vimto -n "__fish_seen_subcommand_from gdb-kernel" -F
+complete -c vimto -n "__fish_seen_subcommand_from ls" -o remote -d 'list the tags of a registry\'s repository'
+complete -c vimto -n "__fish_seen_subcommand_from ls" -o match -d 'only names that fit, as in `6.*`'
+complete -c vimto -n "__fish_seen_subcommand_from ls" -o json -d 'print JSON'
 complete -c vimto -n "__fish_seen_subcommand_from prune" -o all -d 'remove all that is not in use'
 complete -c vimto -n "__fish_seen_subcommand_from config" -o json -d 'an object by setting'
 complete -c vimto -n "__fish_seen_subcommand_from config" -o markdown -d 'the reference of all settings'

@@ -53,7 +53,7 @@ _vimto() {
                     else _files; fi ;;
                 kernel)
                     if ((CURRENT == 1)); then
-            words_below=('pull:fetch images, or look for newer ones of their tags' 'ls:list what is in the cache, of all kinds' 'info:describe a kernel\: version, drivers, debug symbols' 'rm:remove what ls lists, by name or start of a digest' 'prune:remove what was not used for 30 days, or everything')
+            words_below=('pull:fetch images, or look for newer ones of their tags' 'ls:list what is in the cache, of all kinds, or what a registry has' 'info:describe a kernel\: version, drivers, debug symbols' 'rm:remove what ls lists, by name or start of a digest' 'prune:remove what was not used for 30 days, or everything')
             _describe command words_below
                     else _files; fi ;;
                 exec) _normal ;;

@@ -71,7 +71,7 @@ def test_who_asks_for_help_gets_it(
         (["kernel", "rm", "-all"], "hint: `vimto kernel prune -all` removes all"),
         (["kernel", "rm", "*"], "hint: `vimto kernel prune -all` removes all"),
         (["kernel", "pull", ""], "the kernel's name is empty"),
-        (["kernel", "ls", "x"], "`ls` takes no arguments, and there is `x`"),
+        (["kernel", "ls", "x"], "`vimto kernel ls` does not know `x`"),
         (["flush-cache", "x"], "`flush-cache` takes no arguments"),
     ],
 )

@@ -1,5 +1,6 @@
 """What is in the cache, of whatever kind: listed, named, removed, kept within limits."""
 
+import importlib
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from vimto.cache import entry
 from vimto.cache.digest import local_directory
 from vimto.cache.place import KINDS, is_unmeasured
 from vimto.cache.snapshots import new_snapshot
-from vimto.commands import catalog, kernel
+from vimto.commands import catalog
 from vimto.config import load_config
 from vimto.errors import VimtoError
 
@@ -75,7 +76,8 @@ def vimto(cache: Path, *words: str) -> None:
     config = load_config({}, {"VIMTO_CACHE_DIR": str(cache)}, "/")
     row = catalog.find_command([words[0]]) or catalog.find_command(["kernel", words[0]])
     assert row
-    getattr(kernel, row.run.partition(":")[2])(config, list(words[1:]))
+    module, _, name = row.run.partition(":")
+    getattr(importlib.import_module(module), name)(config, list(words[1:]))
 
 
 def test_all_kinds_are_listed(cache: Path, capfd: pytest.CaptureFixture[str]) -> None:

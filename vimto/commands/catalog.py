@@ -104,12 +104,20 @@ COMMANDS: tuple[Command, ...] = (
         run="vimto.commands.kernel:pull_images",
     ),
     Command(
-        "kernel ls", "", "list what is in the cache, of all kinds",
-        run="vimto.commands.kernel:show_list",
+        "kernel ls", "[-remote [REPOSITORY]] [-match PATTERN] [-json]",
+        "list what is in the cache, of all kinds, or what a registry has",
+        "With `-remote` it lists the tags of a repository, of the configured image's without "
+        "REPOSITORY, by version: what each is to download for this host, and its platforms.",
+        run="vimto.commands.listing:show_list",
+        flags=(
+            ("-remote", "list the tags of a registry's repository"),
+            ("-match PATTERN", "only names that fit, as in `6.*`"),
+            ("-json", "print JSON"),
+        ),
     ),
     Command(
         "kernel list", "", "the same as `kernel ls`",
-        run="vimto.commands.kernel:show_list", alias=True,
+        run="vimto.commands.listing:show_list", alias=True,
     ),
     Command(
         "kernel info", "[KERNEL]", "describe a kernel: version, drivers, debug symbols",

@@ -4,14 +4,14 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vimto import console, inventory
 from vimto.cache import verdicts
 from vimto.config import Config
 from vimto.errors import CacheError, ImageError, KernelError, UsageError
-from vimto.inventory import Item, show_ago
+from vimto.inventory import Item
 from vimto.kernel import boot
 from vimto.kernel.boot import KernelFiles
 from vimto.kernel.reference import ImageReference, LayoutReference, RegistryReference, parse_image
@@ -52,25 +52,6 @@ def _image(config: Config) -> ImageReference:
     if not isinstance(kernel, RegistryReference | LayoutReference):
         raise UsageError(f"`{config.kernel}` is a kernel, but not an image")
     return kernel
-
-
-def show_list(config: Config, words: Sequence[str]) -> None:
-    """Print a table of all that is in the cache; an image has a line for each of its names."""
-    _no_words("ls", words)
-    items = inventory.list_items(config.cache_dir)
-    rows = [
-        (
-            name,
-            visible(item.what),
-            show_bytes(item.size),
-            "now" if item.busy else show_ago(item.used),
-        )
-        for item in items
-        for name in item.shown
-    ]
-    _table(("NAME", "WHAT", "SIZE", "USED"), rows)
-    total = sum(item.size for item in items)
-    _say(f"{show_bytes(total)} of at most {show_bytes(config.cache_limit)} in {config.cache_dir}")
 
 
 def show_info(config: Config, words: Sequence[str]) -> None:
@@ -209,14 +190,6 @@ def flush_cache(config: Config, words: Sequence[str]) -> None:
 def _no_words(command: str, words: Sequence[str]) -> None:
     if words:
         raise UsageError(f"`{command}` takes no arguments, and there is `{words[0]}`")
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    lines = [head, *(tuple(visible(cell, keep="") for cell in row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    for line in lines:
-        cells = (text.ljust(width) for text, width in zip(line, widths, strict=True))
-        _say("  ".join(cells).rstrip())
 
 
 def _say(text: str) -> None:

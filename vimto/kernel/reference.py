@@ -110,6 +110,11 @@ def is_digest(text: str) -> bool:
     return re.fullmatch(_DIGEST, text) is not None
 
 
+def is_tag(text: str) -> bool:
+    """Say whether `text` may be the tag of an image."""
+    return re.fullmatch(_TAG, text) is not None
+
+
 def parse_kernel(
     text: str, *, configured: str = "", directories: Sequence[Path]
 ) -> KernelReference:
@@ -220,7 +225,7 @@ def _parse_layout(kind: str, rest: str, directories: Sequence[Path]) -> LayoutRe
 
 def _replace_tag(text: str, configured: str, directories: Sequence[Path]) -> ImageReference:
     tag, at, digest = text[1:].partition("@")
-    if not re.fullmatch(_TAG, tag) or (at and not is_digest(digest)):
+    if not is_tag(tag) or (at and not is_digest(digest)):
         raise KernelError(
             f"`{text}` is not a tag", hint="tags have letters, digits, `_`, `.` and `-`"
         )
@@ -253,7 +258,7 @@ def _parse_registry(text: str) -> RegistryReference:
     if at and not is_digest(digest):
         raise _refusal(text, "after `@` comes `sha256:` and 64 lower-case hexadecimal digits")
     name, tag = _cut_tag(name)
-    if tag is not None and not re.fullmatch(_TAG, tag):
+    if tag is not None and not is_tag(tag):
         raise _refusal(text, f"`{tag}` is not a tag")
     registry, repository = _cut_registry(name)
     _check_host(text, registry)

@@ -136,12 +136,17 @@ def choose_platform(index: Index, platform: str, what: str) -> Descriptor:
     """
     images = [entry for entry in index.entries if entry[0] != "unknown/unknown"]
     for name, descriptor in images:
-        if name == platform or name.startswith(f"{platform}/"):
+        if is_platform(name, platform):
             return descriptor
     if len(images) == 1 and not images[0][0]:
         return images[0][1]
     have = ", ".join(sorted({name or "an unnamed one" for name, _ in images})) or "none at all"
     raise ImageError(f"{what} has no image for {platform}", hint=f"it has {have}")
+
+
+def is_platform(name: str, platform: str) -> bool:
+    """Say whether an index's entry `name` is for `platform`, with or without a variant."""
+    return name == platform or name.startswith(f"{platform}/")
 
 
 def _check_layer(layer: Descriptor, what: str) -> None:
@@ -154,17 +159,22 @@ def _check_layer(layer: Descriptor, what: str) -> None:
 
 
 def check_config(config: Descriptor, data: bytes, platform: str, what: str) -> None:
-    """Raise `ImageError` unless the image's configuration fits `platform`.
+    """Raise `ImageError` unless the image's configuration fits `platform`."""
+    found = config_platform(config, data, what)
+    if found and found != platform:
+        raise ImageError(f"{what} is for {found}, not for {platform}")
 
-    A configuration that is not an image's (an artefact's), or that names no platform, is accepted:
-    kernels are published as artefacts too.
+
+def config_platform(config: Descriptor, data: bytes, what: str) -> str:
+    """Return the platform that an image's configuration names, "" without one.
+
+    One that is not an image's (an artefact's) has none: kernels are published as artefacts too.
     """
     if config.media_type not in _CONFIGS:
-        return
+        return ""
     value = parse_json(data, f"the configuration of {what}")
-    words = (value.get("os") or "linux", value.get("architecture"))
-    if words[1] and "/".join(map(str, words)) != platform:
-        raise ImageError(f"{what} is for {words[0]}/{words[1]}, not for {platform}")
+    system, architecture = value.get("os") or "linux", value.get("architecture")
+    return f"{system}/{architecture}" if architecture else ""
 
 
 def _parse_descriptor(value: Any, what: str) -> Descriptor:

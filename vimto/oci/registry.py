@@ -50,7 +50,7 @@ _NOTICED = 2.0
 class Registry(oras.provider.Registry):  # type: ignore[misc]
     """The repository of one reference. Close it when done (it is a context manager).
 
-    `blob` may be called from several threads; all else from one.
+    It may be used by several threads at once.
     """
 
     def __init__(
