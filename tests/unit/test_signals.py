@@ -24,7 +24,7 @@ def dispatch(argv):
     try:
         vimto.process.proc.run(["sh", "-c", "echo $$ >&3; exec sleep 1000 3>&-"])
     finally:
-        print("cleaned")
+        print("cleaned", flush=True)  # the end is os._exit
     return 0
 
 vimto.cli._dispatch = dispatch

@@ -31,9 +31,6 @@ readlink /proc/self/fd/0
 
 def run_here(vimto: Vimto, script: str, env: dict[str, str]) -> str:
     """Run the script on the host as `vimto`'s user would."""
-    person: dict[str, object] = {}
-    if vimto.user:
-        person = {"user": vimto.user, "group": vimto.group, "extra_groups": [vimto.group + 1]}
     done = subprocess.run(
         ["sh", "-c", script],
         cwd=vimto.directory,
@@ -42,7 +39,7 @@ def run_here(vimto: Vimto, script: str, env: dict[str, str]) -> str:
         stdout=subprocess.PIPE,
         check=True,
         umask=0o027,
-        **person,  # type: ignore[call-overload]
+        **vimto.person(),  # type: ignore[call-overload]
     )
     text = done.stdout.decode()
     assert isinstance(text, str)
