@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.workflows import read_outputs
 from vimto.cache.place import KINDS, travelling
 from vimto.commands import setup_ci
 from vimto.config import Config, load_config
@@ -302,18 +303,6 @@ def test_emulation_that_is_configured_needs_no_rights(
     assert setup_ci.run(config._replace(accel="tcg"), ["-apply"]) == 0
     assert CHMOD not in locked.called
     assert told()[1].endswith("slower: `accel = tcg` is configured\n")
-
-
-def read_outputs(text: str) -> dict[str, list[str]]:
-    """Read `text` as a GitHub runner reads its file of outputs."""
-    found: dict[str, list[str]] = {}
-    lines = iter(text.splitlines())
-    for line in lines:
-        name, mark = line.split("<<")
-        found[name] = []
-        while (value := next(lines)) != mark:
-            found[name].append(value)
-    return found
 
 
 def test_a_github_runner_gets_the_same(
