@@ -94,7 +94,8 @@ def _choose_cache(config: Config) -> Path:
     repository = find_repository(_working_directory())
     named = config.origins["cache_dir"] != DEFAULT
     at_home = not named and repository and os.path.realpath(repository) in find_homes()
-    return choose_cache(config.cache_dir, repository if repository and at_home else "")
+    shared = repository if repository and at_home else ""
+    return choose_cache(config.cache_dir, shared, named=bool(named))
 
 
 def _say_help_as_command(words: list[str]) -> list[str]:

@@ -103,6 +103,29 @@ def test_where_the_machine_may_write_is_no_place_for_a_cache(
     assert choose_cache(cache, str(home / "project")) == cache
 
 
+def test_a_home_without_room_for_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Root may write anywhere but to a read-only file system, so access(2) has to be told."""
+    cache, private = tmp_path / "home/.cache/vimto", tmp_path / "private"
+    (tmp_path / "home").mkdir()
+    readonly = [str(tmp_path / "home")]
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda p, m: str(p) not in readonly and access(p, m))
+    monkeypatch.setattr(place, "_private_caches", lambda: [private])
+    assert choose_cache(cache, named=False) == private
+    told = capfd.readouterr().err
+    assert f"`{tmp_path}/home` cannot be written; `{private}` is used instead" in told
+    assert choose_cache(cache) == cache, "what was named is what is meant"
+    monkeypatch.setattr(place, "_private_caches", lambda: [cache])
+    assert choose_cache(cache, named=False) == cache, "the error will say what is wrong with it"
+    monkeypatch.setattr(place, "_private_caches", lambda: [private])
+    cache.mkdir(parents=True)
+    readonly.append(str(cache))
+    assert choose_cache(cache, named=False) == cache, "one that is full serves as well"
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("path", ["/dev/null", "/etc/passwd/x/y"])
 def test_what_is_not_a_directory(path: str) -> None:
     with pytest.raises(CacheError) as caught:

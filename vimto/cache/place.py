@@ -35,20 +35,26 @@ _INNER = ("apt/index", "images/tags")
 _NOBODY = 65534
 
 
-def choose_cache(configured: Path, shared: str = "") -> Path:
+def choose_cache(configured: Path, shared: str = "", *, named: bool = True) -> Path:
     """Return `configured`, or a private cache, with a warning, where somebody else may write to it.
 
-    `shared` is a directory that machines may write to, "" for none. Raises `CacheError` when there
-    is no directory that can be trusted, and for what is not a directory.
+    `shared` is a directory that machines may write to, "" for none. A cache that nobody has `named`
+    is replaced where it cannot be made, too: a container's user may have no home, or a read-only
+    one. Raises `CacheError` when there is no directory that can be trusted, and for what is not a
+    directory.
     """
     _check_directory(configured)
     fault = _find_any_fault(configured, shared)
-    if not fault:
+    reason = fault or ("" if named else _why_not_made(configured))
+    if not reason:
         return configured
     for path in _private_caches():
         if path != configured and not _find_any_fault(path, shared) and _can_be_made(path):
-            console.warn(f"the cache `{configured}` is not used: {fault}; `{path}` is used instead")
+            text = f"the cache `{configured}` is not used: {reason}; `{path}` is used instead"
+            console.warn(text)
             return path
+    if not fault:
+        return configured  # whoever writes to it will say why that fails
     raise CacheError(
         f"the cache `{configured}` cannot be trusted: {fault}",
         hint="`cache_dir` or `VIMTO_CACHE_DIR` names another place, "
@@ -101,6 +107,15 @@ def travelling(cache: Path, *, snapshots: bool) -> list[str]:
     """
     kinds = [kind for kind in KINDS if snapshots or kind != "snapshots"]
     return [str(cache / found) for kind in kinds if (found := _TRAVELS.get(kind, kind))]
+
+
+def _why_not_made(cache: Path) -> str:
+    """Return why there is no `cache` and cannot be one, "" for one that is there or can be made."""
+    for place in _ways_to(os.path.abspath(cache)):
+        if os.path.lexists(place):
+            usable = place == os.path.abspath(cache) or os.access(place, os.W_OK | os.X_OK)
+            return "" if usable else f"`{place}` cannot be written"
+    return ""
 
 
 def _is_unmapped_root(status: os.stat_result) -> bool:
