@@ -293,13 +293,22 @@ def test_a_child_that_cannot_be_killed_is_left(monkeypatch: pytest.MonkeyPatch) 
         process.kill()
 
 
-def test_a_child_ends_where_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EPERM, errno.ENOSYS])
+def test_a_child_ends_where_its_end_cannot_be_watched(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     def refuse(_pid: int) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
-    pid = spawn.spawn(["sleep", "1000"], log=1)
-    ended = spawn.end(pid, signal.SIGTERM)
+    read, write = os.pipe()
+    script = "trap '' TERM; echo up; while :; do sleep 0.05; done"
+    pid = spawn.spawn(["sh", "-c", script], log=write)
+    assert os.read(read, 10) == b"up\n"
+    os.close(read)
+    os.close(write)
+    assert spawn.wait_end(pid, 0.05) is None
+    ended = spawn.end(pid, signal.SIGTERM, limit=0.1)
     assert ended is not None and os.waitstatus_to_exitcode(ended) == -signal.SIGKILL
 
 

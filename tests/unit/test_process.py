@@ -30,7 +30,7 @@ def qemu(tmp_path: Path) -> str:
     script = tmp_path / "qemu"
     script.write_text(
         '#!/bin/sh\necho $$ "$@" >>"$0.words"\nfor last; do :; done\n'
-        'case $last in /dev/fd/*) cat "$last" >"$0.config" ;; esac\nexec sleep 1000\n'
+        'case $last in /proc/self/fd/*) cat "$last" >"$0.config" ;; esac\nexec sleep 1000\n'
     )
     script.chmod(0o755)
     return str(script)
@@ -58,13 +58,13 @@ def test_it_loads_and_then_becomes_a_machine(qemu: str) -> None:
     with Qemu(qemu) as found:
         found.load()
         number, _, words = read(qemu + ".words").partition(" ")
-        assert words.startswith(f"{' '.join(ALWAYS)} -incoming defer -readconfig /dev/fd/")
+        assert words.startswith(f"{' '.join(ALWAYS)} -incoming defer -readconfig /proc/self/fd/")
         assert read(qemu + ".config", lines=0) == ""
         found.become([SIZE, INCOMING])
         assert found.pid == int(number)
         config = read(qemu + ".config", lines=12)
         assert config.startswith('[chardev "console"]\n')
-        assert f'  path = "/dev/fd/{found.console}"\n' in config
+        assert f'  path = "/proc/self/fd/{found.console}"\n' in config
         assert config.endswith('[memory]\n  size = "64M"\n')
         assert not found.wait(0)
 
@@ -85,7 +85,7 @@ def test_one_that_cannot_be_told_starts_anew(qemu: str, options: list[Option | F
         assert not os.path.exists(f"/proc/{first}")
         number, _, words = read(qemu + ".words", lines=2).splitlines()[1].partition(" ")
         assert int(number) == found.pid != first
-        assert words.startswith(" ".join(ALWAYS) + " -chardev file,id=console,path=/dev/fd/")
+        assert words.startswith(" ".join(ALWAYS) + " -chardev file,id=console,path=/proc/self/fd/")
     assert not os.path.exists(f"/proc/{found.pid}")
 
 

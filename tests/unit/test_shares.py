@@ -192,8 +192,10 @@ def test_a_directory_that_cannot_be_given_away_is_told(
 
     (tmp_path / "go-build1").mkdir(mode=0o700)
     monkeypatch.setattr("os.fchown", refuse)
-    with pytest.raises(ConfigError, match="go-build1` cannot be given to the user 70000: Invalid"):
+    with pytest.raises(ConfigError) as caught:
         admit([Share(f"{tmp_path}/go-build1")], Command(["x"], "/"), 70000, 70000)
+    assert "go-build1` cannot be given to the user 70000: Invalid" in caught.value.message
+    assert "/etc/subuid" in caught.value.hint
 
 
 def test_the_cache_is_out_of_the_guest_s_reach(tmp_path: Path) -> None:

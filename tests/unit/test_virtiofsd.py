@@ -26,9 +26,15 @@ def test_the_server_in_rust_needs_no_root(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_server_in_c_is_for_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_daemon(tmp_path / "virtiofsd", "    -o source=PATH   shared directory tree")
+    unshare = make_daemon(tmp_path / "unshare", "")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(virtiofsd, "PLACES", (str(path),))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert find_virtiofsd() == Server(str(path), is_rust=False)
+    unshare.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(KernelError, match="may not mount anything here") as caught:
+        find_virtiofsd()
+    assert "a container's root" in caught.value.hint and "kernels with 9p" in caught.value.hint
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(KernelError, match="serves root only"):
         find_virtiofsd()

@@ -55,6 +55,7 @@ def prepare(
     better is not told each time. While the context lasts, the kernel's image is not removed from
     the cache.
     """
+    _check_proc()
     reference = check_settings(config)
     started = time.time() - 0.1  # files have the time of the clock's last tick
     shared = [*_configured_shares(config), *shares]
@@ -96,6 +97,19 @@ def check_settings(config: Config) -> KernelReference | None:
     _configured_shares(config)
     find_drives(config)
     return wanted_kernel(config)
+
+
+def _check_proc(proc: str = "/proc") -> None:
+    """Raise `ConfigError` where /proc does not show us: by its names descriptors are given."""
+    try:
+        seen = os.readlink(f"{proc}/self")
+    except OSError:
+        seen = ""
+    if seen != str(os.getpid()):
+        raise ConfigError(
+            f"`{proc}` is that of another process namespace" if seen else f"there is no `{proc}`",
+            hint="`mount -t proc proc /proc` mounts it, and so does `unshare --mount-proc`",
+        )
 
 
 def _check_shares(shares: list[Share], cache: str) -> None:

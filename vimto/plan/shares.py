@@ -1,5 +1,6 @@
 """Which of the host's directories a machine can write to, at the same path, and nothing else."""
 
+import errno
 import os
 import re
 import stat
@@ -29,6 +30,10 @@ _REPORT_VARIABLES = ("GORACE", "ASAN_OPTIONS", "LSAN_OPTIONS", "MSAN_OPTIONS", "
 _LOG_PATH = re.compile(r"""(?:^|[ ,:\n\t\r])log_path=(?:"([^"]*)"|'([^']*)'|([^ ,:\n\t\r]*))""")
 
 
+_UNMAPPED = (
+    "a container without root on its host has few users: /etc/subuid gives it more, and"
+    " `-user root` works everywhere"
+)
 # Directories that go (os.MkdirTemp) and we (Python's mkdtemp) make for one run.
 _SCRATCH = re.compile(r"go-build\d+|vimto-(?:dlv|gdb)-\w+", re.ASCII)
 
@@ -170,7 +175,8 @@ def admit(shares: Iterable[Share], command: Command, uid: int, gid: int) -> None
                 _give(scratch, [path for path in inside if is_below(path, scratch)], uid, gid)
             except OSError as exc:
                 raise ConfigError(
-                    f"`{scratch}` cannot be given to the user {uid}: {exc.strerror}"
+                    f"`{scratch}` cannot be given to the user {uid}: {exc.strerror}",
+                    hint=_UNMAPPED if exc.errno == errno.EINVAL else "",
                 ) from exc
 
 

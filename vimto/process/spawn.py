@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SETPRIV = "/usr/bin/setpriv"
+# Where nothing can wake us at the end of a child, we look for it so often.
+_STEP = 0.02
 
 
 def which(program: str) -> str | None:
@@ -84,18 +86,39 @@ def end(pid: int, *numbers: int, limit: float = 5.0) -> int | None:
     for. One in uninterruptible sleep survives even that: None, and whoever reaps orphans will
     reap it.
     """
+    for number in (*numbers, SIGKILL):
+        os.kill(pid, number)
+        status = wait_end(pid, limit)
+        if status is not None:
+            return status
+    return None
+
+
+def wait_end(pid: int, limit: float) -> int | None:
+    """Wait up to `limit` seconds for the end of our child `pid`, and reap it.
+
+    Returns its wait status, None while it runs.
+    """
     import select
 
     try:
         fd = os.pidfd_open(pid)
-    except OSError:  # no descriptor is left to wait with
-        os.kill(pid, SIGKILL)
-        return os.waitpid(pid, 0)[1]
+    except OSError:  # no descriptor is left, or a container's seccomp filter does not know the call
+        return _look_for_end(pid, limit)
     try:
-        for number in (*numbers, SIGKILL):
-            os.kill(pid, number)
-            if select.select([fd], [], [], limit)[0]:
-                return os.waitpid(pid, 0)[1]
+        if not select.select([fd], [], [], limit)[0]:
+            return None
     finally:
         os.close(fd)
-    return None
+    return os.waitpid(pid, 0)[1]
+
+
+def _look_for_end(pid: int, limit: float) -> int | None:
+    import time
+
+    until = time.monotonic() + limit
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() >= until:
+            return None
+        time.sleep(_STEP)
+    return ended[1]

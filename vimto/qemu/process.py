@@ -11,7 +11,7 @@ import _socket
 import os
 from fcntl import F_SETFL, fcntl
 
-from vimto.process.spawn import end, spawn
+from vimto.process.spawn import end, spawn, wait_end
 
 TYPE_CHECKING = False  # this module is imported in a hurry: see `vimto.process.spawn`
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class _Wiring:
         from vimto.qemu.backends import socket_option
         from vimto.qemu.options import Option
 
-        path = f"/dev/fd/{self.console}"
+        # Not /dev/fd, which is a link that a container's /dev may lack.
+        path = f"/proc/self/fd/{self.console}"
         return [
             Option("chardev", "file", {"path": path, "append": "on"}, id="console"),
             socket_option("agent", self.port_there),
@@ -124,7 +125,7 @@ class Qemu:
         """
         reading, self._pipe = os.pipe2(os.O_CLOEXEC)
         try:
-            self._start([*_LOADING, "-readconfig", f"/dev/fd/{reading}"], [reading])
+            self._start([*_LOADING, "-readconfig", f"/proc/self/fd/{reading}"], [reading])
         except BaseException:
             self.close()
             raise
@@ -171,17 +172,9 @@ class Qemu:
 
     def wait(self, limit: float) -> bool:
         """Wait up to `limit` seconds for QEMU to end by itself; say whether it did."""
-        import select
-
         if self.status is None:
-            fd = os.pidfd_open(self.pid)
-            try:
-                if not select.select([fd], [], [], limit)[0]:
-                    return False
-            finally:
-                os.close(fd)
-            _, self.status = os.waitpid(self.pid, 0)
-        return True
+            self.status = wait_end(self.pid, limit)
+        return self.status is not None
 
     def close(self) -> None:
         """End QEMU and its servers, wait for that and close the descriptors. Idempotent."""

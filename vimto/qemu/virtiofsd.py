@@ -59,6 +59,11 @@ def find_virtiofsd() -> Server:
         raise KernelError(
             f"this kernel has virtiofs but no 9p, and `{path}` serves root only", hint=_INSTEAD
         )
+    if not server.is_rust and proc.run(["unshare", "--mount", "true"], check=False).status:
+        raise KernelError(
+            f"this kernel has virtiofs but no 9p, and `{path}` may not mount anything here",
+            hint=f"a container's root lacks CAP_SYS_ADMIN, as a rule; {_INSTEAD}",
+        )
     return server
 
 
