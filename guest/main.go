@@ -9,6 +9,7 @@
 //	run                                       one order, from its arrival to the exit frame
 //	forward streams mounts modules warmup     what that is carried out with
 //	console wire process network dump         the log, the host, processes, devices
+//	linkcache                                 on the host: a link of go's that is known is a copy
 //	sys                                       system calls, without package os
 package main
 
@@ -21,6 +22,7 @@ import (
 
 	"vimto/guest/internal/console"
 	"vimto/guest/internal/dump"
+	"vimto/guest/internal/linkcache"
 	"vimto/guest/internal/modules"
 	"vimto/guest/internal/mounts"
 	"vimto/guest/internal/network"
@@ -47,6 +49,9 @@ func main() {
 		return
 	}
 	if os.Getpid() != 1 {
+		if status, ours := linkcache.Run(os.Args); ours {
+			os.Exit(status)
+		}
 		fmt.Fprintln(os.Stderr, "this is vimto's guest program, which runs only as PID 1 of a machine")
 		os.Exit(run.NotPID1)
 	}

@@ -60,6 +60,8 @@ class Config(NamedTuple):
     snapshot: bool
     cache_limit: int
     snapshot_limit: int
+    link_cache: bool
+    link_limit: int
     pull: str
     pull_fresh: float
     image_limit: int

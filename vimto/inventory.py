@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vimto.cache import entry, snapshots
-from vimto.cache.place import KINDS, note_measured, time_of
+from vimto.cache.links import Link, list_links, prune_links
+from vimto.cache.place import KINDS, Limits, note_measured, time_of
 from vimto.errors import CacheError
 from vimto.kernel.reference import is_digest
 from vimto.oci import store as images
@@ -53,28 +54,31 @@ def list_items(cache: Path) -> list[Item]:
         *_packages(cache, used),
         *_package_lists(cache),
         *_snapshots(cache),
+        *_links(cache, list_links(os.fspath(cache / "links"))),
         *_plain(cache, used),
     ]
     return sorted(items, key=lambda item: -item.used)
 
 
 def prune_items(
-    cache: Path, *, before: float, limit: int, snapshot_limit: int, since: float = math.inf
+    cache: Path, limits: Limits, *, before: float, since: float = math.inf
 ) -> Iterator[Item]:
     """Remove what was used last before `before`, then the longest unused.
 
-    Until what is left takes at most `limit` bytes, and its snapshots at most `snapshot_limit`; but
-    never what is in use, or was used at `since` or later. Yields what was removed.
+    Until what is left takes no more than `limits` allow; but never what is in use, or was used at
+    `since` or later. Yields what was removed.
     """
     sweep(cache)
     for snapshot in snapshots.prune_snapshots(
-        str(cache / "snapshots"), snapshot_limit, since=since
+        str(cache / "snapshots"), limits.snapshots, since=since
     ):
         yield _snapshot_item(cache, snapshot)
+    links = os.fspath(cache / "links")
+    yield from _links(cache, prune_links(links, limits.links, before=before, since=since))
     items = list_items(cache)
     total = sum(item.size for item in items)
     for item in reversed(items):
-        old = item.used < before or (total > limit and item.used < since)
+        old = item.used < before or (total > limits.total and item.used < since)
         if old and item.remove():
             total -= item.size
             yield item
@@ -101,17 +105,15 @@ def forget(cache: Path, *, before: float) -> None:
                 path.rmdir()
 
 
-def keep_limit(cache: Path, limit: int, snapshot_limit: int, *, since: float) -> None:
-    """See to it that the cache takes at most `limit` bytes, if what was used since `since` does.
+def keep_limit(cache: Path, limits: Limits, *, since: float) -> None:
+    """See to it that the cache takes no more than `limits`, if what was used since `since` does.
 
     What a run needed it must find again the next time. What fails is left to then.
     """
     with contextlib.suppress(OSError, CacheError):
-        for _ in prune_items(
-            cache, before=0.0, limit=limit, snapshot_limit=snapshot_limit, since=since
-        ):
+        for _ in prune_items(cache, limits, before=0.0, since=since):
             pass
-        note_measured(cache, (limit, snapshot_limit))
+        note_measured(cache, limits)
 
 
 def _last_uses(cache: Path) -> dict[str, float]:
@@ -209,6 +211,26 @@ def _snapshot_item(cache: Path, snapshot: snapshots.SnapshotInfo) -> Item:
     what = f"snapshot of {kernel}, {snapshot.memory} MiB"
     names = _key_names("snapshot", snapshot.key)
     return _item(path, names, what, {})._replace(used=snapshot.used, size=snapshot.size)
+
+
+def _links(cache: Path, links: Collection[Link]) -> Iterator[Item]:
+    """Yield what stands for all of `links`, if there are any: a table of hundreds tells nothing."""
+    if not links:
+        return
+
+    def remove() -> bool:
+        left = [link for link in links if not entry.remove(cache / "links" / link.name)]
+        return not left
+
+    yield Item(
+        names=("links",),
+        shown=("links",),
+        what=f"what go has linked: {len(links)}",
+        size=sum(link.size for link in links),
+        used=max(link.used for link in links),
+        busy=False,
+        remove=remove,
+    )
 
 
 def _plain(cache: Path, used: dict[str, float]) -> Iterator[Item]:

@@ -249,6 +249,21 @@ SETTINGS: tuple[Setting, ...] = (
         trust=trust.none("it is disk of the host, and a low one removes others' snapshots"),
     ),
     Setting(
+        key="link_cache",
+        kind=values.SWITCH,
+        default=True,
+        help="keep what go links without an external linker, and copy it where nothing has changed",
+        trust=trust.full("only the time that a run takes changes"),
+    ),
+    Setting(
+        key="link_limit",
+        metavar="SIZE",
+        kind=values.BYTES,
+        default=2 * GIB,
+        help="disk that kept links may take of the cache; the longest unused are removed",
+        trust=trust.none("it is disk of the host, and a low one removes others' links"),
+    ),
+    Setting(
         key="pull",
         metavar="WHEN",
         kind=values.choice("missing", "always", "never"),

@@ -4,7 +4,7 @@ _vimto() {
     COMPREPLY=()
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
-            -kernel|-memory|-smp|-cpu|-user|-setup|-teardown|-share|-disk|-kernel-args|-sysctl|-accel|-qemu|-device|-nic|-qemu-args|-boot-timeout|-timeout|-stop-timeout|-cache-limit|-snapshot-limit|-pull|-pull-fresh|-image-limit|-insecure-registry|-net|-forward|-vmlinux|-cache-dir) [[ $command ]] || ((i++)) ;;
+            -kernel|-memory|-smp|-cpu|-user|-setup|-teardown|-share|-disk|-kernel-args|-sysctl|-accel|-qemu|-device|-nic|-qemu-args|-boot-timeout|-timeout|-stop-timeout|-cache-limit|-snapshot-limit|-link-limit|-pull|-pull-fresh|-image-limit|-insecure-registry|-net|-forward|-vmlinux|-cache-dir) [[ $command ]] || ((i++)) ;;
             -*) ;;
             *) [[ $command == *" "* ]] || command="$command${command:+ }${COMP_WORDS[i]}" ;;
         esac
@@ -24,7 +24,7 @@ _vimto() {
         "doctor") words="-json" ;;
         "setup-ci") words="-apply" ;;
     esac
-    [[ $command || $current != -* ]] || words="-kernel -memory -smp -cpu -user -sudo -setup -teardown -share -disk -kernel-args -sysctl -accel -qemu -device -nic -qemu-args -boot-timeout -timeout -stop-timeout -snapshot -cache-limit -snapshot-limit -pull -pull-fresh -image-limit -insecure-registry -net -forward -gdb -vmlinux -cache-dir -v -verbose"
+    [[ $command || $current != -* ]] || words="-kernel -memory -smp -cpu -user -sudo -setup -teardown -share -disk -kernel-args -sysctl -accel -qemu -device -nic -qemu-args -boot-timeout -timeout -stop-timeout -snapshot -cache-limit -snapshot-limit -link-cache -link-limit -pull -pull-fresh -image-limit -insecure-registry -net -forward -gdb -vmlinux -cache-dir -v -verbose"
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")
     case $command in
         exec) mapfile -t COMPREPLY < <(compgen -c -- "$current") ;;

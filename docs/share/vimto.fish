@@ -25,6 +25,8 @@ complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o stop-timeout
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o snapshot -d 'boot once, save the machine, and start all later ones from that snapshot'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o cache-limit -r -d 'disk that all of the cache may take'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o snapshot-limit -r -d 'disk that snapshots may take of it'
+complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o link-cache -d 'keep what go links without an external linker, and copy it where nothing has changed'
+complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o link-limit -r -d 'disk that kept links may take of the cache'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o pull -r -d 'when to ask the registry'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o pull-fresh -r -d 'how long what a tag resolved to is believed before the registry is asked again'
 complete -c vimto -n "not __fish_seen_subcommand_from $commands" -o image-limit -r -d 'the largest image, unpacked, that is accepted'

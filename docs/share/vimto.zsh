@@ -28,6 +28,8 @@ _vimto() {
         '*-snapshot[boot once, save the machine, and start all later ones from that snapshot]' \
         '*-cache-limit[disk that all of the cache may take]:SIZE:_files' \
         '*-snapshot-limit[disk that snapshots may take of it]:SIZE:_files' \
+        '*-link-cache[keep what go links without an external linker, and copy it where nothing has changed]' \
+        '*-link-limit[disk that kept links may take of the cache]:SIZE:_files' \
         '*-pull[when to ask the registry]:WHEN:_files' \
         '*-pull-fresh[how long what a tag resolved to is believed before the registry is asked again]:TIME:_files' \
         '*-image-limit[the largest image, unpacked, that is accepted]:SIZE:_files' \

@@ -66,6 +66,8 @@ def test_a_binary_is_built_and_started_as_go_does(tmp_path: Path) -> None:
         "-test.count=2",
         "-x",
     ]
+    _, status = build_test("go", command, package, tmp_path, str(tmp_path), ["-toolexec=false"])
+    assert status != 0  # go starts its tools through it
     limited = parse_go(["go", "test", "-timeout", "5s", "./a"])
     assert binaries.test_words(limited, binary)[1:] == [
         "-test.paniconexit0=true",

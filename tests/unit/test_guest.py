@@ -19,7 +19,7 @@ GUEST = ROOT / "guest"
 # A package imports from the rows above its own, and from no other.
 ROWS = (
     ("sys",),
-    ("console", "wire", "process", "network", "dump"),
+    ("console", "wire", "process", "network", "dump", "linkcache"),
     ("wiretest",),
     ("forward", "streams", "mounts", "modules", "warmup"),
     ("run",),
@@ -30,8 +30,9 @@ RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 # What of the standard library becomes part of the program. In a restored machine under emulation
 # all code is translated when it first runs, so `encoding/json`, `regexp` and the like stay out.
 STANDARD = """
-bufio bytes compress/gzip encoding/binary errors fmt io math net os os/signal path/filepath runtime
-runtime/debug sort strconv strings sync sync/atomic syscall time unicode/utf8 unsafe
+bufio bytes compress/gzip encoding/binary errors fmt hash/crc32 hash/fnv io io/fs math net os
+os/signal path/filepath runtime runtime/debug sort strconv strings sync sync/atomic syscall time
+unicode/utf8 unsafe
 """
 
 FILES = sorted(path.relative_to(GUEST) for path in GUEST.rglob("*.go"))

@@ -13,9 +13,9 @@ import pytest
 from tests.unit.oci_parts import ImageConfig, make_image, make_tar, member
 from tests.unit.test_oci_store import pull
 from vimto import inventory
-from vimto.cache import entry
+from vimto.cache import entry, place
 from vimto.cache.digest import local_directory
-from vimto.cache.place import KINDS, is_unmeasured
+from vimto.cache.place import KINDS, Limits, is_unmeasured
 from vimto.cache.snapshots import new_snapshot
 from vimto.commands import catalog
 from vimto.config import load_config
@@ -35,6 +35,8 @@ def cache(tmp_path: Path) -> Path:
         ("modules", KEY),
         ("agent", "amd64-0123-4567"),
         ("gdb-index", f"{KEY}.gdb-index"),
+        ("links", f"{KEY}-one"),
+        ("links", f"{KEY}-two"),
     ):
         with entry.new_file(found / kind / name) as path:
             path.write_bytes(b"x" * 5000)
@@ -61,6 +63,7 @@ NAMES = [
     "apt:linux-image-6.1.0-1-amd64=1:6.1.1-2",
     f"gdb-index:{KEY[:12]}",
     f"initramfs:{KEY[:12]}",
+    "links",
     f"modules:{KEY[:12]}",
     "reg.example/name:1",
     f"snapshot:{KEY[:12]}",
@@ -166,42 +169,57 @@ def test_the_longest_unused_are_removed_past_the_limit(cache: Path) -> None:
         assert item.used <= time.time()
         assert age or item.used == min(other.used for other in items)
     total = sum(item.size for item in items)
-    removed = list(
-        inventory.prune_items(cache, before=0.0, limit=total - 1, snapshot_limit=1 << 30)
-    )
-    assert [item.names[0] for item in removed] == [items[-1].names[0]]
-    assert list(inventory.prune_items(cache, before=0.0, limit=total, snapshot_limit=1 << 30)) == []
-    removed = list(inventory.prune_items(cache, before=0.0, limit=total, snapshot_limit=0))
-    assert [item.names[0] for item in removed] == [f"snapshot:{KEY[:12]}"]
+    limits = Limits(total, snapshots=1 << 30, links=1 << 30)
+
+    def prune(**changes: int) -> list[str]:
+        changed = limits._replace(**changes)
+        return [item.names[0] for item in inventory.prune_items(cache, changed, before=0.0)]
+
+    assert prune(total=total - 1) == [items[-1].names[0]]
+    assert prune() == []
+    assert prune(snapshots=0) == [f"snapshot:{KEY[:12]}"]
+    os.utime(cache / "links" / f"{KEY}-one", (1, 1))
+    assert prune(links=8192) == ["links"]
+    assert entry.entries(cache / "links") == [f"{KEY}-two"]
+    assert prune(links=8191) == ["links"]
+    assert "links" not in shown(cache)
 
 
-def test_the_limit_is_looked_at_when_something_was_made(cache: Path) -> None:
-    limits = 1 << 30, 1 << 30
+def test_the_limit_is_looked_at_when_something_was_made(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(1 << 30, 1 << 30, 1 << 30)
     assert is_unmeasured(cache, limits)
-    inventory.keep_limit(cache, *limits, since=math.inf)
+    inventory.keep_limit(cache, limits, since=math.inf)
     assert shown(cache) == NAMES
     for kind in KINDS:  # the last of them changed within the same tick of the clock
         os.utime(cache / kind, (1, 1))
     assert not is_unmeasured(cache, limits)
-    assert is_unmeasured(cache, (0, 0))
+    assert is_unmeasured(cache, Limits(0, 0, 0))
+    with entry.new_file(cache / "links/another") as path:
+        path.write_bytes(b"x" * 5000)
+    assert not is_unmeasured(cache, limits)  # one link does not count
+    monkeypatch.setattr(place, "_LINKS_STEP", 1000)
+    assert is_unmeasured(cache, limits)
+    monkeypatch.undo()
     with entry.new_file(cache / "vmlinux/another") as path:
         path.write_bytes(b"x" * 5000)
     assert is_unmeasured(cache, limits)
     os.utime(cache / "snapshots" / KEY, (1, 1))
-    inventory.keep_limit(cache, 0, 0, since=2)
+    inventory.keep_limit(cache, Limits(0, 0, 0), since=2)
     assert sorted({*NAMES, "vmlinux:another"} - set(shown(cache))) == [f"snapshot:{KEY[:12]}"]
-    inventory.keep_limit(cache, 0, 0, since=math.inf)
+    inventory.keep_limit(cache, Limits(0, 0, 0), since=math.inf)
     assert shown(cache) == []
 
 
 def test_leftovers_of_all_kinds_are_swept(cache: Path) -> None:
-    places = [cache / kind / ".x.01234567~" for kind in ("vmlinux", "apt", "images", "snapshots")]
-    for place in places:
-        place.mkdir()
-    assert (
-        list(inventory.prune_items(cache, before=0.0, limit=1 << 40, snapshot_limit=1 << 40)) == []
-    )
-    assert not any(place.exists() for place in places)
+    kinds = ("vmlinux", "apt", "images", "links", "snapshots")
+    left = [cache / kind / ".x.01234567~" for kind in kinds]
+    for path in left:
+        path.mkdir()
+    limits = Limits(1 << 40, 1 << 40, 1 << 40)
+    assert list(inventory.prune_items(cache, limits, before=0.0)) == []
+    assert not any(path.exists() for path in left)
 
 
 def test_a_damaged_image_is_listed(cache: Path) -> None:

@@ -4,13 +4,14 @@ What lies in a cache is run: kernels, guest programs, whole machines.
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from vimto import console
 from vimto.cache import entry
 from vimto.cache.digest import local_directory
 from vimto.cache.entry import is_trusted
+from vimto.cache.links import links_size
 from vimto.errors import CacheError
 from vimto.places import is_below
 
@@ -22,6 +23,7 @@ KINDS = (
     "gdb-index",
     "images",
     "initramfs",
+    "links",
     "modules",
     "snapshots",
     "vmlinux",
@@ -179,24 +181,41 @@ def _can_be_made(path: Path) -> bool:
     return not find_fault(path) and os.access(path, os.W_OK | os.X_OK)
 
 
-def is_unmeasured(cache: Path, limits: Sequence[int]) -> bool:
+class Limits(NamedTuple):
+    """The most bytes that the cache may take: all of it, its snapshots, its links."""
+
+    total: int
+    snapshots: int
+    links: int
+
+
+# Links come and go by the dozen, and measuring all of the cache takes a second: it is done when
+# they have grown or shrunk by about as much.
+_LINKS_STEP = 256 << 20
+
+
+def is_unmeasured(cache: Path, limits: Limits) -> bool:
     """Say whether anything was made since `note_measured`, or for other limits than these.
 
     The directories of the entries tell: each new entry changes its directory's time.
     """
     try:
-        if _measured(cache).read_text() != repr(tuple(limits)):
+        if _measured(cache).read_text() != _describe_measure(cache, limits):
             return True
     except OSError:
         return True
     measured = time_of(_measured(cache))
-    return any(time_of(cache / kind) >= measured for kind in KINDS)
+    return any(time_of(cache / kind) >= measured for kind in KINDS if kind != "links")
 
 
-def note_measured(cache: Path, limits: Sequence[int]) -> None:
+def note_measured(cache: Path, limits: Limits) -> None:
     """Note that what is in `cache` was measured, and takes no more than `limits` allow."""
     with entry.new_file(_measured(cache)) as temporary:
-        temporary.write_text(repr(tuple(limits)))
+        temporary.write_text(_describe_measure(cache, limits))
+
+
+def _describe_measure(cache: Path, limits: Limits) -> str:
+    return repr((*limits, links_size(os.fspath(cache / "links")) // _LINKS_STEP))
 
 
 def _measured(cache: Path) -> Path:

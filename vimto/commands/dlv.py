@@ -17,9 +17,11 @@ from vimto.commands.go import background_snapshot, share_plan
 from vimto.commands.interactive import attended
 from vimto.config import Config
 from vimto.errors import UsageError, VimtoError
+from vimto.go.args import parse_build_flags
 from vimto.go.delve import DlvCommand, absolute, parse_dlv
-from vimto.go.tool import check_target, go_env, writable_roots
+from vimto.go.tool import GoEnv, check_target, go_env, writable_roots
 from vimto.places import SYSTEM, follow, is_communal, is_in
+from vimto.plan.links import kept_links
 from vimto.plan.prepare import prepare
 from vimto.plan.users import find_homes, find_user
 from vimto.process import proc
@@ -82,6 +84,7 @@ class _Debugging:
         self._command = command
         self._dlv = dlv
         self._cwd = os.getcwd()
+        self._env: GoEnv | None = None  # where there is a go
         self._place: Callable[[str], None] | None = None  # puts the program where `--output` says
 
     def run(self) -> int:
@@ -177,7 +180,10 @@ class _Debugging:
                 # go would follow a link that is there, and overwrite what it leads to.
                 private = stack.enter_context(tempfile.TemporaryDirectory(prefix="vimto-dlv-"))
                 built = os.path.join(private, os.path.basename(binary))
-            if proc.foreground(command.build("go", built)):
+            assert self._env
+            flags = parse_build_flags(command.build_flags, goflags=self._env.goflags)
+            links = stack.enter_context(kept_links(self._config, self._env, flags))
+            if proc.foreground(command.build("go", built, links)):
                 return False
             if not os.access(built, os.X_OK):
                 raise UsageError(
@@ -214,7 +220,7 @@ class _Debugging:
     def _shares(self, binary: str) -> list[tuple[str, bool]]:
         found: list[tuple[str, bool]] = []
         if shutil.which("go"):
-            env = go_env("go", self._cwd, os.environ)
+            env = self._env = go_env("go", self._cwd, os.environ)
             if self._command.builds:
                 check_target(env)
             found += [(root, False) for root in writable_roots("go", self._cwd, env, os.environ)]

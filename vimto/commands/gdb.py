@@ -29,6 +29,7 @@ from vimto.go.binary import build_test, list_test_packages, test_words
 from vimto.go.tool import check_target, go_env, writable_roots
 from vimto.kernel.reference import AptKernel
 from vimto.plan.kernels import FoundKernel, locate_kernel
+from vimto.plan.links import kept_links
 from vimto.plan.plan import Plan
 from vimto.plan.prepare import check_settings, prepare
 from vimto.process import proc
@@ -82,7 +83,7 @@ def run_gdb(config: Config, words: list[str]) -> int:
             _make_index(config, found)
         base = stack.enter_context(_private_directory())
         status = 0
-        for index, program in enumerate(_programs(options, Path(base))):
+        for index, program in enumerate(_programs(config, options, Path(base))):
             directory = Path(base, str(index))
             Path(directory, _SHARED).mkdir(parents=True, exist_ok=True)
             result = _Run(config, options, program, found, directory).run()
@@ -183,7 +184,7 @@ def _make_index(config: Config, found: Symbols) -> None:
         entry.make_once(path, make, waiting="another vimto has gdb index these symbols")
 
 
-def _programs(options: Options, base: Path) -> Iterator[Program]:
+def _programs(config: Config, options: Options, base: Path) -> Iterator[Program]:
     cwd = os.getcwd()
     if options.words[:1] == ("exec",):
         words = options.words[1:]
@@ -205,7 +206,8 @@ def _programs(options: Options, base: Path) -> Iterator[Program]:
         # A directory of its own: the machine of the one before has written to that one's.
         into = Path(base, str(index), _SHARED)
         into.mkdir(parents=True)
-        binary, status = build_test(go, command, package, into, directory)
+        with kept_links(config, env, command.flags) as links:
+            binary, status = build_test(go, command, package, into, directory, links)
         if status:
             raise CommandError(f"the tests of `{package.path}` cannot be built")
         yield Program(

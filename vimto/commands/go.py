@@ -19,6 +19,7 @@ from vimto.errors import UsageError
 from vimto.go.args import GoCommand, parse_go
 from vimto.go.duration import MINUTE, SECOND, format_duration, parse_duration
 from vimto.go.tool import check_target, go_env, writable_roots
+from vimto.plan.links import kept_links
 from vimto.plan.plan import GoTimeout, Plan
 from vimto.plan.prepare import default_temporary, prepare
 from vimto.process import proc
@@ -77,9 +78,10 @@ def run_go(config: Config, argv: list[str]) -> int:
     with (
         prepare(config, shares=shares, temporary=temporary, directory=directory) as plan,
         share_plan(plan._replace(go_timeout=timeout)) as shared,
+        kept_links(config, env, command.flags) as links,
         background_snapshot(plan, shared, [f"{temporary}/go-build/b001/test"], directory),
     ):
-        return proc.foreground(command.with_exec(shared.shim(), timeless=bool(timeout)))
+        return proc.foreground(command.with_exec(shared.shim(), timeless=bool(timeout), more=links))
 
 
 def go_timeout(command: GoCommand) -> GoTimeout | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vimto import console, inventory
 from vimto.cache import verdicts
+from vimto.cache.place import Limits
 from vimto.config import Config
 from vimto.errors import CacheError, ImageError, KernelError, UsageError
 from vimto.inventory import Item
@@ -166,9 +167,10 @@ def prune(config: Config, words: Sequence[str]) -> None:
     before = math.inf if everything else time.time() - _KEPT
     removed = inventory.prune_items(
         config.cache_dir,
+        Limits(0, 0, 0)
+        if everything
+        else Limits(config.cache_limit, config.snapshot_limit, config.link_limit),
         before=before,
-        limit=0 if everything else config.cache_limit,
-        snapshot_limit=0 if everything else config.snapshot_limit,
     )
     freed = 0
     for item in removed:

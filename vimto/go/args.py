@@ -82,7 +82,7 @@ class GoCommand(NamedTuple):
 
     def is_on(self, name: str) -> bool:
         """Say whether go's switch `name` is on."""
-        return self.value(name).lower() in ("1", "t", "true")
+        return is_switched_on(self.flags, name)
 
     @property
     def test_flags(self) -> tuple[GoFlag, ...]:
@@ -116,8 +116,10 @@ class GoCommand(NamedTuple):
                 found.append(os.path.dirname(os.path.normpath(path)))
         return list(dict.fromkeys(found))
 
-    def with_exec(self, words: Sequence[str], *, timeless: bool = False) -> list[str]:
-        """Return the command line with `-exec` set to the command `words`.
+    def with_exec(
+        self, words: Sequence[str], *, timeless: bool = False, more: Sequence[str] = ()
+    ) -> list[str]:
+        """Return the command line with `-exec` set to the command `words`, and flags `more`.
 
         With `timeless` it has `-timeout=0`, in the place of each `-timeout` that is there: left
         out, what is an argument of the tests because a flag stands before it would be a package.
@@ -129,13 +131,29 @@ class GoCommand(NamedTuple):
             raise UsageError(
                 f"a path {exc}", hint="it holds both kinds of quotes, or one and a blank; move it"
             ) from exc
-        line, ours = list(self.words), [f"-exec={value}"]
+        line, ours = list(self.words), [f"-exec={value}", *more]
         if timeless:
             for place in reversed(self.timeouts_at):
                 line[place] = [_NO_TIMEOUT]
             if not self.timeouts_at:  # the default, or GOFLAGS
                 ours.append(_NO_TIMEOUT)
         return [*line[: self.exec_at], *ours, *line[self.exec_at :]]
+
+
+def is_switched_on(flags: Sequence[GoFlag], name: str) -> bool:
+    """Say whether go's switch `name` is on in `flags`: the last one counts."""
+    values = [flag.value for flag in flags if flag.name == name]
+    return bool(values) and values[-1].lower() in ("1", "t", "true")
+
+
+def parse_build_flags(words: Sequence[str], *, goflags: str = "") -> tuple[GoFlag, ...]:
+    """Return the flags of a build, and before them those in `goflags`, which is `go env GOFLAGS`.
+
+    What is not understood is left to go.
+    """
+    line = _Line("run", words)
+    line.parse()
+    return (*_parse_goflags(goflags, "run"), *line.flags)
 
 
 def is_go_word(word: str) -> bool:

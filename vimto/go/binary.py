@@ -1,7 +1,7 @@
 """Test binaries: which packages have tests, and building one as `go test` would."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +49,14 @@ def list_test_packages(
 
 
 def build_test(
-    go: str, command: GoCommand, package: TestPackage, into: Path, cwd: str
+    go: str,
+    command: GoCommand,
+    package: TestPackage,
+    into: Path,
+    cwd: str,
+    more: Sequence[str] = (),
 ) -> tuple[Path, int]:
-    """Build the test binary of `package` below `into`; return it and go's status.
+    """Build the test binary of `package` below `into`, with flags `more`; return it and the status.
 
     go writes to our stderr itself. Must be called from the main thread.
     """
@@ -61,7 +66,8 @@ def build_test(
         for flag in command.build_flags
         if flag.name not in _NOT_FOR_BUILDING
     ]
-    status = proc.foreground([go, "test", "-c", *flags, "-o", str(target), package.path], cwd=cwd)
+    words = [go, "test", "-c", *more, *flags, "-o", str(target), package.path]
+    status = proc.foreground(words, cwd=cwd)
     return target, status
 
 

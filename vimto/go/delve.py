@@ -77,9 +77,14 @@ class DlvCommand:
         """Whether clients connect to this dlv."""
         return self.verb == "dap" or (self.is_on("headless") and self.verb in _RUNNING)
 
-    def build(self, go: str, output: str) -> list[str]:
-        """Return the go command that dlv would run to build `output`."""
-        words = split_build_flags(self.value("build-flags"))
+    @property
+    def build_flags(self) -> list[str]:
+        """The arguments in `--build-flags`."""
+        return split_build_flags(self.value("build-flags"))
+
+    def build(self, go: str, output: str, more: Sequence[str] = ()) -> list[str]:
+        """Return the go command that dlv would run to build `output`, with flags `more`."""
+        words = self.build_flags
         leading: list[str] = []
         if words[:1] == ["-C"]:
             leading, words = words[:2], words[2:]
@@ -90,7 +95,7 @@ class DlvCommand:
         if self.is_on("race"):
             words.append("-race")
         verb = ["test", *leading, "-c"] if self.builds == "test" else ["build", *leading]
-        return [go, *verb, "-o", output, "-gcflags", "all=-N -l", *words, *self.packages]
+        return [go, *verb, *more, "-o", output, "-gcflags", "all=-N -l", *words, *self.packages]
 
     def built(self, binary: str, directory: str) -> "DlvCommand":
         """Return the command that does the same with the finished `binary`.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from vimto import console
 from vimto.cache.digest import Table
 from vimto.cache.entry import make_directory
-from vimto.cache.place import is_unmeasured
+from vimto.cache.place import Limits, is_unmeasured
 from vimto.config import Config
 from vimto.errors import ConfigError
 from vimto.go.outside import find_outside
@@ -79,11 +79,11 @@ def prepare(
         if not one_of_many:
             _tell_of_loss(plan, directory)
         yield plan
-        limits = config.cache_limit, config.snapshot_limit
+        limits = Limits(config.cache_limit, config.snapshot_limit, config.link_limit)
         if is_unmeasured(config.cache_dir, limits):
             from vimto.inventory import keep_limit
 
-            keep_limit(config.cache_dir, *limits, since=started)
+            keep_limit(config.cache_dir, limits, since=started)
 
 
 def check_settings(config: Config) -> KernelReference | None:

@@ -20,6 +20,13 @@ func Ioctl(fd int, request uintptr, argument unsafe.Pointer) error {
 	return Err(errno)
 }
 
+// Clone makes the file out a copy of in that shares its blocks, FICLONE of ioctl_ficlone(2).
+func Clone(out, in int) error {
+	const ficlone = 0x40049409
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(out), ficlone, uintptr(in))
+	return Err(errno)
+}
+
 // Pause is time.Sleep without the runtime's timers. Timers start its poller, which the runtime then visits
 // whenever there is nothing to do, and the code of both would be new to every restored machine.
 func Pause(d time.Duration) {

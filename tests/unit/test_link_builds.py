@@ -1,0 +1,186 @@
+"""What go builds through the link cache is what it builds without, and is linked once."""
+
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.conftest import need
+from tests.unit.link_parts import Builds, builds, wrapper
+
+__all__ = ("builds", "wrapper")  # fixtures
+
+PLAIN = 'package p\n\nimport "testing"\n\nfunc TestIt(t *testing.T) {}\n'
+NET = """package p
+
+import (
+	"net"
+	"os/user"
+	"testing"
+)
+
+func TestIt(t *testing.T) {
+	net.LookupHost("localhost")
+	user.Current()
+}
+"""
+C = """package p
+
+// static int f(void) { return 3; }
+import "C"
+
+func F() int { return int(C.f()) }
+"""
+
+
+def check_kept(builds: Builds, *flags: str) -> None:
+    """Check that a link is made once, and what is made then."""
+    before = builds.state()
+    made = builds.link("./p", *flags)
+    [name] = builds.state().keys() - before.keys()
+    inode, used = builds.state()[name]
+    assert builds.link("./p", *flags) == made
+    assert builds.link("./p", *flags, kept=False) == made
+    assert builds.state()[name][0] == inode, "linked again"
+    assert builds.state()[name][1] > used
+
+
+def check_not_kept(builds: Builds, *flags: str) -> None:
+    before = builds.state()
+    made = builds.link("./p", *flags)
+    assert builds.state() == before
+    assert builds.link("./p", *flags, kept=False) == made
+
+
+def test_a_known_link_is_a_copy(builds: Builds) -> None:
+    builds.write("p/p_test.go", PLAIN)
+    check_kept(builds)
+    check_kept(builds, "-ldflags=-X m/p.x=y -s")
+    # Elsewhere it is another binary: the paths of its sources stand in it.
+    shutil.copytree(builds.directory, builds.directory.parent / "copy")
+    builds.directory = builds.directory.parent / "copy"
+    check_kept(builds)
+
+
+def test_what_c_libraries_alone_are_used_by(builds: Builds) -> None:
+    need("gcc")
+    builds.environ["CGO_ENABLED"] = "1"
+    builds.write("p/p_test.go", NET)
+    check_kept(builds)
+
+
+def test_what_is_linked_externally(builds: Builds) -> None:
+    need("gcc")
+    builds.environ["CGO_ENABLED"] = "1"
+    builds.write("p/p_test.go", PLAIN)
+    check_not_kept(builds, "-ldflags=-linkmode=external")
+    builds.environ["GO_EXTLINK_ENABLED"] = "1"
+    check_not_kept(builds)
+    del builds.environ["GO_EXTLINK_ENABLED"]
+    builds.write("p/p.go", C)
+    check_not_kept(builds)
+    check_not_kept(builds, "-ldflags=-extld=gcc")
+
+
+def test_what_the_user_names(builds: Builds) -> None:
+    builds.write("p/p_test.go", PLAIN)
+    check_not_kept(builds, "-ldflags=-buildid=mine")
+    check_not_kept(builds, "-ldflags=-v=0 -dumpdep=false")
+
+
+def test_nothing_is_compiled_twice(builds: Builds) -> None:
+    builds.write("p/p_test.go", PLAIN)
+    builds.write(
+        "p/p.go", f"package p\n\nconst Unique = {os.urandom(8).hex()!r}\n".replace("'", '"')
+    )
+    run = ["test", "-x", "-exec", "true", "./p"]
+    for words, compiles in (
+        (run, True),
+        ([*run[:1], builds.flag, *run[1:]], False),
+        (run, False),
+    ):
+        said = builds.go(*words)
+        assert ("/compile " in said or "/compile' " in said) == compiles, said
+        assert "/link" in said  # as go tells it
+
+
+def test_a_link_that_fails(builds: Builds) -> None:
+    builds.write("p/p.go", "package p\n\nfunc missing()\n\nfunc F() { missing() }\n")
+    builds.write("p/p.s", "")
+    builds.write("p/p_test.go", PLAIN.replace("{}", "{ F() }"))
+    words = ["test", "-exec", "true", "./p"]
+    without = builds.go(*words, status=1)
+    assert "missing" in without
+    assert builds.go("test", builds.flag, *words[1:], status=1) == without
+    assert builds.state() == {}
+
+
+def test_a_cache_that_cannot_be_used(builds: Builds) -> None:
+    builds.write("p/p_test.go", PLAIN)
+    real = builds.links
+    made = builds.link("./p")
+    for links in (real / "none", builds.directory / "go.mod"):
+        builds.links = links
+        assert builds.link("./p") == made
+    builds.links = real
+    [name] = builds.state()
+    (real / name).write_bytes(b"damaged")
+    assert builds.link("./p") == made
+    assert (real / name).stat().st_size > len(made)
+    (real / name).unlink()
+    (real / name).mkdir()
+    assert builds.link("./p") == made
+    (real / name).rmdir()
+
+
+def test_a_full_disk(builds: Builds) -> None:
+    need("unshare", "mount")
+    builds.write("p/p_test.go", PLAIN)
+    out = builds.directory.parent / "out.test"
+    script = 'set -e; mount -t tmpfs -o size=1m x "$0"; go test -c "$1" -o "$2" ./p; ls -A "$0"'
+    namespace = ["-m"] if os.geteuid() == 0 else ["-rm"]
+    done = subprocess.run(
+        ["unshare", *namespace, "sh", "-c", script, str(builds.links), builds.flag, str(out)],
+        cwd=builds.directory,
+        env={**os.environ, "GOFLAGS": "", "GOWORK": "off", **builds.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert out.read_bytes() == builds.link("./p")
+
+
+def test_many_at_once(builds: Builds) -> None:
+    for name in ("a", "b", "c"):
+        builds.write(f"{name}/{name}_test.go", PLAIN.replace("package p", f"package {name}"))
+    words = ("test", "-p=8", builds.flag, "-exec", "true", "./...")
+    with ThreadPoolExecutor(3) as pool:
+        said = list(pool.map(lambda _: builds.go(*words), range(3)))
+    assert all(text.count("ok  ") == 3 for text in said)
+    assert len(builds.state()) == 3
+    before = builds.state()
+    builds.go(*words)
+    assert {name: inode for name, (inode, _) in builds.state().items()} == {
+        name: inode for name, (inode, _) in before.items()
+    }
+
+
+@pytest.mark.parametrize("script", ["exit 0", "exit 7", "kill -9 $$", "echo $0 $@; echo x >&2"])
+def test_other_tools_take_its_place(builds: Builds, script: str) -> None:
+    tool = ["sh", "-c", script, "-V=full", "a b"]
+    words = [str(builds.wrapper), "link-cache", str(builds.links)]
+    done = [
+        subprocess.run([*before, *tool], capture_output=True, check=False) for before in (words, [])
+    ]
+    assert done[0].returncode == done[1].returncode
+    assert (done[0].stdout, done[0].stderr) == (done[1].stdout, done[1].stderr)
+
+
+def test_a_tool_that_is_not_there(builds: Builds) -> None:
+    words = [str(builds.wrapper), "link-cache", str(builds.links), "no-such-tool", "-V=full"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "vimto: cannot run `no-such-tool`: file does not exist\n"
