@@ -19,8 +19,11 @@ from vimto.trust import Place
 from vimto.values import parse_bool
 
 CONFIG_FILE = ".vimto.toml"
+LOCK_FILE = ".vimto.lock"
 
 DEFAULT = "default"
+# The origin of what an argument of a command names, instead of a setting.
+ARGUMENT = "an argument"
 
 _LARGEST = 1 << 20
 
@@ -79,6 +82,11 @@ class Config(NamedTuple):
     file: Path | None
     user_file: Path | None
     origins: Mapping[str, str]
+
+    @property
+    def lock(self) -> Path | None:
+        """Where the lock of the repository's file is, or would be; None without such a file."""
+        return self.file.with_name(LOCK_FILE) if self.file else None
 
 
 class _Source(NamedTuple):

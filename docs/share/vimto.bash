@@ -16,9 +16,10 @@ _vimto() {
     case $command in
         "") words="go exec shell dlv gdb-kernel kernel config doctor setup-ci completion manual version help" ;;
         "go") words="test run" ;;
-        "kernel") words="pull ls info rm prune" ;;
+        "kernel") words="pull ls info lock rm prune" ;;
         "gdb-kernel") words="-break -from-boot -go-symbols -batch -fetch-debug -vmlinux -listen" ;;
         "kernel ls") words="-remote -match -json" ;;
+        "kernel lock") words="-update" ;;
         "kernel prune") words="-all" ;;
         "config") words="-json -markdown" ;;
         "doctor") words="-json" ;;

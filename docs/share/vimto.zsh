@@ -43,7 +43,7 @@ _vimto() {
         '1: :->command' '*:: :->rest'
     case $state in
         command)
-            words_below=('go:go'\''s own commands, each program in a machine of its own' 'exec:a command in a machine' 'shell:your shell in a machine, in this directory' 'dlv:Delve'\''s own commands, with the program and Delve in a machine' 'gdb-kernel:a test, or exec command, in a machine whose kernel gdb holds' 'kernel:pull, list, describe and remove kernels' 'config:every setting, its value, and where it came from' 'doctor:whether it will work here\: what this host and the kernel lack' 'setup-ci:make a CI runner fit, and say what the CI'\''s cache should keep' 'completion:what makes a shell complete vimto'\''s command line' 'manual:the manual page, for man(1)' 'version:the version of vimto, and the commit it was built from' 'help:this text, or that of one command')
+            words_below=('go:go'\''s own commands, each program in a machine of its own' 'exec:a command in a machine' 'shell:your shell in a machine, in this directory' 'dlv:Delve'\''s own commands, with the program and Delve in a machine' 'gdb-kernel:a test, or exec command, in a machine whose kernel gdb holds' 'kernel:pull, list, describe, lock and remove kernels' 'config:every setting, its value, and where it came from' 'doctor:whether it will work here\: what this host and the kernel lack' 'setup-ci:make a CI runner fit, and say what the CI'\''s cache should keep' 'completion:what makes a shell complete vimto'\''s command line' 'manual:the manual page, for man(1)' 'version:the version of vimto, and the commit it was built from' 'help:this text, or that of one command')
             _describe command words_below
             ;;
         rest)
@@ -55,7 +55,7 @@ _vimto() {
                     else _files; fi ;;
                 kernel)
                     if ((CURRENT == 1)); then
-            words_below=('pull:fetch images, or look for newer ones of their tags' 'ls:list what is in the cache, of all kinds, or what a registry has' 'info:describe a kernel\: version, drivers, debug symbols' 'rm:remove what ls lists, by name or start of a digest' 'prune:remove what was not used for 30 days, or everything')
+            words_below=('pull:fetch images, or look for newer ones of their tags' 'ls:list what is in the cache, of all kinds, or what a registry has' 'info:describe a kernel\: version, drivers, debug symbols' 'lock:write down exactly which kernel .vimto.toml names' 'rm:remove what ls lists, by name or start of a digest' 'prune:remove what was not used for 30 days, or everything')
             _describe command words_below
                     else _files; fi ;;
                 exec) _normal ;;

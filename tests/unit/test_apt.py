@@ -83,13 +83,19 @@ class Archive:
         )
         self._entries.setdefault(suite, []).append(entry)
 
+    def drop(self, suite: str, name: str) -> None:
+        entries = self._entries[suite]
+        self._entries[suite] = [each for each in entries if f"Package: {name}\n" not in each]
+        self.publish(suite)
+
     def publish(self, suite: str) -> None:
         index = "\n".join(self._entries[suite]).encode()
         dist = self.root / "dists" / suite
         (dist / "main/binary-amd64").mkdir(parents=True, exist_ok=True)
         (dist / "main/binary-amd64/Packages").write_bytes(index)
         (dist / "Release").write_text(
-            f"Suite: {suite}\nCodename: {suite}\nArchitectures: amd64\nComponents: main\nSHA256:\n"
+            f"Suite: {suite}\nCodename: {suite}\nDate: Thu, 01 Jan 2026 00:00:00 UTC\n"
+            "Architectures: amd64\nComponents: main\nSHA256:\n"
             f" {hashlib.sha256(index).hexdigest()} {len(index)} main/binary-amd64/Packages\n"
         )
 
@@ -166,6 +172,65 @@ def test_a_new_version_is_noticed(archive: Archive, cache: Path) -> None:
     # The old metapackage leads to the old image by its name.
     assert apt.fetch_package(pinned, cache=cache).package == "linux-image-7.1-made"
     assert packages.find_package(pinned, cache=cache, fresh=-1) is not None
+
+
+def test_what_is_pinned_stays_what_it_was(
+    archive: Archive, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = apt.pin_package(META, cache=cache)
+    assert not list((cache / "apt").glob("linux-*"))
+    names = {f"linux-{part}-7.1-made" for part in ("image", "base", "binary", "modules")}
+    assert {package.name for package in pinned.pinned} == names
+    assert pinned.pinned[0].name == "linux-image-7.1-made"
+    deb = archive.root / "pool/linux-image-7.1-made_7.1-1_amd64.deb"
+    assert pinned.pinned[0].sha256 == hashlib.sha256(deb.read_bytes()).hexdigest()
+    archive.add_kernel("7.2-made", "7.2-1")
+    assert apt.pin_package(pinned, cache=cache) != pinned  # what the name means now
+    found = apt.fetch_package(pinned, cache=cache)
+    assert (found.package, found.version) == ("linux-image-7.1-made", "7.1-1")
+    assert boot.resolve_kernel(found.directory, cache=cache).release == "7.1-made"
+    assert apt.fetch_package(META, cache=cache).version == "7.2-1"
+    # What is here is taken without a process, whatever name it was fetched by.
+    monkeypatch.setattr(proc, "run", None)
+    later = time.time() + packages.DAY + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert apt.fetch_package(pinned, cache=cache) == found
+    assert apt.look_up_package(pinned, cache=cache) == found
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(found.directory, elsewhere / "apt" / found.directory.name)
+    assert packages.find_package(pinned, cache=elsewhere) is not None
+
+
+def test_what_the_archive_no_longer_has(archive: Archive, cache: Path) -> None:
+    pinned = apt.pin_package(META, cache=cache)
+    # Of all packages one has gone, and then the one with the image.
+    for name in ("linux-modules-7.1-made", "linux-image-7.1-made"):
+        archive.drop("stable", name)
+        with pytest.raises(KernelError, match="no longer has all of `apt:linux-image-7") as caught:
+            apt.fetch_package(pinned, cache=cache)
+        assert "`vimto kernel lock -update`" in caught.value.hint
+    # Where nobody knows what it has, that is what is said.
+    shutil.rmtree(archive.root)
+    shutil.rmtree(cache / "apt/state")
+    with pytest.raises(KernelError, match="there is no package") as caught:
+        apt.fetch_package(pinned, cache=cache)
+    assert "is the network up" in caught.value.hint and "lock -update`" in caught.value.hint
+    assert not list((cache / "apt").glob("linux-*"))
+
+
+@pytest.mark.parametrize("fault", ["checksum", "left out", "one more"])
+@pytest.mark.usefixtures("archive")
+def test_what_was_not_pinned_is_not_unpacked(fault: str, cache: Path) -> None:
+    pinned = apt.pin_package(META, cache=cache)
+    image, *others = pinned.pinned
+    wrong = {
+        "checksum": (image._replace(sha256="0" * 64), *others),
+        "left out": (image, *others[1:]),
+        "one more": (image, *others, others[0]._replace(name="linux-image-x")),
+    }[fault]
+    with pytest.raises(KernelError, match="is not what was locked"):
+        apt.fetch_package(pinned._replace(pinned=wrong), cache=cache)
+    assert not list((cache / "apt").glob("linux-*"))
 
 
 @pytest.mark.usefixtures("archive")

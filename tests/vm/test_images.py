@@ -88,6 +88,23 @@ def test_go_test_under_two_kernels(
         assert "pulling" in done.errors
         again = vimto.go("-v", "./...", env=environ, limit=400).check()
         assert "pulling" not in again.errors
+    lock = module.root / ".vimto.lock"
+    assert not lock.exists()
+    # What is locked boots, whatever its tag means by then.
+    vimto.flags = ()
+    vimto("kernel", "lock", env=environ).check()
+    locked = lock.read_bytes()
+    push(registry, NEWEST, "oldest", tmp_path)
+    for flags, version, said in (
+        (("-pull-fresh", "0s"), "5.", ""),
+        (("-pull", "always"), "7.", "vimto: `-pull always` goes past"),
+        (("-kernel", ":oldest"), "7.", "vimto: -kernel goes past"),
+    ):
+        vimto.flags = flags
+        done = vimto("exec", "uname", "-r", env=environ, limit=400).check()
+        assert done.text.startswith(version)
+        assert said in done.errors and (said or not done.errors)
+    assert lock.read_bytes() == locked
 
 
 @pytest.mark.timeout(600)

@@ -95,7 +95,7 @@ COMMANDS: tuple[Command, ...] = (
         ),
     ),
     Command(
-        "kernel", "pull|ls|info|rm|prune …", "pull, list, describe and remove kernels",
+        "kernel", "pull|ls|info|lock|rm|prune …", "pull, list, describe, lock and remove kernels",
         "Without IMAGE or KERNEL, the configured one is meant. What a running machine uses is "
         "never removed.",
     ),
@@ -122,6 +122,15 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "kernel info", "[KERNEL]", "describe a kernel: version, drivers, debug symbols",
         run="vimto.commands.kernel:show_info",
+    ),
+    Command(
+        "kernel lock", "[-update]", "write down exactly which kernel .vimto.toml names",
+        "Writes `.vimto.lock` beside .vimto.toml: the digest of the image that a tag means now, or "
+        "versions and checksums of a package. From then on that one is taken, on each host, and no "
+        "registry is asked what the tag means; `-kernel` and `-pull always` go past it. Adds what "
+        "is missing, removes what .vimto.toml does not name any more. Nothing else writes it.",
+        run="vimto.commands.lock:lock_kernels",
+        flags=(("-update", "look up anew what is locked already"),),
     ),
     Command(
         "kernel rm", "NAME…", "remove what `ls` lists, by name or start of a digest",

@@ -9,7 +9,7 @@ from pathlib import Path
 from vimto import console
 from vimto.cache.place import find_fault
 from vimto.commands.catalog import usage
-from vimto.config import CONFIG_FILE, Config, user_file_path
+from vimto.config import CONFIG_FILE, LOCK_FILE, Config, user_file_path
 from vimto.errors import UsageError, VimtoError
 from vimto.quoting import visible
 from vimto.settings import SETTINGS, Setting
@@ -50,7 +50,7 @@ def in_use(config: Config) -> dict[str, str]:
     Nothing is fetched or made.
     """
     from vimto.kernel.boot import find_host_kernel
-    from vimto.plan.kernels import default_package
+    from vimto.plan.kernels import default_package, named_kernel, wanted_kernel
     from vimto.plan.prepare import BOOT_LIMIT
     from vimto.qemu.find import find_qemu
     from vimto.qemu.probe import choose_accelerator
@@ -62,10 +62,15 @@ def in_use(config: Config) -> dict[str, str]:
         return choose_accelerator(config.accel).name
 
     def kernel() -> str:
+        if config.kernel and not (config.lock and config.lock.exists()):
+            return ""
+        if config.kernel:
+            locked = wanted_kernel(config)
+            return f"{locked}, by {LOCK_FILE}" if locked != named_kernel(config) else ""
         return str(find_host_kernel() or f"apt:{default_package()}")
 
     choices: dict[str, Callable[[], str]] = {
-        "kernel": kernel if not config.kernel else str,
+        "kernel": kernel,
         "user": lambda: str(os.getuid()) if not (config.user or config.sudo) else "",
         "qemu": qemu if os.sep not in config.qemu else str,
         "accel": accelerator if config.accel == "auto" else str,

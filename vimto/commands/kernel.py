@@ -10,7 +10,7 @@ from pathlib import Path
 from vimto import console, inventory
 from vimto.cache import verdicts
 from vimto.cache.place import Limits
-from vimto.config import Config
+from vimto.config import ARGUMENT, Config
 from vimto.errors import CacheError, ImageError, KernelError, UsageError
 from vimto.inventory import Item
 from vimto.kernel import boot
@@ -42,6 +42,7 @@ def name_kernel(config: Config, name: str) -> Config:
     """Return `config` with the kernel that an argument names."""
     if not name:
         raise UsageError("the kernel's name is empty")
+    config = config._replace(origins={**config.origins, "kernel": ARGUMENT})
     if name.startswith(":"):  # another tag of what is configured
         base = config.configured_kernel if config.kernel.startswith(":") else config.kernel
         return config._replace(kernel=name, configured_kernel=base)

@@ -27,10 +27,11 @@ from vimto.kernel.packages import (
     DAY,
     UnpackedPackage,
     debug_directory,
+    directory_name,
     find_package,
     note_package,
 )
-from vimto.kernel.reference import AptKernel
+from vimto.kernel.reference import AptKernel, PinnedPackage
 from vimto.process import proc
 
 # A second reference to the same suite needs no second look at the mirror.
@@ -52,11 +53,15 @@ class Package:
     architecture: str
     depends: tuple[str, ...]
     size: int
+    sha256: str
 
     def __str__(self) -> str:
-        # apt writes an epoch's colon in the same way; it would also end an overlay's directory.
-        version = self.version.replace(":", "%3a")
-        return f"{self.name}_{version}_{self.architecture}"
+        return directory_name(self.name, self.version, self.architecture)
+
+    @property
+    def pin(self) -> PinnedPackage:
+        """The package as a lock has it."""
+        return PinnedPackage(self.name, self.version, self.architecture, self.sha256)
 
 
 def fetch_package(reference: AptKernel, *, cache: Path, fresh: float = DAY) -> UnpackedPackage:
@@ -98,6 +103,22 @@ def look_up_package(reference: AptKernel, *, cache: Path, fresh: float = DAY) ->
     return found
 
 
+def pin_package(reference: AptKernel, *, cache: Path) -> AptKernel:
+    """Return `reference` with the packages that the archive has for it now; only lists are fetched.
+
+    Raises `KernelError` as `fetch_package` does, and for an archive without checksums.
+    """
+    apt = Apt(reference.release, cache)
+    with apt.locked():
+        _, parts = _look_up(apt, reference._replace(pinned=()), cache)
+        # Without the metapackage, which holds no files and is the first to go from an archive.
+        image = AptKernel(package=parts[0].name, version=parts[0].version)
+        pinned = tuple(part.pin for part in apt.parts(image))
+    if not all(package.sha256 for package in pinned):
+        raise KernelError(f"the archive has no checksum of `{image}`")
+    return reference._replace(pinned=pinned)
+
+
 def fetch_debug(package: UnpackedPackage, reference: AptKernel, *, cache: Path) -> Path:
     """Return the directory of `package`'s debug information, downloading it.
 
@@ -130,7 +151,7 @@ def _look_up(
     """Return where the package is, or would be, and what it is made of: the one it is named by
     comes first."""
     apt.update()
-    parts = list(apt.parts(reference))
+    parts = list(_pinned_parts(apt, reference) if reference.pinned else apt.parts(reference))
     if apt.complaints:
         # Another vendor's archive may be down for weeks: no reason to ask again at every run.
         console.warn(f"apt's lists could not all be brought up to date: {apt.complaints[0]}")
@@ -140,6 +161,26 @@ def _look_up(
     )
     found = UnpackedPackage(cache / "apt" / str(image), image.name, image.version)
     return found, [image, *(part for part in parts if part is not image)]
+
+
+def _pinned_parts(apt: "Apt", reference: AptKernel) -> list[Package]:
+    image = reference.pinned[0]
+    versions = {package.name: package.version for package in reference.pinned}
+    hint = "`vimto kernel lock -update` writes what it has now into `.vimto.lock`"
+    try:
+        wanted = AptKernel(package=image.name, version=image.version)
+        parts = list(apt.parts(wanted, versions))
+    except KernelError as exc:
+        if apt.complaints:  # what it has is not known
+            raise KernelError(
+                exc.message, hint=f"{exc.hint} If so, {hint}", lines=exc.lines
+            ) from exc
+        raise KernelError(f"{apt.where} no longer has all of `{reference}`", hint=hint) from exc
+    if {part.pin for part in parts} != set(reference.pinned):
+        raise KernelError(
+            f"what {apt.where} has as `{reference}` is not what was locked", hint=hint
+        )
+    return parts
 
 
 def _fetch(apt: "Apt", reference: AptKernel, cache: Path) -> UnpackedPackage:
@@ -236,10 +277,17 @@ class Apt:
             architecture=fields.get("Architecture", "all"),
             depends=tuple(_dependencies(fields.get("Depends", ""))),
             size=int(fields.get("Size", "0")),
+            sha256=fields.get("SHA256", ""),
         )
 
-    def parts(self, reference: AptKernel) -> Iterator[Package]:
-        """Yield the packages that make up the kernel of `reference`, that one first."""
+    def parts(
+        self, reference: AptKernel, versions: Mapping[str, str] | None = None
+    ) -> Iterator[Package]:
+        """Yield the packages that make up the kernel of `reference`, that one first.
+
+        Those it needs have `versions`, else the ones that apt would install.
+        """
+        known = versions or {}
         todo = [(reference.package, reference.version)]
         seen: set[str] = set()
         while todo:
@@ -248,7 +296,8 @@ class Apt:
                 seen.add(name)
                 package = self.show(name, version)
                 yield package
-                todo += [(need, "") for need in package.depends if _PARTS.fullmatch(need)]
+                needs = [need for need in package.depends if _PARTS.fullmatch(need)]
+                todo += [(need, known.get(need, "")) for need in needs]
 
     def download(self, parts: list[Package], into: Path) -> list[Path]:
         """Download the packages into `into`; apt checks them against its signed index."""
@@ -264,15 +313,19 @@ class Apt:
             )
         return files
 
+    @property
+    def where(self) -> str:
+        """What an error calls the archive."""
+        return f"the suite `{self.suite}`" if self.suite else "apt's sources"
+
     def _unknown(self, query: str) -> KernelError:
-        where = f"the suite `{self.suite}`" if self.suite else "apt's sources"
         if self.complaints:
             hint = "the package lists could not be fetched: is the network up"
             hint += f", and is `{self.suite}` a suite?" if self.suite else "?"
         else:
             hint = "`apt-cache search ^linux-image-` lists names; `apt:PACKAGE/SUITE` asks another"
         return KernelError(
-            f"there is no package `{query}` in {where}",
+            f"there is no package `{query}` in {self.where}",
             lines=self.complaints[-6:],
             hint=self._room(hint),
         )

@@ -36,6 +36,10 @@ def find_package(
 
     A reference with a version never grows stale. Nothing is fetched and no process is started.
     """
+    if reference.pinned:  # whatever name led there, the directory says what it is
+        image = reference.pinned[0]
+        directory = cache / "apt" / directory_name(image.name, image.version, image.architecture)
+        return UnpackedPackage(directory, *image[:2]) if directory.is_dir() else None
     try:
         known = json.loads(_index_file(reference, cache).read_text())
         found = UnpackedPackage(
@@ -49,6 +53,12 @@ def find_package(
     if not found.directory.is_dir() or not (reference.version or abs(age) <= fresh):
         return None
     return found
+
+
+def directory_name(package: str, version: str, architecture: str) -> str:
+    """Return what a package's directory is called."""
+    # apt writes an epoch's colon in the same way; it would also end an overlay's directory.
+    return f"{package}_{version.replace(':', '%3a')}_{architecture}"
 
 
 def note_package(found: UnpackedPackage, reference: AptKernel, cache: Path) -> None:

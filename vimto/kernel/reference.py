@@ -39,14 +39,30 @@ class HostKernel(NamedTuple):
     """The kernel that runs here, or the newest one installed."""
 
 
+class PinnedPackage(NamedTuple):
+    """A package as an archive's index has it: its `sha256` is that of the `.deb`."""
+
+    name: str
+    version: str
+    architecture: str
+    sha256: str
+
+
 class AptKernel(NamedTuple):
-    """A package of the distribution; at most one of `release` (a suite) and `version` is set."""
+    """A package of the distribution; at most one of `release` (a suite) and `version` is set.
+
+    `pinned` are the packages that this means and no other, that with the kernel's image first; or
+    it means what the archive has.
+    """
 
     package: str
     release: str = ""
     version: str = ""
+    pinned: tuple[PinnedPackage, ...] = ()
 
     def __str__(self) -> str:
+        if self.pinned:
+            return f"apt:{self.pinned[0].name}={self.pinned[0].version}"
         end = f"/{self.release}" if self.release else f"={self.version}" if self.version else ""
         return f"apt:{self.package}{end}"
 
@@ -99,7 +115,9 @@ _HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
 _DIGEST = r"sha256:[0-9a-f]{64}"
 # Policy 5.6.1 and 5.6.12; a suite's name may hold a slash in neither.
-_PACKAGE = r"apt:([a-z0-9][a-z0-9+.-]+)(?:/([A-Za-z0-9.+-]+)|=([A-Za-z0-9.+:~-]+))?"
+_PACKAGE_NAME = r"[a-z0-9][a-z0-9+.-]+"
+_VERSION = r"[A-Za-z0-9.+:~-]+"
+_PACKAGE = rf"apt:({_PACKAGE_NAME})(?:/([A-Za-z0-9.+-]+)|=({_VERSION}))?"
 _PATH_BEGINS = ("/", "./", "../", "~")
 # docker.io serves its API under another name, and its official images have no user.
 _DOCKER_NAMES = ("docker.io", "index.docker.io", "registry-1.docker.io")
@@ -108,6 +126,13 @@ _DOCKER_NAMES = ("docker.io", "index.docker.io", "registry-1.docker.io")
 def is_digest(text: str) -> bool:
     """Say whether `text` is a sha256 digest, and thus safe as part of a path."""
     return re.fullmatch(_DIGEST, text) is not None
+
+
+def is_package(package: PinnedPackage) -> bool:
+    """Say whether each field may be what it is called, and thus is safe as part of a path."""
+    forms = (_PACKAGE_NAME, _VERSION, "[a-z0-9-]+", "[0-9a-f]{64}")
+    pairs = zip(forms, package, strict=True)
+    return all(re.fullmatch(form, text, re.ASCII) is not None for form, text in pairs)
 
 
 def is_tag(text: str) -> bool:

@@ -242,7 +242,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
             return
         lines = self.messages(response)
         if status == 404:
-            raise ImageError(f"{what} does not exist in the registry", lines=lines)
+            raise MissingError(f"{what} does not exist in the registry", lines=lines)
         if status in (401, 403):
             raise self._refused(None, lines)
         raise ImageError(f"{what}: the registry answered {status} {response.reason}", lines=lines)
@@ -308,6 +308,10 @@ class _ThrottledError(requests.ConnectionError):
         super().__init__("429 Too Many Requests")
         self.retry_after = retry_after
         self.lines = lines
+
+
+class MissingError(ImageError):
+    """The registry answers that it does not have what it was asked for."""
 
 
 class _DeniedError(Exception):

@@ -105,12 +105,25 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def find_meant(self, digest: str) -> Image | None:
+        """Return the image that `digest` means: it is its manifest's, or that of an index with it.
+
+        Whatever it was pulled as.
+        """
+        tops = (
+            tag.digest
+            for path, tag in self.tags()
+            if tag.top == digest and path.stem == self.key(tag.reference)
+        )  # of this platform
+        found = (self.find(each) for each in (digest, *tops))
+        return next((image for image in found if image), None)
+
     def record(self, made: Path, *, reference: str, size: int) -> None:
         """Write the description of the image that is being made in `made`."""
         value = {"format": _FORMAT, "reference": reference, "size": size, "pulled": time.time()}
         (made / "image.json").write_text(json.dumps(value), "utf-8")
 
-    def key(self, reference: ImageReference) -> str:
+    def key(self, reference: ImageReference | str) -> str:
         """Return the name of a reference's tag and of its lock."""
         text = f"{host_platform()} {reference}"
         return "tag-" + hashlib.sha256(os.fsencode(text)).hexdigest()[:40]
@@ -173,7 +186,8 @@ def find_known(
     store = Store(config.cache_dir)
     tag = store.read_tag(reference)
     if tag is None:
-        return None
+        digest = "" if isinstance(reference, LayoutReference) else reference.digest
+        return store.find_meant(digest) if digest else None
     if isinstance(reference, LayoutReference):
         good = tag.signature == layout_signature(reference, config)
     elif reference.digest or config.pull == "never":

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vimto import __version__, console
 from vimto.cache import entry
 from vimto.cache.digest import digest, local_directory, signature
-from vimto.config import Config
+from vimto.config import LOCK_FILE, Config
 from vimto.errors import CacheError, ImageError, KernelError, VimtoError
 from vimto.kernel.packages import find_package
 from vimto.kernel.reference import (
@@ -58,10 +58,21 @@ def default_package() -> str:
 
 
 def wanted_kernel(config: Config) -> KernelReference | None:
-    """Return what the configuration calls the kernel, None where it says nothing.
+    """Return which kernel is wanted, None where the configuration says nothing.
 
-    Raises `KernelError` for what means nothing, and for a path without a file.
+    That is what it names, or what a lock beside its file says that to be. Raises `KernelError` for
+    what means nothing, and for a path without a file; `ConfigError` for a lock that is malformed.
     """
+    kernel = named_kernel(config)
+    if config.lock is None or not os.path.lexists(config.lock):
+        return kernel
+    from vimto.plan.lock import apply_lock
+
+    return apply_lock(kernel, config)
+
+
+def named_kernel(config: Config) -> KernelReference | None:
+    """Return what the configuration calls the kernel, whatever a lock says; as `wanted_kernel`."""
     if not config.kernel:
         return None
     return parse_kernel(
@@ -203,6 +214,13 @@ def _fetch_image(reference: ImageReference, config: Config) -> "Image":
     try:
         return fetch_image(reference, config)
     except ImageError as exc:
+        from vimto.oci.registry import MissingError
+
+        if isinstance(exc, MissingError) and reference != named_kernel(config):
+            raise ImageError(
+                f"the registry no longer has `{reference}`, which `{LOCK_FILE}` names",
+                hint="`vimto kernel lock -update` writes what it has now",
+            ) from exc
         text = config.kernel
         if isinstance(reference, LayoutReference) or "/" in text or text.startswith(":"):
             raise
