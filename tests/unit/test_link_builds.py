@@ -3,12 +3,16 @@
 import os
 import shutil
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import need
 from tests.unit.link_parts import Builds, builds, wrapper
+from vimto.cache.links import prune_links
 
 __all__ = ("builds", "wrapper")  # fixtures
 
@@ -184,3 +188,63 @@ def test_a_tool_that_is_not_there(builds: Builds) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "vimto: cannot run `no-such-tool`: file does not exist\n"
+
+
+# -- a linker of our own, of which everything is known
+
+ID = "aaaaaaaaaaaaaaaaaaaa/bbbbbbbbbbbbbbbbbbbb/cccccccccccccccccccc/aaaaaaaaaaaaaaaaaaaa"
+
+
+def fake_link(builds: Builds, script: str) -> list[str]:
+    """Return how go would start a linker; `$2` in `script` is the output."""
+    linker = builds.directory / "link"
+    linker.write_text(f"#!/bin/sh\n{script}\n")
+    linker.chmod(0o755)
+    out = str(builds.directory / "out")
+    line = ["-o", out, "-importcfg", "c", "-buildmode=exe", f"-buildid={ID}", "-extld=cc -m64", "a"]
+    return [str(builds.wrapper), "link-cache", str(builds.links), str(linker), *line]
+
+
+def test_what_a_linker_says_is_said_each_time(builds: Builds) -> None:
+    words = fake_link(builds, 'echo "a warning"; echo more >&2; echo >>"$2"')
+    for _ in range(2):
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "a warning\nmore\n")
+    assert builds.state() == {}
+
+
+def test_a_linker_that_has_failed_is_run_as_without_us(builds: Builds) -> None:
+    words = fake_link(builds, 'echo "$7 $8"; exit 3')
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "-extld=cc -m64 a\n")
+    assert builds.state() == {}
+
+
+def test_the_compiler_that_is_asked_is_the_one_that_was_named(builds: Builds) -> None:
+    compiler = builds.directory / "cc"
+    compiler.write_text('#!/bin/sh\necho "$@" $VIMTO_LINK_ASIDE $VIMTO_LINK_EXTERNAL >"$OUT"\n')
+    compiler.chmod(0o755)
+    out = builds.directory / "out"
+    environ = {**os.environ, "PATH": f"{builds.directory}:{os.environ['PATH']}", "OUT": str(out)}
+    # go's linker asks by the first word, and starts it with all.
+    words = fake_link(builds, 'set -- ${7#-extld=}; "$@" -c x')
+    subprocess.run(words, env=environ, check=True)
+    assert out.read_text() == "-m64 -c x\n"
+    assert builds.state() == {}, "what it had read is unknown"
+
+
+def test_a_killed_wrapper(builds: Builds) -> None:
+    told = builds.directory / "pid"
+    words = fake_link(builds, f'echo $$ >"{told}.new"; mv "{told}.new" "{told}"; exec sleep 1000')
+    with subprocess.Popen(words) as process:
+        while not told.exists():
+            time.sleep(0.01)
+        linker = int(told.read_text())
+        process.kill()
+    with suppress(FileNotFoundError, ProcessLookupError):
+        while "sleep" in Path(f"/proc/{linker}/comm").read_text():
+            time.sleep(0.01)
+    [left] = builds.state()
+    assert left.startswith(".")
+    assert prune_links(str(builds.links), 1 << 30) == []
+    assert builds.state() == {}
