@@ -61,7 +61,7 @@ def test_ctrl_c_ends_it_and_leaves_nothing(vimto: Vimto) -> None:
     process = vimto.start("doctor", "--json")
     assert process.stderr and process.stdout
     assert b"trying it" in process.stderr.readline()
-    while not any("-readconfig" in line for line in vimto.processes()):  # the machine boots
+    while not any(" -append " in line for line in vimto.processes()):  # the machine boots
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
