@@ -75,6 +75,16 @@ def test_what_c_libraries_alone_are_used_by(builds: Builds) -> None:
     check_kept(builds)
 
 
+@pytest.mark.slow  # the standard library may have to be compiled
+def test_the_race_detector(builds: Builds) -> None:
+    need("gcc")
+    builds.environ["CGO_ENABLED"] = "1"
+    builds.write("p/p_test.go", NET)
+    check_kept(builds, "-race")
+    builds.write("p/p.go", C)
+    check_not_kept(builds, "-race")
+
+
 def test_what_is_linked_externally(builds: Builds) -> None:
     need("gcc")
     builds.environ["CGO_ENABLED"] = "1"

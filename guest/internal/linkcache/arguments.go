@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 )
 
@@ -18,6 +19,8 @@ type link struct {
 	shape      []string // all that shapes the output but for files and the build ID, in order
 	external   string   // -extld
 	externalAt int      // its place in command, with or without the name
+	race       bool     // -race
+	library    string   // what the C compiler calls its own library, for `-race`
 }
 
 // What a link that is kept may be told, by switches and by flags with a value. All else is rare, or makes the
@@ -33,6 +36,7 @@ const (
 	configFlag   = "importcfg"
 	idFlag       = "buildid"
 	externalFlag = "extld"
+	raceFlag     = "race"
 )
 
 // parse understands the command line of a link that may be kept, by package flag's rules.
@@ -46,6 +50,7 @@ func parse(command []string) (link, bool) {
 		name, value, given := strings.Cut(strings.TrimPrefix(command[at][1:], "-"), "=")
 		if contains(switches, name) {
 			l.shape = append(l.shape, command[at])
+			l.race = l.race || name == raceFlag
 			continue
 		}
 		if !given {
@@ -159,6 +164,13 @@ func (l link) key() (string, error) {
 	for _, word := range l.shape {
 		add(word)
 	}
+	if l.library != "" {
+		text, err := os.ReadFile(l.library)
+		if err != nil {
+			return "", err
+		}
+		add(string(text))
+	}
 	return fmt.Sprintf("%s-%x", l.action(), h.Sum(nil)), nil
 }
 
@@ -182,6 +194,42 @@ func head(program string) (string, error) {
 	return string(text[:n]), err
 }
 
+// findLibrary asks the C compiler for its own library, in which the linker looks for what the race detector, which
+// is C++, needs. It asks by itself otherwise, as here, and reads a file that go knows nothing of: source: loadlib
+// in cmd/link/internal/ld/lib.go of Go 1.26. False where it would ask in another way.
+func (l *link) findLibrary() bool {
+	if !l.race {
+		return true
+	}
+	command, err := splitWords(l.external)
+	if err != nil {
+		return false
+	}
+	switch architecture := os.Getenv("GOARCH"); {
+	case architecture == "amd64", architecture == "" && runtime.GOARCH == "amd64":
+		command = append(command, "-m64")
+	case architecture == "arm64", architecture == "" && runtime.GOARCH == "arm64":
+	default:
+		return false
+	}
+	answer, ok := start(append(command, "--print-libgcc-file-name"), os.Environ(), false)
+	l.library = strings.TrimSpace(string(answer))
+	return ok && filepath.IsAbs(l.library)
+}
+
+// splitWords splits text as the go command does.
+func splitWords(text string) ([]string, error) {
+	var words []string
+	for strings.TrimLeft(text, " \t\n\r") != "" {
+		word, rest, ok := cutWord(text)
+		if !ok {
+			return nil, fmt.Errorf("%q cannot be split", text)
+		}
+		words, text = append(words, word), rest
+	}
+	return words, nil
+}
+
 // withExternal returns the command with program in the place of the external linker, and that one's name. Further
 // words of `-extld` stay.
 func (l link) withExternal(program string) (command []string, external string, ok bool) {
@@ -193,6 +241,9 @@ func (l link) withExternal(program string) (command []string, external string, o
 	command = append(command, l.command...)
 	prefix := strings.TrimSuffix(command[l.externalAt], l.external)
 	command[l.externalAt] = prefix + quoted + rest
+	if l.library != "" { // before all, among the flags
+		command = append([]string{command[0], "-libgcc=" + l.library}, command[1:]...)
+	}
 	return command, external, ok
 }
 

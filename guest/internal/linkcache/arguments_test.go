@@ -171,3 +171,42 @@ func TestWordsAreNotRunTogether(t *testing.T) {
 		seen[key] = true
 	}
 }
+
+func TestTheCompilersLibrary(t *testing.T) {
+	dir := t.TempDir()
+	library, compiler := filepath.Join(dir, "libgcc.a"), filepath.Join(dir, "cc")
+	script := "#!/bin/sh\necho said >&2\n[ \"$*\" = \"-x y$MACHINE --print-libgcc-file-name\" ] && echo " + library + "\n"
+	for path, text := range map[string]string{library: "one", compiler: script, filepath.Join(dir, "link"): "x"} {
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keys := map[string]bool{}
+	key := func(architecture, machine string) bool {
+		t.Setenv("GOARCH", architecture)
+		t.Setenv("MACHINE", machine)
+		l := link{command: []string{filepath.Join(dir, "link"), "a"}, id: goID, external: compiler + " '-x' y", race: true}
+		if !l.findLibrary() {
+			return false
+		}
+		key, err := l.key()
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys[key] = true
+		l.externalAt = 1
+		if command, _, _ := l.withExternal("P"); command[1] != "-libgcc="+library {
+			t.Error(command)
+		}
+		return true
+	}
+	if !key("amd64", " -m64") || !key("arm64", "") || key("amd64", " -m32") || key("s390x", " -m64") {
+		t.Error("which compilers are asked, and how")
+	}
+	if err := os.WriteFile(library, []byte("two"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if !key("arm64", "") || len(keys) != 3 {
+		t.Error("what is in the library makes no difference")
+	}
+}

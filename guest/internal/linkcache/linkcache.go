@@ -96,6 +96,9 @@ func find(program string) (string, error) {
 
 // keep makes the output of the link, from directory or by linking; false where the caller has to link.
 func (l link) keep(directory string) bool {
+	if !l.findLibrary() {
+		return false
+	}
 	key, err := l.key()
 	if err != nil {
 		return false
@@ -131,6 +134,11 @@ func (l link) watch(aside string) ([]byte, bool) {
 	if !ok {
 		return nil, false
 	}
+	return start(command, append(os.Environ(), asideVariable+"="+aside, externalVariable+"="+external), true)
+}
+
+// start runs a command and returns what it wrote, to stderr too or not, and whether it succeeded.
+func start(command, environ []string, stderr bool) ([]byte, bool) {
 	path, err := find(command[0])
 	if err != nil {
 		return nil, false
@@ -140,10 +148,14 @@ func (l link) watch(aside string) ([]byte, bool) {
 		return nil, false
 	}
 	defer reading.Close()
-	runtime.LockOSThread() // the linker is killed when the thread that started it ends
+	files := []uintptr{0, writing.Fd(), 2}
+	if stderr {
+		files[2] = files[1]
+	}
+	runtime.LockOSThread() // the command is killed when the thread that started it ends
 	pid, err := syscall.ForkExec(path, command, &syscall.ProcAttr{
-		Env:   append(os.Environ(), asideVariable+"="+aside, externalVariable+"="+external),
-		Files: []uintptr{0, writing.Fd(), writing.Fd()},
+		Env:   environ,
+		Files: files,
 		Sys:   &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
 	writing.Close()
