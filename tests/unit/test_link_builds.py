@@ -104,8 +104,12 @@ def test_what_the_user_names(builds: Builds) -> None:
     check_not_kept(builds, "-ldflags=-v=0 -dumpdep=false")
 
 
-def test_nothing_is_compiled_twice(builds: Builds) -> None:
+@pytest.mark.parametrize("other", ["package p\n", C])
+def test_nothing_is_compiled_twice(builds: Builds, other: str) -> None:
+    need("gcc")
+    builds.environ["CGO_ENABLED"] = "1"
     builds.write("p/p_test.go", PLAIN)
+    builds.write("p/other.go", other)
     builds.write(
         "p/p.go", f"package p\n\nconst Unique = {os.urandom(8).hex()!r}\n".replace("'", '"')
     )
