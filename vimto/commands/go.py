@@ -42,7 +42,8 @@ class SharedPlan(NamedTuple):
         """Return the command line of the shim that runs `words`, or what go adds."""
         python = os.path.realpath(sys.executable)
         script = os.path.abspath(shim.__file__)
-        pid = str(os.getpid())
+        # By the name that shims see: /proc may be that of a process namespace above ours.
+        pid = os.readlink("/proc/self")
         qemu = "" if words else self.qemu
         place = [pid, str(self.plan), str(self.lifeline), qemu]
         return [python, "-I", "-S", script, *place, *words]

@@ -101,13 +101,10 @@ def check_settings(config: Config) -> KernelReference | None:
 
 def _check_proc(proc: str = "/proc") -> None:
     """Raise `ConfigError` where /proc does not show us: by its names descriptors are given."""
-    try:
-        seen = os.readlink(f"{proc}/self")
-    except OSError:
-        seen = ""
-    if seen != str(os.getpid()):
+    if not os.path.isdir(f"{proc}/self/fd"):
         raise ConfigError(
-            f"`{proc}` is that of another process namespace" if seen else f"there is no `{proc}`",
+            f"`{proc}` does not show this process:"
+            " it is not mounted, or is that of another process namespace",
             hint="`mount -t proc proc /proc` mounts it, and so does `unshare --mount-proc`",
         )
 
