@@ -65,8 +65,8 @@ def prune_items(
 ) -> Iterator[Item]:
     """Remove what was used last before `before`, then the longest unused.
 
-    Until what is left takes no more than `limits` allow; but never what is in use, or was used at
-    `since` or later. Yields what was removed.
+    Until what is left takes no more than `limits` allow; but never what is in use or, links apart,
+    was used at `since` or later. Yields what was removed.
     """
     sweep(cache)
     for snapshot in snapshots.prune_snapshots(
@@ -74,7 +74,7 @@ def prune_items(
     ):
         yield _snapshot_item(cache, snapshot)
     links = os.fspath(cache / "links")
-    yield from _links(cache, prune_links(links, limits.links, before=before, since=since))
+    yield from _links(cache, prune_links(links, limits.links, before=before))
     items = list_items(cache)
     total = sum(item.size for item in items)
     for item in reversed(items):

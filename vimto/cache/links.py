@@ -7,7 +7,6 @@ it, without a lock: one that is removed meanwhile is copied to its end. Its time
 use.
 """
 
-import math
 import os
 from contextlib import suppress
 from typing import NamedTuple
@@ -40,20 +39,18 @@ def links_size(links: str) -> int:
     return sum(link.size for link in list_links(links))
 
 
-def prune_links(
-    links: str, limit: int, *, before: float = 0.0, since: float = math.inf
-) -> list[Link]:
+def prune_links(links: str, limit: int, *, before: float = 0.0) -> list[Link]:
     """Remove what was used last before `before`, then the longest unused.
 
-    Until what is left takes at most `limit` bytes; but never what was used at `since` or later.
-    What killed linkers left goes as well. Returns what was removed.
+    Until what is left takes at most `limit` bytes; a run may have made more, and what it loses is
+    linked again. What killed linkers left goes as well. Returns what was removed.
     """
     entry.sweep(links)
     found = list_links(links)
     total = sum(link.size for link in found)
     removed = []
     for link in reversed(found):
-        old = link.used < before or (total > limit and link.used < since)
+        old = link.used < before or total > limit
         if old and entry.remove(os.path.join(links, link.name)):
             total -= link.size
             removed.append(link)

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator, Sequence
 
 from vimto import console, quoting
@@ -31,7 +30,6 @@ def kept_links(config: Config, env: GoEnv, flags: Sequence[GoFlag]) -> Iterator[
         yield []
         return
     links = os.fspath(config.cache_dir / "links")
-    started = time.time() - 0.1  # files have the time of the clock's last tick
     with contextlib.ExitStack() as stack:
         try:
             program = _find_program(config, env, stack)
@@ -44,7 +42,7 @@ def kept_links(config: Config, env: GoEnv, flags: Sequence[GoFlag]) -> Iterator[
         yield found
         if found:
             with contextlib.suppress(OSError, CacheError):
-                prune_links(links, min(config.link_limit, config.cache_limit), since=started)
+                prune_links(links, min(config.link_limit, config.cache_limit))
 
 
 def _find_program(config: Config, env: GoEnv, stack: contextlib.ExitStack) -> str:
