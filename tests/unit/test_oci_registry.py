@@ -28,3 +28,14 @@ def test_nothing_private_of_oras_is_used(path: str) -> None:
     tree = ast.parse((ROOT / path).read_text())
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert {name for name in used & theirs if name.startswith("_")} == set()
+
+
+@pytest.mark.parametrize(("insecure", "kept"), [((), True), (("ghcr.io",), False)])
+def test_githubs_token_is_not_for_plain_http(
+    insecure: tuple[str, ...], kept: bool, tmp_path: Path
+) -> None:
+    reference = parse_image("ghcr.io/x/y:1")
+    assert isinstance(reference, RegistryReference)
+    environ = {"HOME": str(tmp_path), "GITHUB_TOKEN": "secret"}
+    with Registry(reference, insecure=insecure, environ=environ) as registry:
+        assert (registry.credentials is not None) == kept

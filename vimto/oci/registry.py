@@ -5,7 +5,6 @@ Pulling is ours: oras 0.2.43 has no time limits, retries for 131 s in silence, a
 digest. Its `do_request` is where a provider may differ, and all else of it goes through that.
 """
 
-import hashlib
 import logging
 import os
 import threading
@@ -24,6 +23,7 @@ from vimto import console
 from vimto.errors import ImageError
 from vimto.kernel.reference import RegistryReference
 from vimto.oci.credentials import GITHUB_REGISTRY, Credentials, find_credentials
+from vimto.oci.download import Download
 from vimto.oci.manifest import ACCEPT, MANIFEST_LIMIT, Descriptor, digest_of, parse_json
 from vimto.oci.session import (
     BROKEN,
@@ -32,6 +32,7 @@ from vimto.oci.session import (
     Session,
     find_certificates,
     is_final,
+    is_loopback,
     is_plain_http_allowed,
     read_some,
     show_reason,
@@ -40,7 +41,6 @@ from vimto.oci.session import (
 from vimto.waiting import interruptible
 
 _RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
-_PIECE = 1 << 20
 _TOKEN_LIMIT = 1 << 20
 _CLIENT = "vimto"
 # A pause that somebody at a terminal wonders about, in seconds.
@@ -64,10 +64,13 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         environ = os.environ if environ is None else environ
         logging.getLogger("oras.logger").setLevel(logging.CRITICAL)
         plain = is_plain_http_allowed(reference.api_host, insecure)
+        loopback = is_loopback(reference.api_host)
         super().__init__(hostname=reference.api_host, insecure=plain)
         self.reference = reference
         self.patience = patience or Patience()
         self.credentials = find_credentials(reference, environ)
+        if plain and not loopback and self.credentials and self.credentials.guess:
+            self.credentials = None  # nobody has said that it may be seen on the way
         self.session = Session(insecure, self.patience)
         self.session.verify = find_certificates(environ)
         self.auth = _Auth(self)
@@ -211,7 +214,7 @@ class Registry(oras.provider.Registry):  # type: ignore[misc]
         """
         unfinished = into.with_name(into.name + ".partial")
         with open(unfinished, "a+b") as file:
-            _Download(self, blob, file, progress).run()
+            Download(self, blob, file, progress).run()
         unfinished.rename(into)
         return into
 
@@ -316,98 +319,6 @@ class MissingError(ImageError):
 
 class _DeniedError(Exception):
     """The registry wants credentials, and we have none that it takes."""
-
-
-class _Download:
-    """One blob on its way to a file. State: `have` bytes are in the file and in the hash."""
-
-    def __init__(
-        self, registry: Registry, blob: Descriptor, file: Any, progress: Callable[[int], None]
-    ) -> None:
-        self._registry = registry
-        self._blob = blob
-        self._file = file
-        self._progress = progress
-        self._hash = hashlib.sha256()
-        self._have = 0
-        self._what = f"the blob {blob.digest[:19]}…"
-
-    def run(self) -> None:
-        """Fetch what is missing, and verify all."""
-        self._recover()
-        resumed = self._have > 0
-        failures, mark = 0, self._have
-        while self._have < self._blob.size:
-            try:
-                self._continue()
-            except BROKEN as exc:
-                if self._have - mark >= _PIECE:
-                    failures, mark = 0, self._have
-                failures += 1
-                if failures >= self._registry.patience.attempts:
-                    raise ImageError(f"{self._what} cannot be fetched: {show_reason(exc)}") from exc
-                resumed = True
-                self._registry.pause(f"{self._what}: {show_reason(exc)}", failures)
-        if f"sha256:{self._hash.hexdigest()}" == self._blob.digest:
-            return
-        if not resumed:
-            raise ImageError(f"{self._what} is damaged: its content is not {self._blob.digest}")
-        self._restart()  # what was there may have been another's; once more, from the beginning
-        self._fetch_whole()
-
-    def _fetch_whole(self) -> None:
-        try:
-            while self._have < self._blob.size:
-                self._continue()
-        except BROKEN as exc:
-            raise ImageError(f"{self._what} cannot be fetched: {show_reason(exc)}") from exc
-        if f"sha256:{self._hash.hexdigest()}" != self._blob.digest:
-            raise ImageError(f"{self._what} is damaged: its content is not {self._blob.digest}")
-
-    def _recover(self) -> None:
-        self._file.seek(0)
-        while piece := self._file.read(_PIECE):
-            self._take(piece)
-        if self._have > self._blob.size:
-            self._restart()
-
-    def _take(self, piece: bytes) -> None:
-        self._hash.update(piece)
-        self._have += len(piece)
-        self._progress(len(piece))
-
-    def _restart(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-        self._progress(-self._have)
-        self._hash, self._have = hashlib.sha256(), 0
-
-    def _continue(self) -> None:
-        response = self._registry.get_blob_at(self._blob.digest, self._have)
-        with response:
-            if self._have and response.status_code in (200, 416):
-                self._restart()  # the server knows no ranges
-                if response.status_code == 416:
-                    return
-            elif response.status_code == 206:
-                start = response.headers.get("Content-Range", "").partition("-")[0]
-                if start != f"bytes {self._have}":
-                    raise ImageError(f"{self._what}: the registry sent another part than asked for")
-            self._registry.check(response, self._what)
-            pace = Pace(self._registry.patience)
-            while piece := read_some(response, _PIECE):
-                if self._registry.stop.is_set():  # the file may be another vimto's any moment
-                    raise ImageError("the pull was given up")
-                if self._have + len(piece) > self._blob.size:
-                    raise ImageError(f"{self._what} is longer than its {self._blob.size} bytes")
-                try:
-                    self._file.write(piece)
-                except OSError as exc:
-                    raise ImageError(f"{self._what} cannot be stored: {exc.strerror}") from exc
-                self._take(piece)
-                pace.count(len(piece))
-            if self._have < self._blob.size:
-                raise requests.ConnectionError("the connection ended too early")
 
 
 class _Auth(oras.auth.TokenAuth):  # type: ignore[misc]
