@@ -13,6 +13,7 @@ from vimto.config import load_config
 from vimto.errors import ImageError
 from vimto.oci.manifest import host_platform
 from vimto.plan import lock
+from vimto.plan.identity import identify_kernel
 from vimto.plan.kernels import locate_kernel, wanted_kernel
 from vimto.settings import parse_flags
 
@@ -61,6 +62,9 @@ def test_a_tag_that_moves_on(
     assert hurt.seen("/blobs/") == []  # nothing is pulled
     written = (place / ".vimto.lock").read_text()
     push(registry, "lock/moving", "1", NEW)
+    config = load_config({}, os.environ, os.getcwd())
+    wanted = wanted_kernel(config)
+    assert wanted and identify_kernel(wanted, config) == OLD.digest  # what a CI's cache is keyed by
     assert located() == ["old"]
     capfd.readouterr()
     # From now on nobody is asked, however old what is known of the tag.

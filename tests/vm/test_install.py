@@ -73,18 +73,20 @@ def test_pip(release: Path, vimto: Vimto, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_pipx(release: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [".whl", ".tar.gz"])
+def test_pipx(kind: str, release: Path, tmp_path: Path) -> None:
     homes = {"PIPX_HOME": tmp_path / "home", "PIPX_BIN_DIR": tmp_path / "bin"}
     homes["PIPX_MAN_DIR"] = tmp_path / "man"
-    words = ("install", "--python", sys.executable, the(release, ".whl"))
+    words = ("install", "--python", sys.executable, the(release, kind))
     run(tool("pipx"), *words, **homes)
     check(tmp_path / "home/venvs/vimto", tmp_path / "bin/vimto")
     assert (tmp_path / "man/man1/vimto.1").exists()
 
 
 @pytest.mark.timeout(600)
-def test_uv(release: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [".whl", ".tar.gz"])
+def test_uv(kind: str, release: Path, tmp_path: Path) -> None:
     homes = {"UV_TOOL_DIR": tmp_path / "home", "UV_TOOL_BIN_DIR": tmp_path / "bin"}
-    words = ("tool", "install", "--python", sys.executable, the(release, ".tar.gz"))
+    words = ("tool", "install", "--python", sys.executable, the(release, kind))
     run(tool("uv"), *words, **homes)
     check(tmp_path / "home/vimto", tmp_path / "bin/vimto")
