@@ -15,9 +15,11 @@ from vimto.config import Config, load_config
 from vimto.errors import ConfigError, KernelError, UsageError
 from vimto.kernel import apt
 from vimto.kernel.packages import UnpackedPackage
+from vimto.kernel.reference import AptKernel, PinnedPackage
 from vimto.plan import identity
 from vimto.qemu import probe
 from vimto.qemu.probe import Obstacle
+from vimto.settings import SETTINGS
 
 QEMU = "echo QEMU emulator version 7.2.22"
 LISTED = UnpackedPackage(Path("/c/apt/linux-image-6.6_6.6-1_amd64"), "linux-image-6.6", "6.6-1")
@@ -117,7 +119,7 @@ def test_under_kvm_no_snapshots_are_kept(
 
 
 def test_what_is_kept_are_entries_alone(tmp_path: Path) -> None:
-    """Not what one host or commit alone needs, nor apt's lists, nor what a tag meant then."""
+    """Not what is true on one host only, nor apt's lists, nor what a tag meant some time ago."""
     for name in (
         *("agent/amd64-1-2", "vmlinux/1", "initramfs/2", "snapshots/3/ram", "modules/4/x"),
         *("apt/linux-image-6.1_6.1-1_amd64/boot/vmlinuz", "apt/linux-image-6.1-dbg_6.1_amd64/v"),
@@ -134,7 +136,7 @@ def test_what_is_kept_are_entries_alone(tmp_path: Path) -> None:
         for path in tmp_path.glob(str(Path(pattern).relative_to(tmp_path)))
     }
     assert kept == {
-        *(set(KINDS) - {"apt", "apt/state", "images", "links"}),
+        *(set(KINDS) - {"apt", "apt/state", "images"}),
         *("apt/linux-image-6.1_6.1-1_amd64", "apt/linux-image-6.1-dbg_6.1_amd64"),
         f"images/{'0a' * 32}",
     }
@@ -376,6 +378,23 @@ def test_the_key_changes_with_what_counts(
     assert kept_of(first, keys_of(config, told)) == 1
 
 
+def test_a_lock_is_believed_and_its_renewal_changes_the_end_of_the_key(
+    config: Config, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apt, "look_up_package", None)  # nobody is asked
+    keys = []
+    for version in ("6.6-1", "6.6-2", "6.6-2"):
+        pin = PinnedPackage("linux-image-6.6", version, "amd64", "0" * 64)
+        locked = AptKernel("linux-image-amd64", pinned=(pin,))
+        monkeypatch.setattr(setup_ci, "wanted_kernel", lambda _, locked=locked: locked)
+        keys.append(keys_of(config, told))
+    assert kept_of(keys[0], keys[1]) == 2 and keys[1] == keys[2]
+
+
+def test_each_setting_that_does_not_count_is_one() -> None:
+    assert set(setup_ci._ELSEWHERE.split()) <= {row.key for row in SETTINGS}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -440,7 +459,4 @@ def test_an_archive_that_does_not_answer(
     monkeypatch.setattr(
         identity, "find_package", lambda *_args, fresh=1.0, **_: LISTED if fresh > 1e9 else None
     )
-    assert (
-        identity.identify_kernel(identity.AptKernel("linux-image-amd64"), config)
-        == LISTED.directory.name
-    )
+    assert identity.identify_kernel(AptKernel("linux-image-amd64"), config) == LISTED.directory.name

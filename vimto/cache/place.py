@@ -29,9 +29,8 @@ KINDS = (
     "vmlinux",
 )
 # What of a directory is the same on every host, as a pattern of the shell's; all, where it is not
-# named. Not apt's lists, which are large and soon stale; nor what a name was found to mean when;
-# nor links, of which the next commit needs others.
-_TRAVELS = {"apt": "apt/*_*", "images": "images/[0-9a-f]*", "apt/state": "", "links": ""}
+# named. Not apt's lists, which are large and soon stale; nor what a name was found to mean when.
+_TRAVELS = {"apt": "apt/*_*", "images": "images/[0-9a-f]*", "apt/state": ""}
 # Directories of files that are read without a lock; entries are looked at when they are held.
 _INNER = ("apt/index", "images/tags")
 # What the owner of a file is shown as who has no number in this user namespace.

@@ -21,9 +21,10 @@ from vimto.commands.catalog import usage
 from vimto.commands.kernel import name_kernel
 from vimto.config import Config, find_repository
 from vimto.errors import AgentError, CommandError, ConfigError, QemuError, UsageError
+from vimto.kernel.reference import KernelReference
 from vimto.plan.agent import name_agent
 from vimto.plan.identity import identify_kernel
-from vimto.plan.kernels import choose_kernel, wanted_kernel
+from vimto.plan.kernels import choose_kernel, named_kernel, wanted_kernel
 from vimto.plan.shares import Share, refuse_cache
 from vimto.process import proc
 from vimto.process.spawn import which
@@ -41,8 +42,8 @@ _RULE = 'KERNEL=="kvm", MODE="0666", OPTIONS+="static_node=kvm"\n'
 # Settings that no entry of the cache depends on; the kernel's name counts as what it refers to.
 _ELSEWHERE = """
 kernel user sudo setup teardown share sysctl accel qemu boot_timeout timeout stop_timeout verbose
-cache_dir cache_limit snapshot_limit pull pull_fresh image_limit insecure_registry forward gdb
-vmlinux
+cache_dir cache_limit snapshot_limit link_limit pull pull_fresh image_limit insecure_registry
+forward gdb vmlinux
 """
 
 
@@ -66,9 +67,9 @@ def run(config: Config, argv: list[str]) -> int:
         if word.startswith("-"):
             raise UsageError(f"`vimto setup-ci` does not know `{word}`", hint=usage("setup-ci"))
     configs = [name_kernel(config, name) for name in names] or [config]
-    wanted = [wanted_kernel(each) for each in configs]
-    # `HostKernel()` is falsy.
-    references = [choose_kernel() if each is None else each for each in wanted]
+    references = [_or_chosen(wanted_kernel(each)) for each in configs]
+    # Without what a lock makes of it: one that is renewed leaves the beginning of the key as it is.
+    named = [_or_chosen(named_kernel(each)) for each in configs]
     repository = find_repository(os.getcwd())
     refuse_cache([Share(repository)] if repository else [], str(config.cache_dir))
     qemu = provide_qemu(config, apply=apply)
@@ -81,7 +82,7 @@ def run(config: Config, argv: list[str]) -> int:
     ]
     snapshots = config.snapshot and accelerator.emulated
     keys = name_cache(
-        asked=[*shaping(config), *map(str, references)],
+        asked=[*shaping(config), *map(str, named)],
         host=describe_host(config, qemu, accelerator, snapshots=snapshots),
         kernels=identities,
         accelerator=accelerator.name,
@@ -97,6 +98,10 @@ def run(config: Config, argv: list[str]) -> int:
         ]
     )
     return 0
+
+
+def _or_chosen(reference: KernelReference | None) -> KernelReference:
+    return choose_kernel() if reference is None else reference  # `HostKernel()` is falsy
 
 
 def provide_qemu(config: Config, *, apply: bool) -> probe.QemuBinary | None:

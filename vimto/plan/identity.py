@@ -13,7 +13,7 @@ from vimto import console
 from vimto.cache.digest import Table
 from vimto.config import Config
 from vimto.errors import ImageError, KernelError
-from vimto.kernel.packages import find_package
+from vimto.kernel.packages import directory_name, find_package
 from vimto.kernel.reference import (
     AptKernel,
     DirectoryKernel,
@@ -28,7 +28,8 @@ from vimto.kernel.reference import (
 def identify_kernel(reference: KernelReference, config: Config) -> str:
     """Return what distinguishes the kernel that `reference` means now from all others.
 
-    That is an image's digest, a package's version, or the digest of a file. Where nobody can be
+    That is an image's digest, a package's version, or the digest of a file. Nobody is asked about
+    packages that a lock names, nor about what is in the cache and fresh. Where nobody can be
     asked it is what was known before, else the reference, with a warning. Raises `KernelError` for
     a kernel on this host that cannot be read.
     """
@@ -63,6 +64,9 @@ def _digest_of(place: Path, config: Config) -> str:
 
 
 def _ask_archive(reference: AptKernel, config: Config) -> str:
+    if reference.pinned:
+        image = reference.pinned[0]
+        return directory_name(image.name, image.version, image.architecture)
     package = find_package(reference, cache=config.cache_dir)
     if package is None:
         from vimto.kernel import apt
