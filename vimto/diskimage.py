@@ -1,5 +1,6 @@
 """Images of disks: what such a file is, and what is done with it."""
 
+import os
 import struct
 from typing import NamedTuple
 
@@ -30,7 +31,12 @@ def read_image(path: str) -> Image:
     of the host the next machine sees.
     """
     with open(path, "rb") as file:
-        head = file.read(_FEATURES_AT + _FEATURES.size)
+        return recognise_image(file.fileno())
+
+
+def recognise_image(fd: int) -> Image:
+    """Return what the open file `fd` is; raises `OSError`."""
+    head = os.pread(fd, _FEATURES_AT + _FEATURES.size, 0)
     if head[:4] != _MAGIC or len(head) < _QCOW2.size:
         return Image("raw")
     _, version, backing, _ = _QCOW2.unpack_from(head)

@@ -97,7 +97,7 @@ def parse_devices(value: object) -> tuple[str, ...]:
 def parse_cpu(value: object) -> str:
     """Take what QEMU's `-cpu` takes."""
     text = parse_text(value)
-    if not text or text[0] in "-," or any(letter.isspace() for letter in text):
+    if not text.strip() or text[0] in "-,":
         raise ValueError("is not the model of a processor, as in `max` or `qemu64,+avx2`")
     _refuse_questions(_PART.findall(text), "-cpu")
     return text

@@ -193,6 +193,19 @@ def test_an_image_is_looked_at_again(image: Path) -> None:
     with pytest.raises(VimtoError, match="stood alone"):
         hold_images([chosen])
     hold_images([chosen._replace(alone=False)]).close()
-    image.unlink()
+    image.rename(f"{image}2")
     with pytest.raises(VimtoError, match="cannot be a disk"):
         hold_images([chosen])
+    image.symlink_to("/etc/hostname")
+    with pytest.raises(VimtoError, match="cannot be a disk"):
+        hold_images([chosen])
+
+
+def test_qemu_is_given_the_very_file_that_was_looked_at(image: Path) -> None:
+    held = hold_images([Drive(size=512), drive(image), drive(image, alone=False)])
+    assert [fd < 0 for fd in held.fds] == [True, False, True]
+    assert os.path.samestat(os.fstat(held.fds[1]), os.stat(image))
+    words = arguments([drive(image).option("d", held.fds[1])])[1]
+    assert f"file.filename=/dev/fd/{held.fds[1]}" in words
+    held.close()
+    held.close()

@@ -150,6 +150,19 @@ def test_a_plan_is_read_as_it_was_written() -> None:
     assert load_plan(plan.dump()) == plan
 
 
+def test_qemu_loads_ahead_where_that_is_of_use() -> None:
+    def ahead(options: list[Option | Flag], key: str = "k", **more: Any) -> bool:
+        plan = PLAN._replace(shapes=[Shape(["root"], options, key)], **more)
+        return bool(plan.may_load_ahead)
+
+    assert ahead([Option("m", "1G")])
+    assert not ahead([Option("m", "1G")], key="")
+    assert not ahead([Option("m", "1G"), Flag("cpu", "qemu64")])
+    assert not ahead([Option("m", "1G")], cards=["user"])
+    assert ahead([Option("m", "1G")], drives=[Drive(size=512)])
+    assert not ahead([Option("m", "1G")], drives=[Drive(path="/a", format="raw")])
+
+
 def test_no_two_machines_are_told_the_same_of_the_moment() -> None:
     # They all begin with one snapshot's random state, clock and name.
     one, other = describe_host(), describe_host()

@@ -36,7 +36,7 @@ def test_a_card_is_a_device_and_what_is_behind_it() -> None:
         (verbatim.parse_devices, "-x", "does not begin with the name of a device"),
         (verbatim.parse_cpu, "", "is not the model of a processor"),
         (verbatim.parse_cpu, "-x", "is not the model of a processor"),
-        (verbatim.parse_cpu, "max, -avx", "is not the model of a processor"),
+        (verbatim.parse_cpu, " ", "is not the model of a processor"),
         (verbatim.parse_cpu, "help", "-cpu help"),
         (verbatim.parse_qemu_args, "image", "holds `image`, which follows none of QEMU's options"),
         (verbatim.parse_qemu_args, "-object a b", "holds `b`, which follows none"),
@@ -62,7 +62,8 @@ def test_what_is_passed_on() -> None:
     assert verbatim.parse_qemu_args(["", "-global x=-1"]) == ((), ("-global", "x=-1"))
     assert verbatim.parse_devices('{"driver":"edu"}') == ('{"driver":"edu"}',)
     assert verbatim.parse_devices(["", "virtio-balloon-pci"]) == ("", "virtio-balloon-pci")
-    assert verbatim.parse_cpu("qemu64,+avx2") == "qemu64,+avx2"
+    for model in ("qemu64,+avx2", "max,model-id=A processor"):
+        assert verbatim.parse_cpu(model) == model
 
 
 def test_contents_of_disks_that_only_qemu_knows_of() -> None:

@@ -125,7 +125,7 @@ def share_plan(plan: Plan) -> Iterator[SharedPlan]:
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
         os.write(memory, plan.dump())
-        yield SharedPlan(memory, reading, plan.qemu if plan.shapes[0].key else "")
+        yield SharedPlan(memory, reading, plan.qemu if plan.may_load_ahead else "")
     finally:
         for fd in (memory, reading, writing):
             os.close(fd)

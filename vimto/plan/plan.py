@@ -125,6 +125,18 @@ class Plan(NamedTuple):
                 return shape
         raise too_many(shares, self.shapes[-1].shares)
 
+    @property
+    def may_load_ahead(self) -> bool:
+        """Whether QEMU may load before it knows its machine: see `vimto.qemu.process`.
+
+        That takes one which is restored, inherits no descriptors, and of which all can be told by a
+        configuration file.
+        """
+        smallest = self.shapes[0]
+        told = all(isinstance(option, Option) for option in smallest.options)
+        images = any(drive.path for drive in self.drives)
+        return bool(smallest.key) and told and not (self.cards or images)
+
     def dump(self) -> bytes:
         """Return the plan as `load_plan` reads it."""
         value = {"version": __version__, **self._asdict()}

@@ -56,14 +56,15 @@ class Drive(NamedTuple):
     mode: str = SCRATCH
     alone: bool = True
 
-    def option(self, name: str) -> Option:
-        """Return the drive behind the disk `name`.
+    def option(self, name: str, fd: int = -1) -> Option:
+        """Return the drive behind the disk `name`; QEMU inherits its image as `fd`, unless -1.
 
         A layer for what is written is a file of QEMU's, which has no name from the start.
         """
         values = {"if": "none"}
         if self.path:
-            values |= {"driver": self.format, "file.driver": "file", "file.filename": self.path}
+            path = self.path if fd < 0 else f"/dev/fd/{fd}"
+            values |= {"driver": self.format, "file.driver": "file", "file.filename": path}
         else:
             values |= {"driver": "null-co", "size": str(self.size), "read-zeroes": "on"}
         if self.mode == READ_ONLY:

@@ -11,7 +11,8 @@ import os
 import struct
 from collections.abc import Iterable
 
-from vimto.diskimage import WRITTEN, Image, read_image
+from vimto.beneath import open_directory, open_file
+from vimto.diskimage import WRITTEN, Image, recognise_image
 from vimto.errors import VimtoError
 from vimto.qemu.backends import Drive
 
@@ -23,20 +24,25 @@ _FLOCK = struct.Struct("hhqqi4x")
 
 
 class HeldImages:
-    """Locked descriptors of images, for as long as a machine may use them; `close` lets go."""
+    """Locked descriptors of images, for as long as a machine may use them; `close` lets go.
+
+    `fds` has one for each disk that QEMU is to open by it, -1 for those that it opens by name.
+    """
 
     def __init__(self) -> None:
-        self._fds: list[int] = []
+        self.fds: list[int] = []
+        self._held: list[int] = []
 
     def hold(self, drive: Drive) -> None:
         """Lock the image of `drive`, and see that it is what it was taken for.
 
+        The path has no links in it, which a guest that may write there could have put into it.
         Raises `VimtoError` when it is used in a way that does not go with this one.
         """
         try:
-            fd = os.open(drive.path, os.O_RDONLY | os.O_CLOEXEC)
-            self._fds.append(fd)
-            image = read_image(drive.path)
+            fd = _open(drive.path)
+            self._held.append(fd)
+            image = recognise_image(fd)
         except OSError as exc:
             reason = str(exc.strerror).lower()
             raise VimtoError(f"`{drive.path}` cannot be a disk: {reason}") from exc
@@ -47,11 +53,13 @@ class HeldImages:
         busy = _is_locked(fd, _WRITES) or (written and _is_locked(fd, _BEARS_NO_WRITER))
         if busy or not _lock(fd, fcntl.LOCK_EX if written else fcntl.LOCK_SH):
             raise _in_use(drive)
+        # A backing file is found from the image's own name.
+        self.fds.append(fd if drive.alone else -1)
 
     def close(self) -> None:
         """Let go of all. Idempotent."""
-        while self._fds:
-            os.close(self._fds.pop())
+        while self._held:
+            os.close(self._held.pop())
 
 
 def hold_images(drives: Iterable[Drive]) -> HeldImages:
@@ -61,10 +69,20 @@ def hold_images(drives: Iterable[Drive]) -> HeldImages:
         for drive in drives:
             if drive.path:
                 held.hold(drive)
+            else:
+                held.fds.append(-1)
     except BaseException:
         held.close()
         raise
     return held
+
+
+def _open(path: str) -> int:
+    root = open_directory("/")
+    try:
+        return open_file(root, path.lstrip("/"))
+    finally:
+        os.close(root)
 
 
 def _refuse_other_files(drive: Drive, image: Image) -> None:

@@ -7,10 +7,11 @@ start_machine ──> Machine: port (frames), monitor (QMP), console (the kernel
 
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from vimto.cache.snapshots import Snapshot
+from vimto.errors import QemuError
 from vimto.plan.plan import Plan, Shape
 from vimto.qemu.backends import Directory, Ram, accelerator_option, card_flag
 from vimto.qemu.devices import card_name, disk_name
@@ -67,6 +68,11 @@ class Machine:
         """Wait up to `limit` seconds for QEMU to end by itself; say whether it did."""
         return self._qemu.wait(limit)
 
+    def hear(self) -> None:
+        """Take what QEMU has said on its monitor by now."""
+        with suppress(QemuError):
+            self.monitor.read_events()
+
     def read_console(self) -> list[str]:
         """Return the lines of the kernel's log, and of QEMU's own complaints, so far."""
         return self.log.lines()
@@ -105,9 +111,11 @@ def start_machine(plan: Plan, shape: Shape, backing: Backing, extra: Extra, qemu
             behind += [each.option(tag) for tag, each in backing.directories.items()]
         held = hold_images(plan.drives)
         stack.callback(held.close)
-        behind += [drive.option(disk_name(i)) for i, drive in enumerate(plan.drives)]
+        disks = enumerate(zip(plan.drives, held.fds, strict=True))
+        behind += [drive.option(disk_name(index), fd) for index, (drive, fd) in disks]
         behind += [card_flag(card, card_name(i)) for i, card in enumerate(plan.cards)]
-        qemu.become([*shape.options, *behind, *extra.options], extra.descriptors)
+        descriptors = [*extra.descriptors, *(fd for fd in held.fds if fd >= 0)]
+        qemu.become([*shape.options, *behind, *extra.options], descriptors)
         os.set_blocking(qemu.port, False)
         spare = plan.accelerator == "tcg" and threads == THREAD_EACH
         machine = Machine(qemu, claim, held, spare)
@@ -125,7 +133,10 @@ def boot(
 ) -> Machine:
     """Start a machine that boots and will say `ready`."""
     backing = Backing(directories, Ram(shared=bool(plan.virtiofsd)))
-    return start_machine(plan, shape, backing, more.after(*kernel_flags(plan)), take(plan.qemu))
+    extra = more.after(*kernel_flags(plan))
+    machine = start_machine(plan, shape, backing, extra, take(plan.qemu))
+    machine.monitor.open()
+    return machine
 
 
 def restore(
