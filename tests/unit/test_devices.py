@@ -42,7 +42,7 @@ def test_the_whole_command_line(accelerator: str, words: str) -> None:
         "-machine q35,memory-backend=ram,smm=off,vmport=off,sata=off,usb=off"
         " -m 512M -smp 2"
         " -device virtio-serial-pci,max_ports=2"
-        " -device virtserialport,chardev=agent,name=port"
+        " -device virtserialport,id=port,chardev=agent,name=port"
         " -object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-pci,rng=rng"
         " -device virtio-9p-pci,fsdev=root,mount_tag=root,addr=0x10.0,multifunction=on"
         " -device virtio-9p-pci,fsdev=a,mount_tag=a,addr=0x10.1"

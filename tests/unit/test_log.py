@@ -60,3 +60,17 @@ def test_zeros_without_an_end_of_line(fd: int) -> None:
     check_now(found)
     write(fd, "\nKernel panic\n")
     assert found.lines()[-1] == "Kernel panic"
+
+
+def test_news_are_told_once_and_lines_whole(fd: int) -> None:
+    found = Log(fd)
+    assert found.news() == b""
+    write(fd, "reboot: Sys")
+    assert found.news() == b"reboot: Sys"
+    assert found.news() == b""
+    write(fd, "tem halted\n")
+    assert b"reboot: System halted\n" in found.news()
+    write(fd, "x", 1 << 20)
+    assert len(found.news()) == 64 << 10
+    os.ftruncate(fd, 3)
+    assert found.news() == b"reb"

@@ -22,6 +22,10 @@ class Ended:
         self.status = status if ended else None
         self.lines = lines
         self.ended = ended
+        self.monitor = SimpleNamespace(shutdown="", port_closed=False)
+
+    def hear(self) -> None:
+        pass
 
     def wait(self, _limit: float) -> bool:
         return self.ended
@@ -79,6 +83,41 @@ def test_a_limit_of_memory_may_be_why(
     ended = cast(Machine, Ended(["a line"], status=status))
     error = explain(LostMachineError("gone"), ended, cast(Plan, SimpleNamespace(smp=2)))
     assert error.hint.startswith(hint) and bool(error.hint) == bool(hint)
+
+
+@pytest.mark.parametrize(
+    ("shutdown", "closed", "line", "said"),
+    [
+        ("guest-shutdown", True, "[   14.1] reboot: Power down", "powered the machine off"),
+        ("guest-reset", True, "[   14.1] reboot: Restarting system", "rebooted the machine"),
+        ("", True, "[   14.1] reboot: System halted", "halted the machine"),
+        ("guest-reset", True, "[    2.1] Kernel panic - not syncing: x", "another kernel (kexec)"),
+        ("guest-reset", False, "[    2.1] VFS: Unable to mount root fs", "another kernel (kexec)"),
+        ("", False, "[    2.1] kexec_core: Starting new kernel", "another kernel (kexec)"),
+    ],
+)
+def test_what_a_command_does_to_its_machine_is_told(
+    shutdown: str, closed: bool, line: str, said: str
+) -> None:
+    ended = Ended(["a line", line])
+    ended.monitor = SimpleNamespace(shutdown=shutdown, port_closed=closed)
+    plan: Any = SimpleNamespace(smp=2, qemu="/q", has_devices=False)
+    error = explain(LostMachineError("gone"), cast(Machine, ended), plan)
+    assert error.message.startswith("gone: the guest ") and said in error.message
+    assert "one kernel and one boot" in error.hint
+    # Before there is a command it is the guest program, or the kernel, that gives up.
+    booting = explain(BootError("gone"), cast(Machine, ended), plan)
+    assert said not in booting.message
+
+
+def test_a_reset_without_a_word_is_told() -> None:
+    ended = Ended(["a line"])
+    ended.monitor = SimpleNamespace(shutdown="guest-reset", port_closed=False)
+    plan: Any = SimpleNamespace(smp=2, qemu="/q", has_devices=False)
+    error = explain(LostMachineError("gone"), cast(Machine, ended), plan)
+    assert error.message.startswith("gone: it was reset, and its kernel said nothing of it\n")
+    ended.lines.append(PANIC)
+    assert "kernel panic" in explain(LostMachineError("gone"), cast(Machine, ended), plan).message
 
 
 def test_what_qemu_refuses_is_told_in_its_own_words() -> None:

@@ -227,3 +227,21 @@ def test_events_are_told_apart_from_replies() -> None:
     qemu.close()
     assert monitor.read_events() == ["RESUME", ""]
     os.close(monitor.fd)
+
+
+def test_why_qemu_ends_and_who_listens_at_the_port_is_known() -> None:
+    qemu = Qemu(QEMU_7)
+    try:
+        told: list[tuple[str, bool]] = []
+        for event, data in (
+            ("VSERPORT_CHANGE", {"id": "port", "open": True}),
+            ("VSERPORT_CHANGE", {"id": "port", "open": False}),
+            ("SHUTDOWN", {"guest": True, "reason": "guest-reset"}),
+        ):
+            qemu._say({"event": event, "data": data})
+            while event not in qemu.monitor.read_events():
+                pass
+            told.append((qemu.monitor.shutdown, qemu.monitor.port_closed))
+        assert told == [("", False), ("", True), ("guest-reset", True)]
+    finally:
+        qemu.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import builtin_kernel
+from tests.conftest import builtin_kernel, need
 from tests.vm.conftest import STABLE, Module, Vimto, kill_group, unpacked
 
 # A shell says on stderr how its foreground process was ended; so this one is in the background.
@@ -75,9 +75,38 @@ def test_a_machine_that_is_killed_is_lost(vimto: Vimto) -> None:
     assert "not a failure of the test" in errors
 
 
-def test_a_reboot_is_a_lost_machine(vimto: Vimto) -> None:
+# reboot(2) with each of its commands: linux/reboot.h. perl is there wherever dpkg is.
+REBOOT = "syscall(169, 0xfee1dead, 672274793, {}, 0); sleep 1000000"
+# kexec_file_load(2) of the kernel's own image, without an initramfs: it panics soon.
+KEXEC = """
+my ($path) = glob "/boot/vmlinuz-*"; open(my $kernel, "<", $path);
+my $line = "panic=-1 console=ttyS0 quiet";
+syscall(320, fileno $kernel, -1, 1 + length $line, $line, 4) == 0 or die "kexec_file_load: $!";
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (REBOOT.format("0x1234567"), "the guest rebooted the machine"),
+        (REBOOT.format("0x4321fedc"), "the guest powered the machine off"),
+        (REBOOT.format("0xcdef0123"), "the guest halted the machine"),
+        (KEXEC + REBOOT.format("0x45584543"), "the guest started another kernel (kexec)"),
+    ],
+    ids=["reboot", "poweroff", "halt", "kexec"],
+)
+def test_what_a_command_does_to_its_machine_is_told(vimto: Vimto, program: str, said: str) -> None:
+    need("perl")
+    outcome = vimto("-sudo", "exec", "perl", "-e", program).check(125)
+    (error,) = (line for line in outcome.errors.splitlines() if line.startswith("error: "))
+    assert error.endswith(f": {said}")
+    assert "hint: a machine has one kernel and one boot" in outcome.errors
+
+
+def test_a_reset_that_no_kernel_speaks_of_is_a_lost_machine(vimto: Vimto) -> None:
     outcome = vimto.script("echo b > /proc/sysrq-trigger; sleep 100").check(125)
-    assert "the machine ended before the command reported its status" in outcome.errors
+    reason = "the machine ended before the command reported its status: it was reset"
+    assert reason in outcome.errors
 
 
 def test_vimtos_own_limit(vimto: Vimto) -> None:

@@ -108,7 +108,8 @@ class AgentPort(NamedTuple):
     def options(self) -> list[Option]:
         return [
             Option("device", "virtio-serial-pci", {"max_ports": "2"}),
-            Option("device", "virtserialport", {"chardev": "agent", "name": self.name}),
+            # With an identifier, QEMU tells who opens and closes it.
+            Option("device", "virtserialport", {"chardev": "agent", "name": self.name}, id="port"),
         ]
 
     def kernel_args(self) -> list[str]:

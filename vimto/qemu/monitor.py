@@ -37,7 +37,11 @@ class _Asked(NamedTuple):
 
 
 class Monitor:
-    """A QMP connection on the descriptor `fd`, which stays its owner's."""
+    """A QMP connection on the descriptor `fd`, which stays its owner's.
+
+    `shutdown` is why QEMU ends, in its own word, once it has said so; with `port_closed` nobody in
+    the guest has its port open any more, which somebody had. Both are as of the last event read.
+    """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -47,6 +51,8 @@ class Monitor:
         self._loading = False
         self._migration = ""
         self._open = False
+        self.shutdown = ""
+        self.port_closed = False
 
     def open(self) -> None:
         """Let QEMU send events. Idempotent, and done by whatever sends a command."""
@@ -159,8 +165,7 @@ class Monitor:
         line, _, self._buffer = self._buffer.partition(b"\n")
         value = json.loads(line)
         if "event" in value:
-            if value["event"] == "MIGRATION":
-                self._migration = value["data"]["status"]  # which may come before the reply
+            self._hear(value["event"], value.get("data", {}))
             return _Message(event=value["event"])
         if "QMP" in value or not self._asked:
             return _Message()
@@ -172,6 +177,14 @@ class Monitor:
         self._loading = self._loading or asked.meaning == _TRY
         data = value.get("return")
         return _Message(data=data if isinstance(data, dict) else {})
+
+    def _hear(self, event: str, data: dict[str, Any]) -> None:
+        if event == "MIGRATION":
+            self._migration = data["status"]  # which may come before the reply
+        elif event == "SHUTDOWN":
+            self.shutdown = str(data.get("reason", ""))
+        elif event == "VSERPORT_CHANGE":  # of a port that has an identifier: there is one
+            self.port_closed = not data["open"]
 
     def _refuse(self, asked: _Asked, reason: str) -> None:
         if asked.meaning == _NOTHING:

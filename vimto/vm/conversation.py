@@ -291,6 +291,8 @@ class Conversation:
                 raise LostMachineError("the guest answered a signal that it was not sent")
             if self._input:
                 self._input.told(stuck)
+            for observer in self.observers:
+                observer.answered()
         elif kind == Kind.CLOCK:
             protocol.decode_empty(kind, payload)
             self.send(protocol.encode_clock(time.time_ns()))
@@ -327,6 +329,8 @@ class Conversation:
             self._enter(State.RUNNING)
             for observer in self.observers:
                 observer.started()
+        elif kind == Kind.READY:
+            raise LostMachineError("the guest program began anew")
         else:
             raise LostMachineError(f"the guest sent an unexpected {kind}")
 

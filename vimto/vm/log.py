@@ -18,6 +18,9 @@ TAIL = 1 << 20
 # An emulated serial port takes less than a megabyte a second: it is cut before it is much larger.
 LIMIT = 4 << 20
 _STEP = 1.0
+# As much of it is looked at for news; a line may be half written at the first look.
+_NEWS = 64 << 10
+_OVERLAP = 256
 
 
 class Log(Observer):
@@ -31,6 +34,7 @@ class Log(Observer):
         self._fd = fd
         self._tail = b""
         self._dropped = 0
+        self._seen = 0
 
     def check(self) -> None:
         """Cut the log if it is due and too long."""
@@ -43,6 +47,16 @@ class Log(Observer):
             os.ftruncate(self._fd, HEAD)
             self._tail = data[-TAIL:]
             self._dropped += len(data) - len(self._tail)
+
+    def news(self) -> bytes:
+        """Return what was written since the last time, with the end of what was before."""
+        size = os.fstat(self._fd).st_size
+        if size == self._seen:
+            return b""
+        start = self._seen - _OVERLAP if self._seen < size else 0
+        self._seen = size
+        start = max(0, start, size - _NEWS)
+        return os.pread(self._fd, size - start, start)
 
     def lines(self) -> list[str]:
         """Return the lines so far but empty ones, with one that says what was dropped."""

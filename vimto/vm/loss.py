@@ -5,9 +5,10 @@ import signal
 from collections.abc import Sequence
 
 from vimto import console
-from vimto.errors import BootError, EmulatorFaultError, VimtoError
+from vimto.errors import BootError, EmulatorFaultError, LostMachineError, VimtoError
 from vimto.limits import host_processors, memory_limit
 from vimto.plan.plan import Plan
+from vimto.vm.fate import describe_end
 from vimto.vm.machine import Machine
 
 _SHOWN = 20
@@ -72,6 +73,7 @@ _CAUSES = (
         "",
     ),
 )
+_NO_CAUSE = ("", "", "")
 
 _PASSED_ON = "`-device`, `-nic`, `-cpu` and `-qemu-args` reach QEMU as they are, `-disk` as a drive"
 
@@ -87,28 +89,57 @@ def explain(exc: VimtoError, machine: Machine, plan: Plan) -> VimtoError:
 
     Waits up to two seconds for QEMU's end, so that its last words are complete.
     """
-    ended = machine.wait(2.0)
+    machine.wait(2.0)
+    machine.hear()
     lines = machine.read_console()
     message, hint, kind = exc.message, exc.hint, type(exc)
     place = -1
-    for text, cause, advice in _CAUSES:
-        place = next((index for index, line in enumerate(lines) if text in line), -1)
-        if place >= 0:
-            message += f": {cause}{_when(lines[place])}"
-            hint = advice or hint
-            if text == _STALE_CODE and isinstance(exc, BootError):
-                kind = EmulatorFaultError
-            break
+    what, why = _what_it_did(exc, machine, lines)
+    text, cause, advice = next(filter(lambda row: _place(row[0], lines) >= 0, _CAUSES), _NO_CAUSE)
+    if what:
+        message, hint = f"{message}: {what}", why
+    elif text:
+        place = _place(text, lines)
+        message += f": {cause}{_when(lines[place])}"
+        hint = advice or hint
+        if text == _STALE_CODE and isinstance(exc, BootError):
+            kind = EmulatorFaultError
     else:
-        refusal = _qemu_refusal(machine.status, lines, plan)
-        message += f": QEMU: {refusal}" if refusal else describe_signal(machine.status)
-        if refusal and plan.has_devices:
-            hint = hint or _PASSED_ON
-        if isinstance(exc, BootError) and not ended:
-            hint = hint or _hint_for_silence(plan.smp, host_processors())
-        hint = hint or _hint_for_kill(machine.status)
+        message += _qemu_s_end(machine, lines, plan)
+        hint = hint or _advice(exc, machine, lines, plan)
     message += "\n  this is not a failure of the test"
     return kind(message, hint=hint, lines=_select(lines, place))
+
+
+def _advice(exc: VimtoError, machine: Machine, lines: Sequence[str], plan: Plan) -> str:
+    """Return a hint for a loss whose cause is not in the log; "" for none."""
+    if _qemu_refusal(machine.status, lines, plan):
+        return _PASSED_ON if plan.has_devices else ""
+    if isinstance(exc, BootError) and machine.status is None:
+        return _hint_for_silence(plan.smp, host_processors())
+    return _hint_for_kill(machine.status)
+
+
+def _place(text: str, lines: Sequence[str]) -> int:
+    """Return the number of the first line that holds `text`, -1 for none."""
+    return next((index for index, line in enumerate(lines) if text in line), -1)
+
+
+def _what_it_did(exc: VimtoError, machine: Machine, lines: Sequence[str]) -> tuple[str, str]:
+    """Return what the command did to its machine, and a hint, if it did; "" for any other loss."""
+    if not isinstance(exc, LostMachineError):
+        return "", ""  # nobody has done anything yet
+    return describe_end(machine.monitor.shutdown, machine.monitor.port_closed, lines)
+
+
+def _qemu_s_end(machine: Machine, lines: Sequence[str], plan: Plan) -> str:
+    """Return what there is to say of how QEMU ended, after `: `; "" for nothing."""
+    refusal = _qemu_refusal(machine.status, lines, plan)
+    if refusal:
+        return f": QEMU: {refusal}"
+    if machine.monitor.shutdown == "guest-reset":
+        return ": it was reset, and its kernel said nothing of it"
+    return describe_signal(machine.status)
 
 
 def _qemu_refusal(status: int | None, lines: Sequence[str], plan: Plan) -> str:

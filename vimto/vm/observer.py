@@ -96,6 +96,9 @@ class Observer:
     def ended(self) -> None:
         """The guest has reported how the command ended."""
 
+    def answered(self) -> None:
+        """The guest program has answered a signal, so it is there."""
+
     def take_frame(self, kind: Kind, payload: bytes) -> bool:
         """Take a frame that is about something of ours; say whether it was."""
         return False

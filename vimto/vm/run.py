@@ -3,7 +3,6 @@
 import errno
 import itertools
 import os
-import select
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -29,13 +28,14 @@ from vimto.vm import machine as machines
 from vimto.vm.blame import NotRestoredError, diagnose, settle
 from vimto.vm.claims import Turn, wait_turn
 from vimto.vm.conversation import Conversation, Limits
+from vimto.vm.fate import HaltWatch, MonitorWatch
 from vimto.vm.loss import explain, show_log
 from vimto.vm.machine import Machine
-from vimto.vm.observer import Line, Observer, State
+from vimto.vm.observer import Observer
 from vimto.vm.order import describe_host, make_order
 from vimto.vm.overtime import Overtime
 from vimto.vm.patience import Patience
-from vimto.vm.request import Companion, Places, Request
+from vimto.vm.request import Places, Request
 from vimto.vm.signals import SignalPipe
 from vimto.vm.waiting import Lifeline, Waiting
 
@@ -215,7 +215,8 @@ class Job(NamedTuple):
         found: list[Observer] = [
             start,
             _Ending(),
-            _Monitor(machine, request.companion),
+            MonitorWatch(machine, request.companion),
+            HaltWatch(machine),
             machine.log,
             Lifeline(request.lifeline),
             request.companion,
@@ -313,33 +314,6 @@ class _Ending(Observer):
         if self.wake_at and time.monotonic() >= self.wake_at:
             self.wake_at = 0.0
             console.note(f"the command has ended; waiting: {_ENDINGS[self._stage]}")
-
-
-class _Monitor(Observer):
-    """Hears what QEMU's monitor says, for the companion.
-
-    Raises `QemuError` when QEMU refuses to restore the machine.
-    """
-
-    def __init__(self, machine: Machine, companion: Companion) -> None:
-        self._monitor = machine.monitor
-        self._companion = companion
-        self._line: Line
-        self._is_open = True
-
-    def join(self, line: Line) -> None:
-        self._line = line
-
-    def interests(self) -> list[tuple[int, int]]:
-        listens = self._is_open and self._line.state != State.EXITED
-        return [(self._monitor.fd, select.POLLIN)] if listens else []
-
-    def handle(self, fd: int, events: int) -> None:
-        for event in self._monitor.read_events():
-            if event:
-                self._companion.hear(event)
-            else:
-                self._is_open = False
 
 
 def check_streams(result: protocol.Exit, ours: Sequence[streams.Output | streams.Input]) -> None:
