@@ -195,7 +195,7 @@ _STRANGERS = _STRANGER + 1 if IS_ROOT else os.getegid()
 def public() -> Iterator[Path]:
     """A directory of a stranger's, with all that it takes to run vimto: `bin/vimto`, `kernel`.
 
-    The installed vimto, its interpreter and the cache may all lie where only root can look.
+    The installed vimto, its interpreter, go and the cache may all lie where only root can look.
     """
     need("qemu-system-x86_64", "setpriv", "go")
     top = Path(tempfile.mkdtemp(prefix="vimto-test-", dir="/var/tmp"))
@@ -209,6 +209,7 @@ def public() -> Iterator[Path]:
             found = apt.fetch_package(reference, cache=cache)
         shutil.copytree(found.directory, top / "kernel", symlinks=True)
         _copy_packages(top / "lib")
+        _copy_go(top / "go")
         launcher = top / "bin/vimto"
         launcher.parent.mkdir()
         launcher.write_text(
@@ -242,16 +243,28 @@ def _copy_packages(lib: Path) -> None:
         shutil.copytree(source_directory(), lib / "vimto/_guest", ignore=ignore)
 
 
+def _copy_go(place: Path) -> None:
+    """Copy go's tree to `place`, unless a stranger may run the one on PATH."""
+    if not _may_run(["go", "version"]):
+        root = subprocess.run(["go", "env", "GOROOT"], check=True, stdout=subprocess.PIPE).stdout
+        shutil.copytree(os.fsdecode(root).strip(), place, symlinks=True)
+
+
+def _may_run(words: Sequence[str]) -> bool:
+    """Say whether the command succeeds when a stranger runs it."""
+    who = {"user": _STRANGER, "group": _STRANGERS} if IS_ROOT else {}
+    try:
+        done = subprocess.run(words, cwd="/", capture_output=True, check=False, **who)  # type: ignore[call-overload]
+    except OSError:
+        return False
+    return bool(done.returncode == 0)
+
+
 def _public_python() -> str:
     own = os.path.realpath(sys.executable)
     for python in (own, "/usr/bin/python3"):
         probe = [python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
-        try:
-            who = {"user": _STRANGER, "group": _STRANGER} if IS_ROOT else {}
-            status = subprocess.run(probe, check=False, **who).returncode  # type: ignore[call-overload]
-        except OSError:
-            continue
-        if status == 0:
+        if _may_run(probe):
             return python
     pytest.skip(f"a stranger may not run `{own}`, and /usr/bin/python3 is too old")
 
@@ -267,6 +280,7 @@ def stranger(public: Path) -> Iterator[Vimto]:
         os.chown(path, _STRANGER, _STRANGERS)
     variables = {
         "HOME": str(home),
+        "PATH": f"{os.environ['PATH']}:{public / 'go/bin'}",
         "GOCACHE": str(home / "go-build"),
         "GOFLAGS": "-buildvcs=false",
         "VIMTO_CACHE_DIR": str(home / "vimto"),
