@@ -45,6 +45,30 @@ def test_a_device_that_is_no_kvm_is_the_reason(cpuinfo: Path) -> None:
     assert "cannot create a machine" in chosen.reason
 
 
+def test_kvm_that_another_hypervisor_keeps_busy_is_not_used(
+    cpuinfo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ioctl(_fd: int, request: int, _argument: int) -> int:
+        if request == 0xAE00:
+            return 12
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(probe.fcntl, "ioctl", ioctl)
+    before = os.listdir("/proc/self/fd")
+    chosen = probe.choose_accelerator("auto", device="/dev/null", cpuinfo=str(cpuinfo))
+    assert chosen.emulated
+    assert chosen.reason == "/dev/null cannot create a machine: Device or resource busy"
+    with pytest.raises(QemuError, match=r"KVM cannot be used: .* busy$"):
+        probe.choose_accelerator("kvm", device="/dev/null", cpuinfo=str(cpuinfo))
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_kvm_of_another_version_is_not_used(cpuinfo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe.fcntl, "ioctl", lambda *_: 13)
+    chosen = probe.choose_accelerator("auto", device="/dev/null", cpuinfo=str(cpuinfo))
+    assert chosen.reason == "/dev/null speaks another version of KVM's interface"
+
+
 def test_kvm_is_chosen_when_a_machine_can_be_created(
     cpuinfo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,3 +232,31 @@ def test_no_qemu_is_said_with_a_hint() -> None:
 
 def test_the_processor_is_identified(cpuinfo: Path) -> None:
     assert probe.identify_host_cpu(str(cpuinfo)) == "vendor_id=AuthenticAMD model=1"
+
+
+def test_another_model_or_microcode_is_another_processor(tmp_path: Path) -> None:
+    """A snapshot made under KVM on one of them is not restored on another: it is in the key."""
+
+    def identify(*changes: tuple[str, str]) -> str:
+        lines = {
+            "processor": "0",
+            "vendor_id": "AuthenticAMD",
+            "cpu family": "25",
+            "model": "1",
+            "model name": "AMD EPYC",
+            "stepping": "1",
+            "microcode": "0xa0011d5",
+            "cpu MHz": "2445.404",
+            "flags": "fpu svm",
+            **dict(changes),
+        }
+        path = tmp_path / "cpuinfo"
+        path.write_text("".join(f"{key}\t: {value}\n" for key, value in lines.items()) * 2)
+        return probe.identify_host_cpu(str(path))
+
+    own = identify()
+    assert own == identify(("cpu MHz", "3667.000"), ("processor", "1"))
+    changes = {"vendor_id": "x", "cpu family": "26", "model": "2", "stepping": "2"}
+    changes["microcode"] = "0xa0011d7"
+    others = {identify(change) for change in changes.items()}
+    assert own not in others and len(others) == len(changes)
