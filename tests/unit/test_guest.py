@@ -3,9 +3,6 @@
 import os
 import re
 import subprocess
-import sys
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -102,31 +99,3 @@ def test_the_build_depends_on_each_file_of_the_source() -> None:
     keyed = {path.relative_to(GUEST) for path in agent.source_files(GUEST)}
     source = {path.relative_to(GUEST) for path in GUEST.rglob("*") if path.is_file()}
     assert {path for path in source - keyed if not path.name.endswith("_test.go")} == set()
-
-
-def test_a_wheel_and_a_source_archive_have_all_of_it(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling")
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "hatchling",
-            "build",
-            "-d",
-            str(tmp_path),
-            "-t",
-            "wheel",
-            "-t",
-            "sdist",
-        ],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    source = {str(path.relative_to(GUEST)) for path in GUEST.rglob("*") if path.is_file()}
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        prefix = "vimto/_guest/"
-        assert {n[len(prefix) :] for n in wheel.namelist() if n.startswith(prefix)} == source
-    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {n[len("guest/") :] for n in names if n.startswith("guest/")} == source
