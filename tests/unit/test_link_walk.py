@@ -12,7 +12,7 @@ from tests.unit.link_parts import Builds, builds, wrapper
 
 __all__ = ("builds", "wrapper")  # fixtures
 
-STEPS = 40
+STEPS = 60
 COMPILER = "vimto-test-cc"
 
 FILES = {
@@ -156,28 +156,31 @@ class Walk:
     def set_flag(self, name: str, value: str) -> None:
         self.flags[name] = value
 
-    def changes(self) -> list[Callable[[], None]]:
-        """Return something to do of each kind."""
+    def change(self) -> str:
+        """Change something, and return a package that it concerns."""
         value, bit = self.chance.randrange(3), self.chance.randrange(2)
-        return [
-            lambda: self.edit("dep/dep.go", f"package dep\n\nconst Value = {value}\n"),
-            lambda: self.edit("plain/text", str(value)),
-            lambda: self.set_compiler(bit),
-            lambda: self.set_library("libstays.a", value),
-            lambda: self.set_library("libmoves.so", value),
-            lambda: self.set_profile(bit),
-            lambda: self.set_variable("GO_EXTLINK_ENABLED", ("", "", "1")[value]),
-            lambda: self.set_variable("CC", ("gcc", COMPILER)[bit]),
-            lambda: self.set_flag("-tags", ("", "extra")[bit]),
-            lambda: self.set_flag("-trimpath", ("false", "true")[bit]),
-            lambda: self.set_flag("-gcflags", ("", "m/...=-N")[bit]),
-            lambda: self.set_flag("-ldflags", self.chance.choice(LDFLAGS)),
+        changes: list[tuple[str, Callable[[], None]]] = [
+            ("plain", lambda: self.edit("dep/dep.go", f"package dep\n\nconst Value = {value}\n")),
+            ("plain", lambda: self.edit("plain/text", str(value))),
+            ("native", lambda: self.set_compiler(bit)),
+            ("native", lambda: self.set_library("libstays.a", value)),
+            ("native", lambda: self.set_library("libmoves.so", value)),
+            ("program", lambda: self.set_profile(bit)),
+            ("program", lambda: self.set_variable("GO_EXTLINK_ENABLED", ("", "", "1")[value])),
+            ("native", lambda: self.set_variable("CC", ("gcc", COMPILER)[bit])),
+            ("plain", lambda: self.set_flag("-tags", ("", "extra")[bit])),
+            ("plain", lambda: self.set_flag("-trimpath", ("false", "true")[bit])),
+            ("plain", lambda: self.set_flag("-gcflags", ("", "m/...=-N")[bit])),
+            ("plain", lambda: self.set_flag("-ldflags", self.chance.choice(LDFLAGS))),
         ]
+        package, change = self.chance.choice(changes)
+        change()
+        return package
 
     def step(self, package: str, seed: str) -> None:
         flags = [f"{name}={value}" for name, value in self.flags.items() if value]
-        kept = self.builds.link(package, *flags)
-        fresh = self.builds.link(package, *flags, kept=False)
+        kept = self.builds.link(f"./{package}", *flags)
+        fresh = self.builds.link(f"./{package}", *flags, kept=False)
         assert kept == fresh, (f"TEST_SEED={seed}", package, flags, self.builds.environ)
 
 
@@ -192,8 +195,7 @@ def test_a_walk(builds: Builds) -> None:
     walk = Walk(builds, chance)
     used = 0
     for _ in range(STEPS):
-        chance.choice(walk.changes())()
-        package = chance.choice(("./plain", "./plain", "./native", "./program"))
+        package = walk.change()
         before = builds.state()
         walk.step(package, seed)
         after = builds.state()
