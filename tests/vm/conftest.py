@@ -208,16 +208,8 @@ def public() -> Iterator[Path]:
         if found is None:
             found = apt.fetch_package(reference, cache=cache)
         shutil.copytree(found.directory, top / "kernel", symlinks=True)
-        _copy_packages(top / "lib")
+        install_copy(top, _public_python())
         _copy_go(top / "go")
-        launcher = top / "bin/vimto"
-        launcher.parent.mkdir()
-        launcher.write_text(
-            f"#!{_public_python()}\nimport sys\n"
-            f"sys.path.insert(0, {str(top / 'lib')!r})\n"
-            "from vimto.__main__ import main\n\nmain()\n"
-        )
-        launcher.chmod(0o755)
         # Building the guest program with an empty build cache would take a minute.
         agents, memory = cache / "agent", top / "home/vimto/agent"
         shutil.copytree(agents, memory) if agents.is_dir() else memory.mkdir(parents=True)
@@ -226,6 +218,19 @@ def public() -> Iterator[Path]:
         yield top
     finally:
         shutil.rmtree(top, ignore_errors=True)
+
+
+def install_copy(top: Path, python: str) -> None:
+    """Make `bin/vimto` in `top`, with all that it takes besides `python`, wherever `top` lies."""
+    _copy_packages(top / "lib")
+    launcher = top / "bin/vimto"
+    launcher.parent.mkdir()
+    launcher.write_text(
+        f"#!{python}\nimport sys\nfrom pathlib import Path\n\n"
+        "sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'lib'))\n"
+        "from vimto.__main__ import main\n\nmain()\n"
+    )
+    launcher.chmod(0o755)
 
 
 def _copy_packages(lib: Path) -> None:
