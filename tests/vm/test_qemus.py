@@ -27,16 +27,20 @@ def program(release: str) -> str:
 
 @pytest.mark.parametrize("release", ["bookworm", "trixie", "sid"])  # 7.2, 10, 11
 def test_each_qemu_boots_saves_and_restores(vimto: Vimto, cache: Path, release: str) -> None:
-    vimto.flags = (*vimto.flags, "-qemu", program(release), "-v", "-v")
-    made = vimto("exec", "sh", "-c", "echo made >>count").check().errors
+    disks = ("-disk", "8M", "-disk", "image")
+    vimto.flags = (*vimto.flags, "-qemu", program(release), "-v", "-v", *disks)
+    image, sizes = vimto.directory / "image", "$(cat /sys/block/vd?/size)"
+    image.write_bytes(bytes(1 << 20))
+    made = vimto("exec", "sh", "-c", f"echo made {sizes} >>count").check().errors
     assert made.count(" -append ") == 1, "one boot"
-    again = vimto("exec", "sh", "-c", "echo again >>count").check().errors
+    image.write_bytes(bytes(2 << 20))
+    again = vimto("exec", "sh", "-c", f"echo again {sizes} >>count").check().errors
     assert " -append " not in again, "no boot"
     for log in (made, again):
         assert RESTORED in log
         assert "qemu-system-x86_64: " not in log, "QEMU complains of nothing, such as old options"
         assert "deprecated" not in log
-    assert (vimto.directory / "count").read_text() == "made\nagain\n"
+    assert (vimto.directory / "count").read_text() == "made 16384 2048\nagain 16384 4096\n"
 
 
 def test_a_qemu_that_cannot_restore_says_why_and_runs(
