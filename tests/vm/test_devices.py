@@ -111,8 +111,8 @@ def test_a_kernel_without_disks_says_so(vimto: Vimto) -> None:
 SEE = r"""
 grep -m1 '^model name' /proc/cpuinfo
 cat /sys/class/dmi/id/product_name
-for driver in virtio_balloon xhci_hcd; do
-    ls /sys/bus/*/drivers/$driver | grep -c -E '^(0000:|virtio)'
+for driver in virtio_balloon xhci_hcd usbhid; do
+    ls /sys/bus/*/drivers/$driver | grep -c -E '^(0000:|virtio|1-1:)'
 done
 for card in /sys/class/net/e*; do
     echo "$(basename $(readlink $card/device/driver)) $(cat $card/address)"
@@ -123,13 +123,20 @@ done
 def test_devices_cards_processors_and_arguments(vimto: Vimto) -> None:
     outcome = vimto(
         *("-v", "-cpu", "qemu64,model-id=A processor", "-device", "virtio-balloon-pci"),
-        *("-device", "qemu-xhci,id=usb", "-qemu-args", "-smbios 'type=1,product=My Board'"),
+        *(
+            "-device",
+            "qemu-xhci,id=usb",
+            "-device",
+            "usb-tablet",
+            "-qemu-args",
+            "-smbios 'type=1,product=My Board'",
+        ),
         *("-nic", "socket,listen=127.0.0.1:0,mac=52:54:00:00:00:07", "-nic", "user,model=e1000"),
         *("exec", "sh", "-c", SEE),
     ).check()
     assert RESTORED in outcome.errors
     assert outcome.text.splitlines() == [
-        *("model name\t: A processor", "My Board", "1", "1"),
+        *("model name\t: A processor", "My Board", "1", "1", "1"),
         *("virtio_net 52:54:00:00:00:07", "e1000 52:54:00:12:34:57"),
     ]
 

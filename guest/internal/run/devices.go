@@ -7,13 +7,19 @@ import (
 	"sort"
 	"strings"
 	"syscall"
+	"time"
 
 	"vimto/guest/internal/modules"
 	"vimto/guest/internal/process"
+	"vimto/guest/internal/sys"
 )
 
-// driverPasses bounds how deep devices hang on one another, each found by the driver of the one before.
-const driverPasses = 8
+// What hangs on a USB port takes the kernel some tenths of a second to find: there is more as long as something has
+// come within usbLooks times usbPause.
+const (
+	usbLooks = 10
+	usbPause = 100 * time.Millisecond
+)
 
 const noDisksHint = "its kernel needs CONFIG_VIRTIO_BLK, built in or as a module that lies in its tree"
 
@@ -24,7 +30,7 @@ func (s *session) findDevices() *failure {
 		return nil
 	}
 	seen := map[modules.Device]bool{}
-	for pass := 0; pass < driverPasses; pass++ {
+	for quiet, patience := 0, 0; quiet <= patience; quiet++ {
 		var found []modules.Device
 		for _, device := range modules.Undriven("") {
 			if !seen[device] {
@@ -32,12 +38,15 @@ func (s *session) findDevices() *failure {
 				found = append(found, device)
 			}
 		}
-		if len(found) == 0 {
-			break
-		}
-		s.loadDrivers(found)
-		for _, device := range found {
-			device.Probe()
+		if len(found) > 0 { // whose drivers may find others
+			s.loadDrivers(found)
+			for _, device := range found {
+				device.Probe()
+			}
+			quiet = -1
+		} else if hasUSB() {
+			patience = usbLooks
+			sys.Pause(usbPause)
 		}
 	}
 	if disks := diskPaths(); len(disks) < s.order.Disks {
@@ -46,6 +55,11 @@ func (s *session) findDevices() *failure {
 		return problem
 	}
 	return nil
+}
+
+func hasUSB() bool {
+	hubs, _ := filepath.Glob("/sys/bus/usb/devices/usb*")
+	return len(hubs) > 0
 }
 
 // loadDrivers runs modprobe for devices. One without a module may do without, as the drivers' own tests do.
