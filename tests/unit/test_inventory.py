@@ -114,6 +114,14 @@ def test_a_key_is_named_by_its_beginning(cache: Path, kind: str) -> None:
     assert len(shown(cache)) == len(NAMES) - 1
 
 
+def test_links_have_one_name(cache: Path) -> None:
+    vimto(cache, "rm", "links")
+    assert shown(cache) == [name for name in NAMES if name != "links"]
+    assert list((cache / "links").iterdir()) == []
+    with pytest.raises(VimtoError, match="there is no `links` in the cache"):
+        vimto(cache, "rm", "links")
+
+
 def test_a_tag_is_not_named_by_its_beginning(cache: Path) -> None:
     image = make_image(make_tar(member("boot/vmlinuz", b"other")))
     pull(ImageConfig(cache_dir=cache), image, "reg.example/name:123456789")

@@ -153,7 +153,7 @@ def _hint(word: str) -> str:
 _KEYED = "vmlinux|initramfs|modules|gdb-index|snapshot|image|sha256"
 _DIGITS = re.compile(rf"(({_KEYED}):)?[0-9a-f]{{6,64}}")
 # What is not an image, or is a digest.
-_NAMED = re.compile(rf"(apt|apt-lists|agent|{_KEYED}):")
+_NAMED = re.compile(rf"links$|(apt|apt-lists|agent|{_KEYED}):")
 
 
 def _say_removed(item: Item) -> None:
