@@ -247,7 +247,10 @@ def test_without_the_archive_what_is_there_serves_on(
     found = apt.fetch_package(META, cache=cache)
     shutil.rmtree(archive.root)
     assert apt.fetch_package(META, cache=cache, fresh=-1) == found
-    assert "could not all be brought up to date" in capfd.readouterr().err
+    # apt 3 forgets its list of an archive whose directory has gone, apt 2 keeps it.
+    told = ("could not all be brought up to date", "may have a newer version")
+    err = capfd.readouterr().err
+    assert any(words in err for words in told), err
     shutil.rmtree(cache / "apt/state")
     assert apt.fetch_package(META, cache=cache, fresh=-1) == found
     assert "may have a newer version" in capfd.readouterr().err

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,8 +93,12 @@ def test_kvm_on_demand_fails_with_the_reason(tmp_path: Path) -> None:
 
 
 def no_rights(error: int) -> Callable[..., int]:
-    def refuse(path: str, _flags: int) -> int:
-        raise OSError(error, os.strerror(error), path)
+    plain = os.open
+
+    def refuse(path: str, *flags: int, **options: Any) -> int:
+        if path == "/dev/null":
+            raise OSError(error, os.strerror(error), path)
+        return plain(path, *flags, **options)
 
     return refuse
 
