@@ -126,6 +126,7 @@ def test_without_root_on_the_host(box: Container, tmp_path: Path) -> None:
 def test_go_test_with_a_temporary_directory_that_runs_nothing(
     box: Container, tmp_path: Path
 ) -> None:
+    """And with the host's /proc, where numbers differ (`unshare -p` without `--mount-proc`)."""
     work = tmp_path / "work"
     (work / "go.mod").write_text("module example.org/m\n\ngo 1.21\n")
     (work / "m_test.go").write_text(
@@ -138,13 +139,31 @@ def test_go_test_with_a_temporary_directory_that_runs_nothing(
         "mkdir t root/go ../go ../go.work;"
         " mount -t tmpfs -o noexec,nosuid,nodev,size=64m tmpfs t;"
         f" mount -t overlay -o lowerdir={cached.stdout.decode().strip()},"
-        "upperdir=../go,workdir=../go.work overlay root/go"
+        "upperdir=../go,workdir=../go.work overlay root/go;"
+        " mount --rbind /proc proc"
     )
     box.variables = {**box.variables, "TMPDIR": "/t", "GOCACHE": "/root/go"}
     outcome = box.go(".").check()
     assert outcome.text.startswith("ok  \texample.org/m\t")
     assert outcome.errors == ""
     assert (work / "out").read_text() == "/root"
+
+
+@pytest.mark.usefixtures("pair")
+def test_a_user_without_a_name_or_home(box: Container, store: Path, tmp_path: Path) -> None:
+    """Docker gives HOME=/ to a user that the image does not know (`-u 1234`)."""
+    box.number = 1234
+    subprocess.run(["cp", "-a", "--sparse=always", store / "cache", tmp_path], check=True)
+    if os.geteuid() == 0:
+        subprocess.run(
+            ["chown", "-R", "1234:1234", tmp_path / "cache", tmp_path / "work"], check=True
+        )
+    box.volumes += [f"{tmp_path}/cache:/cache"]
+    box.variables = {**box.variables, "HOME": "/"}
+    outcome = box("-v", "exec", "sh", "-c", "id -u; id -g; echo >kept").check()
+    assert outcome.text.split() == ["1234", "1234"]
+    assert RESTORED in outcome.errors
+    assert (tmp_path / "work/kept").exists()
 
 
 @pytest.mark.parametrize(
