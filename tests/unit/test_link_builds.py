@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,6 +14,11 @@ import pytest
 from tests.conftest import need
 from tests.unit.link_parts import Builds, builds, wrapper
 from vimto.cache.links import prune_links
+from vimto.commands import dlv, gdb
+from vimto.config import load_config
+from vimto.go.delve import parse_dlv
+from vimto.go.tool import go_env
+from vimto.settings import parse_flags
 
 __all__ = ("builds", "wrapper")  # fixtures
 
@@ -262,3 +268,36 @@ def test_a_killed_wrapper(builds: Builds) -> None:
     assert left.startswith(".")
     assert prune_links(str(builds.links), 1 << 30) == []
     assert builds.state() == {}
+
+
+def test_what_is_built_for_debuggers(
+    builds: Builds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds.write("p/p_test.go", PLAIN)
+    builds.write("program/main.go", "package main\n\nfunc main() {}\n")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "agent").symlink_to(builds.wrapper.parent)
+    monkeypatch.chdir(builds.directory)
+    config = load_config(parse_flags(["-cache-dir", str(cache)])[0], {}, builds.directory)
+
+    def debug(*words: str) -> None:
+        debugging = dlv._Debugging(config, parse_dlv(words), "/no/dlv")
+        debugging._env = go_env("go", str(builds.directory), os.environ)
+        out = tmp_path / "debugged"
+        assert debugging._build(str(out))
+        out.unlink()
+
+    def hold() -> None:
+        options = gdb.parse_options(["./p"])
+        with tempfile.TemporaryDirectory(dir=tmp_path) as base:
+            assert [p.title for p in gdb._programs(config, options, Path(base))] == ["p.test"]
+
+    links = cache / "links"
+    builders = (lambda: debug("test", "./p"), lambda: debug("debug", "./program"), hold)
+    for count, build in enumerate(builders, 1):
+        build()
+        made = {path.name: path.stat().st_ino for path in links.iterdir()}
+        build()
+        assert {path.name: path.stat().st_ino for path in links.iterdir()} == made
+        assert len(made) == count
