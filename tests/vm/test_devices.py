@@ -131,13 +131,18 @@ def test_devices_cards_processors_and_arguments(vimto: Vimto) -> None:
             "-qemu-args",
             "-smbios 'type=1,product=My Board'",
         ),
-        *("-nic", "socket,listen=127.0.0.1:0,mac=52:54:00:00:00:07", "-nic", "user,model=e1000"),
+        *(
+            "-nic",
+            "socket,listen=127.0.0.1:0,mac=52:54:00:00:00:07",
+            "-nic",
+            "user,model=e1000,mac=52:54:00:00:00:08",
+        ),
         *("exec", "sh", "-c", SEE),
     ).check()
     assert RESTORED in outcome.errors
     assert outcome.text.splitlines() == [
         *("model name\t: A processor", "My Board", "1", "1", "1"),
-        *("virtio_net 52:54:00:00:00:07", "e1000 52:54:00:12:34:57"),
+        *("virtio_net 52:54:00:00:00:07", "e1000 52:54:00:00:00:08"),
     ]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import need
-from tests.vm.conftest import NEWEST, Module, Vimto
+from tests.vm.conftest import NEWEST, STABLE, Module, Vimto
 from tests.vm.keyboard import Keyboard, find_machine, seat, sit_at
 
 BODY = """func double(n int) int {
@@ -49,6 +49,8 @@ WORDS = ("dlv", "test", "./pkg", "--", "-test.run", "TestDouble")
 
 @pytest.mark.parametrize("kind", ["restored", "cold"])
 def test_a_session_at_a_terminal(vimto: Vimto, package: Module, kind: str) -> None:
+    # As whoever runs the tests: another user has a history of their own.
+    vimto.flags = ("-kernel", STABLE)
     if kind == "cold":  # and under the other kernel
         vimto.flags = ("-kernel", NEWEST, "-no-snapshot")
     with sit_at(vimto, *WORDS) as person:
