@@ -3,17 +3,20 @@
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import need
 from tests.vm.conftest import STABLE, Outcome, install_copy, unpacked
-from tests.vm.container import Container
+from tests.vm.container import Container, process_one
 from tests.vm.test_kernels import CLOUD
+from vimto.cache.entry import entries, is_held
 from vimto.config import load_config
 from vimto.plan.agent import build_agent
 
@@ -189,6 +192,37 @@ def test_no_home_at_all(box: Container) -> None:
     box.variables = {"HOME": ""}
     outcome = box("kernel", "ls").check(125)
     assert "hint: set HOME, or name a directory with `-cache-dir`" in outcome.errors
+
+
+@contextmanager
+def up(box: Container, script: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a script in a machine, which is there once the context begins, and is ended with it."""
+    with box.start("exec", "sh", "-c", f"echo up; {script}") as process:
+        try:
+            assert process.stdout and process.stdout.readline() == b"up\n", process.stderr
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.usefixtures("pair")
+def test_process_1_passes_signals_on(
+    box: Container, image: Path, store: Path, tmp_path: Path
+) -> None:
+    """What has no handler is ignored by process 1, and `docker stop` sends SIGTERM."""
+    with up(box, "trap 'echo bye; exit 3' TERM; while :; do sleep 0.1; done") as process:
+        snapshots = store / "cache/snapshots"
+        (key,) = (name for name in entries(snapshots) if is_held(snapshots / name))
+        other = make_container(image, store, tmp_path / "work", "other")
+        refused = other("kernel", "rm", key).check(125)
+        assert "is in use" in refused.errors, "a lock holds in every container"
+        os.kill(process_one(process), signal.SIGTERM)
+        outcome = end(process)
+    assert (outcome.status, outcome.stdout) == (3, b"bye\n")
+    with up(box, "exec sleep 1000") as process:
+        os.kill(process_one(process), signal.SIGTERM)
+        outcome = end(process)
+    assert outcome.status == 128 + signal.SIGTERM
 
 
 def test_a_kernel_without_9p(box: Container) -> None:
