@@ -214,7 +214,7 @@ def test_process_1_passes_signals_on(
         snapshots = store / "cache/snapshots"
         (key,) = (name for name in entries(snapshots) if is_held(snapshots / name))
         other = make_container(image, store, tmp_path / "work", "other")
-        refused = other("kernel", "rm", key).check(125)
+        refused = other("kernel", "rm", f"snapshot:{key[:12]}").check(125)
         assert "is in use" in refused.errors, "a lock holds in every container"
         os.kill(process_one(process), signal.SIGTERM)
         outcome = end(process)
