@@ -24,7 +24,8 @@ def tool(name: str) -> str:
 def run(*argv: str | Path, **environ: str | Path) -> str:
     """Run a command that knows nothing of this checkout; return its stdout."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    env |= {key: str(value) for key, value in environ.items()}
+    # As pip does, uv is to trust whom the host trusts: a network may have an authority of its own.
+    env |= {"UV_NATIVE_TLS": "1", **{key: str(value) for key, value in environ.items()}}
     done = subprocess.run(argv, cwd="/", env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
