@@ -32,7 +32,7 @@ NEWEST = "apt:linux-image-amd64/sid"
 
 # Most tests do as root in the machine what only root may; whoever runs them.
 IS_ROOT = os.geteuid() == 0
-_AS_ROOT = () if IS_ROOT else ("-sudo",)
+AS_ROOT = () if IS_ROOT else ("-sudo",)
 
 _MARK = "TEST_MARK"
 _LIMIT = 240.0
@@ -178,7 +178,7 @@ def vimto(tmp_path: Path) -> Iterator[Vimto]:
         directory=directory,
         program=program,
         temporary=temporary,
-        flags=("-kernel", STABLE, *_AS_ROOT),
+        flags=("-kernel", STABLE, *AS_ROOT),
     )
     yield found
     found.wait_gone()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import builtin_kernel, need
-from tests.vm.conftest import Vimto
+from tests.vm.conftest import AS_ROOT, Vimto
 
 RESTORED = "the machine is restored from a snapshot"
 # A partition table of one Linux partition, from sector 2048 on, of so many sectors.
@@ -102,7 +102,7 @@ def test_an_image_that_is_written_to_is_one_machine_s(vimto: Vimto) -> None:
 
 
 def test_a_kernel_without_disks_says_so(vimto: Vimto) -> None:
-    vimto.flags = ("-kernel", str(builtin_kernel()))
+    vimto.flags = (*AS_ROOT, "-kernel", str(builtin_kernel()))
     outcome = vimto("-disk", "1M", "exec", "true").check(125)
     assert "error: the guest has 0 of its 1 disks" in outcome.errors
     assert "hint: its kernel needs CONFIG_VIRTIO_BLK" in outcome.errors

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import need
 from tests.oci.servers import docker_registry
 from tests.unit.oci_parts import make_tar, member
-from tests.vm.conftest import NEWEST, OLDEST, Module, Vimto
+from tests.vm.conftest import AS_ROOT, NEWEST, OLDEST, Module, Vimto
 
 ROOT = Path(__file__).parents[2]
 
@@ -121,7 +121,7 @@ def test_directories_that_are_links_on_the_host(vimto: Vimto, tmp_path: Path) ->
     layer.write_bytes(make_tar(*directories, *files, member("etc/extra", b"etc")))
     raw = ["umoci", "raw", "add-layer", "--image", f"{layout}:1", str(layer)]
     subprocess.run(raw, check=True, capture_output=True)
-    vimto.flags = ("-kernel", f"oci:{layout}:1")
+    vimto.flags = (*AS_ROOT, "-kernel", f"oci:{layout}:1")
     done = vimto.script(
         "uname -r; cat /etc/extra /bin/extra /usr/lib64/extra; readlink -f /lib",
         env={"VIMTO_CACHE_DIR": str(tmp_path / "cache")},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import builtin_kernel
-from tests.vm.conftest import NEWEST, OLDEST, Vimto, unpacked
+from tests.vm.conftest import AS_ROOT, NEWEST, OLDEST, Vimto, unpacked
 from vimto.qemu import virtiofsd
 
 NEWER = "apt:linux-image-6.12-amd64/bookworm-security"
@@ -102,7 +102,7 @@ def test_the_standard_library_under_the_newest_kernel(vimto: Vimto) -> None:
     # The rest of what docs/stdlib.md lists takes too long for every run.
     goroot = subprocess.run(["go", "env", "GOROOT"], capture_output=True, text=True, check=True)
     assert Path(goroot.stdout.strip(), "src/os").is_dir()
-    vimto.flags = ("-kernel", NEWEST)
+    vimto.flags = (*AS_ROOT, "-kernel", NEWEST)
     outcome = vimto.go(
         "-short",
         "-run",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.conftest import NEWEST, OLDEST, STABLE, Vimto, unpacked
+from tests.vm.conftest import AS_ROOT, NEWEST, OLDEST, STABLE, Vimto, unpacked
 from vimto.kernel import depmod
 from vimto.kernel.modules import MACHINE, TRANSPORTS, resolve_modules
 
@@ -44,7 +44,7 @@ stat -c 'node %n %a %t:%T' /dev/net/tun /dev/fuse
 
 @pytest.mark.parametrize("kernel", [OLDEST, STABLE, NEWEST])
 def test_what_every_machine_has(vimto: Vimto, kernel: str) -> None:
-    vimto.flags = ("-kernel", kernel)
+    vimto.flags = (*AS_ROOT, "-kernel", kernel)
     text = vimto.script(FACTS).check().text
     facts = text.splitlines()
     for mount in (
@@ -134,7 +134,7 @@ def test_modules_without_an_index(vimto: Vimto, tmp_path: Path, kernel: str, pla
         shutil.copy(path, copy)
     (tree / modules_of.relative_to(package) / "modules.dep").write_text("")
     where = tree / place.format(release=modules_of.name)
-    vimto.flags = ("-kernel", str(where), "-no-snapshot")
+    vimto.flags = (*AS_ROOT, "-kernel", str(where), "-no-snapshot")
     loaded, options = vimto.script(MODULES).check().text.split()
     assert loaded == "2" and int(options) > 1000
 
