@@ -38,6 +38,15 @@ def need(*commands: str) -> None:
         pytest.skip(f"not installed: {', '.join(missing)}")
 
 
+def is_running(pid: int) -> bool:
+    """Say whether a process has not ended; one that nobody has reaped, as in a container, has."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return text.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
 def without_own_config(environ: dict[str, str], home: str) -> dict[str, str]:
     """Return `environ` with `home` for configuration, but go's own file where it is.
 

@@ -6,12 +6,11 @@ import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import need
+from tests.conftest import is_running, need
 from tests.unit.link_parts import Builds, builds, wrapper
 from vimto.cache.links import prune_links
 from vimto.commands import dlv, gdb
@@ -261,9 +260,8 @@ def test_a_killed_wrapper(builds: Builds) -> None:
             time.sleep(0.01)
         linker = int(told.read_text())
         process.kill()
-    with suppress(FileNotFoundError, ProcessLookupError):
-        while "sleep" in Path(f"/proc/{linker}/comm").read_text():
-            time.sleep(0.01)
+    while is_running(linker):
+        time.sleep(0.01)
     [left] = builds.state()
     assert left.startswith(".")
     assert prune_links(str(builds.links), 1 << 30) == []

@@ -19,7 +19,7 @@ def test_the_whole_file() -> None:
         '[memory]\n  size = "512M"\n'
         '[smp-opts]\n  cpus = "2"\n'
         '[device]\n  driver = "virtio-serial-pci"\n  max_ports = "2"\n'
-        '[device]\n  driver = "virtserialport"\n  chardev = "agent"\n  name = "port"\n'
+        '[device "port"]\n  driver = "virtserialport"\n  chardev = "agent"\n  name = "port"\n'
         '[object "rng"]\n  qom-type = "rng-random"\n  filename = "/dev/urandom"\n'
         '[device]\n  driver = "virtio-rng-pci"\n  rng = "rng"\n'
         '[device]\n  driver = "virtio-9p-pci"\n  fsdev = "root"\n  mount_tag = "root"\n'

@@ -59,6 +59,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     made.add("go", "echo go version go1.25.1 linux/amd64")
     for name in ("env", "tee"):  # as on any host
         (made.programs / name).symlink_to(f"/usr/bin/{name}")
+    monkeypatch.setattr(setup_ci.os, "geteuid", lambda: 0)  # whoever runs the tests
     monkeypatch.setenv("PATH", str(made.programs))
     monkeypatch.delenv("GITHUB_OUTPUT", raising=False)
     monkeypatch.setattr(setup_ci, "_RULES", str(tmp_path / "rules.d"))

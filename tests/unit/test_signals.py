@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import is_running
 from vimto.vm import snapshot
 from vimto.vm.signals import Interrupted, SignalPipe
 from vimto.vm.waiting import Waiting
@@ -50,7 +51,7 @@ def test_a_signal_outside_of_a_machine_ends_cleanly(name: str, tmp_path: Path) -
     assert (process.returncode, stdout) == (128 + signal.Signals[name], b"cleaned\n"), stderr
     assert f"interrupted by {name}" in stderr.decode()
     deadline = time.monotonic() + 30
-    while Path(f"/proc/{child}").exists():
+    while is_running(child):
         assert time.monotonic() < deadline, "the helper outlives us"
         time.sleep(0.01)
 
