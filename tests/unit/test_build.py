@@ -39,8 +39,10 @@ def build(root: Path, target: str, out: Path, **options: Any) -> Path:
 
 
 def unpack(sdist: Path, into: Path) -> Path:
+    # Debian 12's Python does not know it, and later ones warn where it is not given.
+    options: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     with tarfile.open(sdist) as archive:
-        archive.extractall(into)  # of our own making; Debian 12's Python knows no `filter` yet
+        archive.extractall(into, **options)
     return into / NAME
 
 
