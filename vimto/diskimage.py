@@ -1,6 +1,8 @@
 """Images of disks: what such a file is, and what is done with it."""
 
+import errno
 import os
+import stat
 import struct
 from typing import NamedTuple
 
@@ -24,14 +26,19 @@ class Image(NamedTuple):
 
 
 def read_image(path: str) -> Image:
-    """Return what the file at `path` is; raises `OSError`.
+    """Return what the regular file at `path` is; raises `OSError`.
 
     What begins like a qcow2 image is one, whatever its name. QEMU is told so, and does not look
     again: a guest that writes such a beginning into a raw image would otherwise choose which file
     of the host the next machine sees.
     """
-    with open(path, "rb") as file:
-        return recognise_image(file.fileno())
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO is not waited for
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return recognise_image(fd)
+    finally:
+        os.close(fd)
 
 
 def recognise_image(fd: int) -> Image:

@@ -69,8 +69,8 @@ def images() -> Trust:
     """Return the trust in disks: empty ones, and images that lie in the repository as a whole."""
     return Trust(
         words="may only ask for empty disks, and name images inside of the repository, "
-        "symbolic links followed; one in the qcow2 format must refer to no other file, and cannot "
-        "be written to: the guest could make it name files of the host",
+        "symbolic links followed, which must refer to no other file and cannot be written to: the "
+        "guest could change what the host runs, as git's configuration, or name files of the host",
         refuse=_refuse_image,
     )
 
@@ -87,8 +87,8 @@ def _refuse_image(value: str, place: Place) -> str:
         return ""  # whoever opens it says what is wrong
     if image.refers:
         return f"`{disk.path}` does not stand alone: {image.refers}"
-    if image.format != "raw" and disk.mode == WRITTEN:
-        return f"`{disk.path}` is a qcow2 image, which only you may have written to"
+    if disk.mode == WRITTEN:
+        return f"`{disk.path}` may be written to only where you say so yourself"
     return ""
 
 

@@ -209,3 +209,9 @@ def test_qemu_is_given_the_very_file_that_was_looked_at(image: Path) -> None:
     assert f"file.filename=/dev/fd/{held.fds[1]}" in words
     held.close()
     held.close()
+
+
+def test_a_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_image(str(tmp_path / "f"))

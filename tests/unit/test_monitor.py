@@ -235,6 +235,7 @@ def test_why_qemu_ends_and_who_listens_at_the_port_is_known() -> None:
         told: list[tuple[str, bool]] = []
         for event, data in (
             ("VSERPORT_CHANGE", {"id": "port", "open": True}),
+            ("VSERPORT_CHANGE", {"id": "mine", "open": False}),
             ("VSERPORT_CHANGE", {"id": "port", "open": False}),
             ("SHUTDOWN", {"guest": True, "reason": "guest-reset"}),
         ):
@@ -242,6 +243,6 @@ def test_why_qemu_ends_and_who_listens_at_the_port_is_known() -> None:
             while event not in qemu.monitor.read_events():
                 pass
             told.append((qemu.monitor.shutdown, qemu.monitor.port_closed))
-        assert told == [("", False), ("", True), ("guest-reset", True)]
+        assert told == [("", False), ("", False), ("", True), ("guest-reset", True)]
     finally:
         qemu.close()

@@ -29,7 +29,7 @@ MAY: dict[str, tuple[str, ...]] = {
     "disk": (
         '["1G", "64M"]',
         '["raw.img"]',
-        '["pkg/../raw.img:rw", "inside/x.img:ro"]',
+        '["pkg/../raw.img", "inside/x.img:ro"]',
         '["alone.qcow2", "alone.qcow2:ro"]',
         "[]",
     ),
@@ -86,6 +86,7 @@ MAY_NOT: dict[str, tuple[str, ...]] = {
         '["/etc/passwd:ro"]',
         '["../x.img"]',
         '["outside/x.img:rw"]',
+        '["raw.img:rw"]',
         '["1G", "~/x.img"]',
         '["backed.qcow2"]',
         '["alone.qcow2:rw"]',

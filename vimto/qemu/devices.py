@@ -19,6 +19,8 @@ _FIRST_SHARE_SLOT = 0x10
 # And that for disks, behind those: the guest finds them in the order of their addresses.
 _FIRST_DISK_SLOT = 0x18
 MOST_DISKS = 32
+# What QEMU's events call the port that the guest program listens at.
+PORT = "port"
 # What every QEMU is told (`vimto.qemu.process`), and so need not be told again.
 _EVERY_MODEL = "max"
 
@@ -109,7 +111,7 @@ class AgentPort(NamedTuple):
         return [
             Option("device", "virtio-serial-pci", {"max_ports": "2"}),
             # With an identifier, QEMU tells who opens and closes it.
-            Option("device", "virtserialport", {"chardev": "agent", "name": self.name}, id="port"),
+            Option("device", "virtserialport", {"chardev": "agent", "name": self.name}, id=PORT),
         ]
 
     def kernel_args(self) -> list[str]:

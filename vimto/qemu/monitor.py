@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from vimto import console
 from vimto.errors import QemuError, QemuSilentError
+from vimto.qemu.devices import PORT
 
 # What a refusal means: nothing; what the one who waits for it says; that the state is not loaded;
 # or the same, if all tries are refused.
@@ -183,7 +184,7 @@ class Monitor:
             self._migration = data["status"]  # which may come before the reply
         elif event == "SHUTDOWN":
             self.shutdown = str(data.get("reason", ""))
-        elif event == "VSERPORT_CHANGE":  # of a port that has an identifier: there is one
+        elif event == "VSERPORT_CHANGE" and data.get("id") == PORT:  # a user may have others
             self.port_closed = not data["open"]
 
     def _refuse(self, asked: _Asked, reason: str) -> None:
