@@ -30,8 +30,30 @@ _SETTINGS = {
 _OURS = frozenset(
     ("S", "incoming", "daemonize", "preconfig", "loadvm", "no-shutdown", "initrd", "machine", "M")
 )
-# Those by which QEMU is told of a disk's contents.
-_DRIVES = ("drive", "blockdev", "cdrom", "hda", "hdb", "hdc", "hdd", "sd", "pflash", "mtdblock")
+# Those whose value is, or leads to, a file that the guest sees: a disk, a ROM, a table.
+_FILES = frozenset(
+    [
+        "drive",
+        "blockdev",
+        "cdrom",
+        "hda",
+        "hdb",
+        "hdc",
+        "hdd",
+        "sd",
+        "pflash",
+        "mtdblock",
+        "fda",
+        "fdb",
+        "bios",
+        "dtb",
+        "option-rom",
+        "L",
+        "readconfig",
+    ]
+)
+# And the properties by which any other option names one, in either of QEMU's notations.
+_NAMES_A_FILE = re.compile(r'(?:^|[,{"])(?:file|filename|mem-path|data|romfile)(?:=|"\s*:)')
 _QUESTIONS = frozenset(("h", "help", "version"))
 
 
@@ -129,12 +151,15 @@ def _check_option(word: str) -> None:
         raise ValueError(f"holds `{word}`, after which there is no machine")
 
 
-def names_drive(arguments: Sequence[Sequence[str]]) -> str:
-    """Return the first of QEMU's options in `arguments` that names a disk's contents, or ""."""
-    for word in (word for words in arguments for word in words):
-        if word.startswith("-") and word.lstrip("-") in _DRIVES:
-            return word
-    return ""
+def find_file(arguments: Sequence[Sequence[str]], devices: Sequence[str]) -> str:
+    """Return the first of QEMU's options that names a file whose contents the guest sees, or ""."""
+    for words in arguments:
+        for word, before in zip(words, ("", *words), strict=False):
+            if word.startswith("-") and word.lstrip("-") in _FILES:
+                return word
+            if before.startswith("-") and _NAMES_A_FILE.search(word):
+                return before
+    return "-device" if any(map(_NAMES_A_FILE.search, devices)) else ""
 
 
 CPU = Kind(parse_cpu)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from vimto import verbatim
-from vimto.verbatim import names_drive, parse_card
+from vimto.verbatim import find_file, parse_card
 
 
 def test_a_card_is_a_device_and_what_is_behind_it() -> None:
@@ -66,6 +66,22 @@ def test_what_is_passed_on() -> None:
         assert verbatim.parse_cpu(model) == model
 
 
-def test_contents_of_disks_that_only_qemu_knows_of() -> None:
-    assert names_drive([("-object", "x"), ("--drive", "if=none")]) == "--drive"
-    assert names_drive([(), ("-object", "-drive,x")]) == ""
+@pytest.mark.parametrize(
+    ("arguments", "devices", "found"),
+    [
+        ([("-object", "x"), ("--drive", "if=none")], [], "--drive"),
+        ([(), ("-object", "-drive,x")], [], ""),
+        ([("-acpitable", "sig=X,file=a")], [], "-acpitable"),
+        ([("-smbios", "type=1,product=file")], [], ""),
+        ([("-fw_cfg", "name=opt/x,file=a")], [], "-fw_cfg"),
+        ([("-bios", "a")], [], "-bios"),
+        ([("-object", '{"qom-type": "memory-backend-file", "mem-path" : "a"}')], [], "-object"),
+        ([], ["edu", "loader,file=a"], "-device"),
+        ([], ['{"driver":"e1000","romfile":"a"}'], "-device"),
+        ([], ["virtio-balloon-pci,id=file"], ""),
+    ],
+)
+def test_files_whose_contents_the_guest_sees(
+    arguments: list[tuple[str, ...]], devices: list[str], found: str
+) -> None:
+    assert find_file(arguments, devices) == found

@@ -31,7 +31,7 @@ from vimto.qemu.probe import (
     probe_qemu,
 )
 from vimto.qemu.virtiofsd import find_virtiofsd
-from vimto.verbatim import names_drive, parse_card
+from vimto.verbatim import find_file, parse_card
 
 BOOT_LIMIT = {"kvm": 60.0, "tcg": 180.0}
 
@@ -203,11 +203,11 @@ def _find_origin(
     """Return what snapshots are made with, None where machines are always booted."""
     if not config.snapshot or parts.transport != "9p":
         return None
-    if drive := names_drive(config.qemu_args):
-        # A kernel that has read a disk remembers it: its partitions, its blocks.
+    if option := find_file(config.qemu_args, config.device):
+        # What is in it is not in the key, and a kernel that has read a disk remembers its blocks.
         console.note(
-            f"the machine boots: a snapshot would remember what `{drive}` in `qemu_args` held then"
-            " (`-disk` does not)"
+            f"the machine boots: a snapshot would remember what the file of QEMU's `{option}` held"
+            " then (`-disk` does not)"
         )
         return None
     table = Table(config.cache_dir)
